@@ -1,0 +1,57 @@
+"""Checks of what users hand over, and the words of their errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+
+def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
+    """The spatial shape S of inputs [N, C, *S]; the columns (F,) of a table [N, F].
+
+    Raises:
+        ValueError: If there are no or more than three spatial axes.
+    """
+    shape = tuple(int(length) for length in (inputs.shape if isinstance(inputs, Tensor) else inputs))
+    if not 2 <= len(shape) <= 5:
+        raise ValueError(
+            f"inputs must be [N, C, *S] with one to three spatial axes, or a table [N, F], got shape {list(shape)}."
+        )
+    return shape[2:] or shape[1:]
+
+
+def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = None) -> tuple[int, ...]:
+    """The samples' ids as integers, after a look at the inputs.
+
+    Raises:
+        TypeError: If the inputs are not a tensor of floating-point numbers.
+        ValueError: If there is no sample, a number is not finite, or the ids are not one per sample.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a tensor [N, C, *S], got {type(inputs).__name__}.")
+    if not inputs.is_floating_point():
+        raise TypeError(f"inputs must be floating-point numbers, got {inputs.dtype}; use inputs.float().")
+    spatial_shape(inputs)
+    if inputs.numel() == 0:
+        raise ValueError(f"inputs must hold at least one sample and one cell, got shape {list(inputs.shape)}.")
+    broken = ~inputs.isfinite().flatten(1).all(1)
+    if broken.any():
+        raise ValueError(
+            f"inputs hold NaN or infinite values in the samples {broken.nonzero().flatten().tolist()}; leave those out."
+        )
+    if sample_ids is None:
+        return tuple(range(inputs.shape[0]))
+    ids = tuple(int(sample) for sample in sample_ids)
+    if len(ids) != inputs.shape[0]:
+        raise ValueError(f"sample_ids must be one per sample: got {len(ids)} for {inputs.shape[0]} samples.")
+    return ids
+
+
+def unknown(argument: str, given: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known, with the nearest ones first."""
+    known = list(known)
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{argument} {given!r} is unknown.{hint} Known: {', '.join(known)}."

@@ -1,0 +1,140 @@
+"""The one place that touches a model's modes, gradients, buffers, logging and the random states."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_keeps_autocast: ContextVar[bool] = ContextVar("keeps_autocast", default=False)
+
+
+@contextmanager
+def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Run ``model`` in eval mode, outside inference mode and autocast, and leave no trace of it.
+
+    Restored at the end, also when the model raises: the training flag of every module, buffers that the model
+    replaced or wrote to, and the global random states of torch (CPU and the model's CUDA devices), numpy and Python.
+    While it is active, calls of ``self.log`` made by a ``LightningModule`` in its ``forward`` are ignored, and fused
+    inference paths that answer differently from the layers they replace (multi-head attention) are off.
+
+    Args:
+        model: The network to explain.
+        gradients: Record gradients with respect to the inputs.
+
+    Raises:
+        TypeError: If ``model`` is not a ``torch.nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a Module.")
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        if not _keeps_autocast.get():
+            for kind in {"cpu", *(tensor.device.type for tensor in _tensors(model))}:
+                if torch.amp.is_autocast_available(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_random_states(model))
+        stack.enter_context(_buffers(model))
+        stack.enter_context(_modes(model))
+        stack.enter_context(_silence(model))
+        stack.enter_context(_plain_attention())
+        yield
+
+
+@contextmanager
+def autocast_kept() -> Iterator[None]:
+    """Let the surrounding autocast stand inside :func:`explaining`."""
+    token = _keeps_autocast.set(True)
+    try:
+        yield
+    finally:
+        _keeps_autocast.reset(token)
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """``tensor`` detached, and copied if it was made in inference mode, so that autograd can save it."""
+    with torch.inference_mode(False):
+        return tensor.clone().detach() if tensor.is_inference() else tensor.detach()
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+@contextmanager
+def _modes(model: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    before: list[tuple[nn.Module, str, Tensor, Tensor, int | None]] = []
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            # A tensor made in inference mode has no version, but cannot be written to here either.
+            version = None if buffer.is_inference() else buffer._version
+            before.append((module, name, buffer, buffer.detach().clone(), version))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value, version in before:
+                if version is not None and buffer._version != version:
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
+
+
+@contextmanager
+def _random_states(model: nn.Module) -> Iterator[None]:
+    devices = {tensor.device for tensor in _tensors(model) if tensor.device.type == "cuda"}
+    python, numpy = random.getstate(), sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy is not None:
+                numpy.random.set_state(numpy_state)
+
+
+@contextmanager
+def _silence(model: nn.Module) -> Iterator[None]:
+    def ignored(*_args: Any, **_kwargs: Any) -> None:
+        """A metric logged while explaining would overwrite the one that the user's step has logged."""
+
+    shadowed = []
+    for module in model.modules():
+        if callable(getattr(type(module), "log", None)) and callable(getattr(type(module), "log_dict", None)):
+            for name in {"log", "log_dict"} - vars(module).keys():
+                vars(module)[name] = ignored
+                shadowed.append((module, name))
+    try:
+        yield
+    finally:
+        for module, name in shadowed:
+            del vars(module)[name]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

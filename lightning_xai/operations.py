@@ -1,0 +1,37 @@
+"""What operations a forward pass makes, seen as calls of the torch API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _LargestResult(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: int = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.bytes = max(self.bytes, result.numel() * result.element_size())
+        return result
+
+
+def largest_activation(model: nn.Module, inputs: Tensor) -> int:
+    """Bytes of the largest tensor that one operation of ``model(inputs)`` returns.
+
+    Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
+    """
+    hidden = (torch.jit.ScriptModule, torch._dynamo.eval_frame.OptimizedModule)
+    if any(isinstance(module, hidden) for module in model.modules()):
+        return 64 * inputs.numel() * inputs.element_size()
+    with _LargestResult() as seen:
+        model(inputs)
+    return seen.bytes

@@ -1,0 +1,323 @@
+r"""The features :math:`j \in J` of an input: windows of a grid, or the segments of a label map."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lightning_xai._checks import spatial_shape
+from lightning_xai.perturbation.selection import Selection
+
+_REMAINDERS = ("partial", "center", "left", "right")
+
+
+class BoundRegions(ABC):
+    """Regions laid over inputs of one shape [N, C, *S].
+
+    Attributes:
+        count: J, the number of features.
+        spatial: The spatial shape S.
+    """
+
+    count: int
+    spatial: tuple[int, ...]
+
+    @abstractmethod
+    def paint(self, values: Tensor) -> Tensor:
+        """Values [N, J] laid out over the cells [N, *S].
+
+        The mean where regions overlap, over those whose value is a number; NaN where none reaches.
+        """
+
+    @abstractmethod
+    def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:
+        """The cells of one feature: for blocks of samples, the rows [n] and the values [n, C, cells]."""
+
+    @abstractmethod
+    def write(self, target: Tensor, source: Tensor, feature: int) -> None:
+        """Copy the cells of one feature from ``source`` to ``target``, both [N, C, *S]."""
+
+    @abstractmethod
+    def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
+        """Write values [n, C, cells], ordered as :meth:`cells` gave them, to one feature of ``target``."""
+
+    @abstractmethod
+    def rows(self, rows: slice | Tensor) -> BoundRegions:
+        """The same for some of the samples."""
+
+    @abstractmethod
+    def present(self) -> Tensor | None:
+        """Which features have cells in which sample, Boolean [N, J]; None if all have."""
+
+    def _check(self, values: Tensor) -> None:
+        if values.ndim != 2 or values.shape[1] != self.count:
+            raise ValueError(f"values must be [samples, {self.count}] for these regions, got {list(values.shape)}.")
+
+
+class Regions(ABC):
+    """A way to cut inputs into features."""
+
+    @abstractmethod
+    def bind(self, inputs: Tensor | Sequence[int]) -> BoundRegions:
+        """These regions over inputs [N, C, *S] (or a table [N, F]), or over that shape."""
+
+
+@dataclass(frozen=True)
+class Windows(Regions):
+    r"""Windows of a regular grid over one to three spatial axes, or over the columns of a table.
+
+    Window :math:`g` of an axis starts at ``scope start + g * stride``; windows are numbered row by row, the last
+    axis fastest.
+
+    Args:
+        size: Cells per window, one number for every axis or one per axis.
+        stride: Distance of the windows' starts; ``size`` unless given.
+        scope: Where the grid lies, ``(start, stop)`` per axis in cells; one pair for an input of one axis. Everything
+            unless given.
+        remainder: What becomes of cells that do not fill a window: ``partial`` cuts the last window; ``center``,
+            ``left`` and ``right`` leave them out, on the side named; ``center`` puts the odd one first.
+        select: Which windows of the grid are evaluated; all unless given.
+
+    Raises:
+        ValueError: On binding, if the grid does not fit the input.
+
+    >>> grid = Windows(size=2, remainder="center").bind((1, 3, 7))
+    >>> grid.count
+    3
+    >>> grid.paint(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[nan, 1., 1., 2., 2., 3., 3.]])
+    """
+
+    size: int | Sequence[int]
+    stride: int | Sequence[int] | None = None
+    scope: Sequence[int] | Sequence[Sequence[int]] | None = None
+    remainder: str = "partial"
+    select: Selection | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _whole("size", self.size))
+        if self.stride is not None:
+            object.__setattr__(self, "stride", _whole("stride", self.stride))
+        if self.scope is not None:
+            object.__setattr__(self, "scope", _pairs(self.scope))
+        if self.remainder not in _REMAINDERS:
+            raise ValueError(f"remainder must be one of {', '.join(_REMAINDERS)}, got {self.remainder!r}.")
+        if self.select is not None and not isinstance(self.select, Selection):
+            raise TypeError(f"select must be a selection, e.g. selection.Even(), got {type(self.select).__name__}.")
+
+    def bind(self, inputs: Tensor | Sequence[int]) -> BoundWindows:
+        """The grid over inputs [N, C, *S] or [N, F], or over that shape."""
+        spatial = spatial_shape(inputs)
+        axes = len(spatial)
+        sizes = _per_axis("size", self.size, axes)
+        strides = _per_axis("stride", self.size if self.stride is None else self.stride, axes)
+        scope = tuple((0, length) for length in spatial) if self.scope is None else tuple(self.scope)
+        if len(scope) != axes:
+            raise ValueError(
+                f"scope has {len(scope)} (start, stop) pairs, the input has {axes} spatial axes {spatial}."
+            )
+        spans = tuple(
+            self._axis(axis, length, size, stride, *bounds)
+            for axis, (length, size, stride, bounds) in enumerate(zip(spatial, sizes, strides, scope, strict=True))
+        )
+        total = math.prod(len(span) for span in spans)
+        mask = torch.ones(total, dtype=torch.bool) if self.select is None else self.select.mask(total)
+        if not mask.any():
+            raise ValueError(f"select={self.select} leaves none of the {total} windows.")
+        return BoundWindows(spatial, spans, mask)
+
+    def _axis(
+        self, axis: int, length: int, size: int, stride: int, start: int, stop: int
+    ) -> tuple[tuple[int, int], ...]:
+        if not 0 <= start < stop <= length:
+            raise ValueError(f"scope ({start}, {stop}) of axis {axis} must lie within 0 and {length}.")
+        extent = stop - start
+        if size > extent:
+            raise ValueError(f"size {size} of axis {axis} is larger than the {extent} cells there.")
+        if self.remainder == "partial":
+            count = min(-((size - extent) // stride) + 1, -(-extent // stride))
+            offset = 0
+        else:
+            count = (extent - size) // stride + 1
+            left_out = extent - (count - 1) * stride - size
+            offset = {"left": left_out, "right": 0, "center": (left_out + 1) // 2}[self.remainder]
+        starts = (start + offset + stride * index for index in range(count))
+        return tuple((first, min(first + size, stop)) for first in starts)
+
+
+@dataclass(frozen=True)
+class BoundWindows(BoundRegions):
+    """A grid over one spatial shape.
+
+    Attributes:
+        spans: Per axis the (start, stop) of each window along it.
+        mask: Which windows of the grid are evaluated.
+    """
+
+    spatial: tuple[int, ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    mask: Tensor
+    boxes: list[tuple[slice, ...]] = field(init=False)
+    count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        grid = itertools.product(*([slice(*span) for span in axis] for axis in self.spans))
+        boxes = [box for box, kept in zip(grid, self.mask.tolist(), strict=True) if kept]
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "count", len(boxes))
+
+    def paint(self, values: Tensor) -> Tensor:
+        self._check(values)
+        finite = values.isfinite()
+        painted = self._spread(torch.where(finite, values, 0.0))
+        return painted / self._spread(finite.to(values.dtype))
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """The sum over the windows that cover a cell: separable, so one product per axis."""
+        grid = values.new_zeros(values.shape[0], self.mask.numel())
+        grid[:, self.mask.to(values.device)] = values
+        grid = grid.view(-1, *(len(axis) for axis in self.spans))
+        for axis, (spans, length) in enumerate(zip(self.spans, self.spatial, strict=True), start=1):
+            bounds = torch.tensor(spans, device=values.device)
+            cells = torch.arange(length, device=values.device)
+            covers = ((cells >= bounds[:, :1]) & (cells < bounds[:, 1:])).to(values.dtype)
+            grid = torch.tensordot(grid, covers, dims=([axis], [0])).movedim(-1, axis)
+        return grid
+
+    def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(None), inputs[(..., *self.boxes[feature])].flatten(2)
+
+    def write(self, target: Tensor, source: Tensor, feature: int) -> None:
+        box = (..., *self.boxes[feature])
+        target[box] = source[box]
+
+    def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
+        window = target[(rows, slice(None), *self.boxes[feature])]
+        window.copy_(values.reshape(window.shape))
+
+    def rows(self, rows: slice | Tensor) -> BoundWindows:
+        return self
+
+    def present(self) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Segments(Regions):
+    """The segments of an integer label map: superpixels, spectral bands, groups of columns.
+
+    Args:
+        labels: Labels 0..J-1 [*S], one map for all samples; or a function ``inputs -> labels [N, *S]`` for one map
+            per sample. Cells labelled -1 belong to no feature. Feature j of a sample without cells labelled j is NaN.
+
+    >>> bands = Segments(torch.tensor([0, 0, 1, -1])).bind((1, 2, 4))
+    >>> bands.paint(torch.tensor([[3.0, 5.0]]))
+    tensor([[3., 3., 5., nan]])
+    """
+
+    labels: Tensor | Sequence[int] | Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if not callable(self.labels):
+            labels = torch.as_tensor(self.labels)
+            _check_labels(labels)
+            object.__setattr__(self, "labels", labels)
+
+    def bind(self, inputs: Tensor | Sequence[int]) -> BoundSegments:
+        """The segments over inputs [N, C, *S] or [N, F]; a function of the inputs needs the inputs themselves."""
+        spatial = spatial_shape(inputs)
+        if callable(self.labels):
+            if not isinstance(inputs, Tensor):
+                raise ValueError("labels is a function of the inputs: bind the inputs, not their shape.")
+            labels = self.labels(inputs)
+            if not isinstance(labels, Tensor):
+                raise TypeError(f"labels must return a tensor, got {type(labels).__name__}.")
+            _check_labels(labels)
+            expected: tuple[int, ...] = (inputs.shape[0], *spatial)
+        else:
+            labels = torch.as_tensor(self.labels)
+            labels, expected = labels.unsqueeze(0), (1, *spatial)
+        if tuple(labels.shape) != expected:
+            raise ValueError(f"labels are {list(labels.shape[1:])}, the input's spatial shape is {list(spatial)}.")
+        if isinstance(inputs, Tensor):
+            labels = labels.to(inputs.device)
+        return BoundSegments(labels.long(), int(labels.max()) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundSegments(BoundRegions):
+    """A label map [N, *S], or [1, *S] for all samples."""
+
+    labels: Tensor
+    count: int
+    spatial: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spatial", tuple(self.labels.shape[1:]))
+
+    def paint(self, values: Tensor) -> Tensor:
+        self._check(values)
+        values = torch.where(values.isfinite(), values, float("nan"))
+        labels = self.labels.to(values.device).expand(values.shape[0], *self.spatial)
+        painted = values.gather(1, labels.flatten(1).clamp(min=0)).view_as(labels)
+        return torch.where(labels >= 0, painted, float("nan"))
+
+    def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:
+        masks = (self.labels == feature).flatten(1)
+        flat = inputs.flatten(2)
+        if masks.shape[0] == 1:
+            yield slice(None), flat[:, :, masks[0]]
+            return
+        for row, mask in enumerate(masks):
+            yield slice(row, row + 1), flat[row : row + 1, :, mask]
+
+    def write(self, target: Tensor, source: Tensor, feature: int) -> None:
+        target.copy_(torch.where((self.labels == feature).unsqueeze(1), source, target))
+
+    def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
+        mask = (self.labels if self.labels.shape[0] == 1 else self.labels[rows]) == feature
+        # Every sample of the block has the same cells, so the mask of the first one orders the values of all.
+        target[rows].masked_scatter_(mask.unsqueeze(1), values)
+
+    def rows(self, rows: slice | Tensor) -> BoundSegments:
+        return self if self.labels.shape[0] == 1 else replace(self, labels=self.labels[rows])
+
+    def present(self) -> Tensor | None:
+        features = torch.arange(self.count, device=self.labels.device)
+        return torch.stack([(labels.unsqueeze(-1) == features).flatten(0, -2).any(0) for labels in self.labels])
+
+
+def _whole(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.")
+    return value if isinstance(value, int) else numbers
+
+
+def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * axes
+    if len(value) != axes:
+        raise ValueError(f"{name} {tuple(value)} has {len(value)} entries, the input has {axes} spatial axes.")
+    return tuple(value)
+
+
+def _pairs(scope: Sequence[int] | Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    pairs = [scope] if len(scope) == 2 and all(isinstance(bound, int) for bound in scope) else scope
+    try:
+        return tuple((int(start), int(stop)) for start, stop in pairs)  # type: ignore[misc]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scope must be (start, stop) or one such pair per spatial axis, got {scope!r}.") from error
+
+
+def _check_labels(labels: Tensor) -> None:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}.")
+    if labels.numel() == 0 or int(labels.min()) < -1 or int(labels.max()) < 0:
+        raise ValueError("labels must run from 0 (-1 marks cells of no feature) and name at least one feature.")

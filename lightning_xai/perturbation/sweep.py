@@ -1,0 +1,345 @@
+r"""The one perturb-and-forward loop: the scores of :math:`R_j x` for every feature, in chunks.
+
+Everything of chapter 1 asks for a :class:`Request`; requests that need the same perturbed inputs share their forward
+passes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import check_inputs, unknown
+from lightning_xai._guard import explaining, usable
+from lightning_xai.operations import largest_activation
+from lightning_xai.perturbation.kinds import COMBINATIONS, Keys, Perturbation
+from lightning_xai.perturbation.regions import BoundRegions, Regions
+from lightning_xai.targets import BoundScore, Score, Target
+
+ENGINES = ("auto", "dense")
+
+Features = tuple[int, ...]
+Partner = int | tuple[int, ...] | str | None
+
+_progress: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
+
+# The largest activation of a chunk: beyond it page faults (CPU) or memory (GPU) cost more than a larger chunk gains.
+_ACTIVATION_BYTES = {"cpu": 32 * 2**20}
+_ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
+_MOST_INPUTS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one quantity needs: a perturbation, a score, and which features are perturbed together.
+
+    Args:
+        perturbation: R.
+        score: s.
+        partner: None for every feature alone; ``"all"`` for every pair; an anchor (or one per sample) for every
+            feature together with it.
+    """
+
+    perturbation: Perturbation
+    score: Score
+    partner: Partner = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.perturbation, Perturbation):
+            raise TypeError(
+                f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur(), "
+                f"got {type(self.perturbation).__name__}."
+            )
+
+
+@dataclass(frozen=True)
+class Swept:
+    r"""What a sweep found.
+
+    Attributes:
+        regions: The regions, bound to the inputs.
+        clean: s(x) [N] of each score.
+        target: The explained class [N] of each score.
+        prediction: The predicted class [N] of each score.
+        classes: The number of classes of each score.
+        arms: The scores of the perturbed inputs of each request: [A, N, J]; the pairs i < j row by row, [A, N, P], for
+            the partner ``"all"``. NaN where a perturbed cell or the score is not finite, for a feature that a sample
+            does not have, and for an anchor with itself.
+    """
+
+    regions: BoundRegions
+    clean: dict[Score, Tensor]
+    target: dict[Score, Tensor]
+    prediction: dict[Score, Tensor]
+    classes: dict[Score, int]
+    arms: dict[Request, Tensor]
+
+    def local(self, request: Request) -> Tensor:
+        r"""Local importance :math:`s(x) - s(R x)`, [N, J] or [N, P], the arms combined as the perturbation says."""
+        clean = self.clean[request.score].unsqueeze(1)
+        return COMBINATIONS[request.perturbation.combine](clean, self.arms[request])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sweep is made.
+
+    Args:
+        regions: The features.
+        sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
+        chunk_size: The most inputs per forward pass; found from the size of the activations unless given. It is
+            halved when memory runs out.
+        engine: ``"dense"``, every perturbed input goes through the whole network; ``"auto"`` chooses.
+    """
+
+    regions: Regions
+    sample_ids: Tensor | Sequence[int] | None = None
+    chunk_size: int | None = None
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.regions, Regions):
+            raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(self.regions).__name__}.")
+        if self.engine not in ENGINES:
+            raise ValueError(unknown("engine", self.engine, ENGINES))
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
+
+
+def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[Request], plan: Plan) -> Swept:
+    """Score the perturbed inputs of all requests; an input that several need is scored once.
+
+    Args:
+        model: The network; called in eval mode, restored afterwards.
+        inputs: Inputs [N, C, *S] with one to three spatial axes, or a table [N, F].
+        target: Class indices [N], one index for all, or ``"predicted"``.
+        requests: What is asked for.
+        plan: The features, the samples' ids, and how to go about it.
+
+    Raises:
+        ValueError: If the inputs, the target or the regions do not fit each other or the model.
+    """
+    ids = check_inputs(inputs, plan.sample_ids)
+    with explaining(model):
+        inputs = usable(inputs)
+        bound = plan.regions.bind(inputs)
+        partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
+        network = _Network(model, inputs, plan.chunk_size)
+        blocks: list[_Block] = []
+        start = 0
+        while start < inputs.shape[0]:
+            rows = slice(start, min(start + network.limit, inputs.shape[0]))
+            output = network(inputs[rows])
+            if output is None:
+                continue
+            start = rows.stop
+            wanted = _of_samples(target, rows)
+            samples = _Samples(inputs[rows], bound.rows(rows), ids[rows], network)
+            scores = dict.fromkeys(r.score for r in requests)
+            readers = {score: score.bind(output, wanted, len(samples.ids)) for score in scores}
+            clean = {score: reader(output) for score, reader in readers.items()}
+            chosen = {r: partner[rows] if isinstance(partner, Tensor) else partner for r, partner in partners.items()}
+            blocks.append(_Block(readers, clean, samples.answer(chosen, readers)))
+    return _joined(blocks, bound)
+
+
+@contextmanager
+def progress_to(report: Callable[[int], None]) -> Iterator[None]:
+    """Call ``report(n)`` whenever n more perturbed inputs have been scored."""
+    token = _progress.set(report)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+def evaluations(requests: Iterable[Request], count: int) -> int:
+    """How many sets of ``count`` features the requests need per sample and arm, each counted once."""
+    sizes = {None: count, "all": count * (count - 1) // 2}
+    return sum(sizes.get(partner, count - 1) for _, partner in {(r.perturbation, r.partner) for r in requests})
+
+
+class _Network:
+    """The model, with the most inputs it is given at once; that shrinks when memory runs out."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor, chunk_size: int | None) -> None:
+        self.model = model
+        if chunk_size is None:
+            budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
+            chunk_size = max(1, min(budget // max(1, largest_activation(model, inputs[:1])), _MOST_INPUTS))
+        self.limit = chunk_size
+
+    def __call__(self, inputs: Tensor) -> Any:
+        """The model's output; None if memory ran out, and then the limit is half of what it was."""
+        try:
+            return self.model(inputs)
+        except RuntimeError as error:
+            if not _out_of_memory(error) or self.limit == 1:
+                raise
+        self.limit //= 2
+        if inputs.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def score(self, inputs: Tensor, rows: Tensor, readers: Sequence[BoundScore]) -> Tensor:
+        """The scores [readers, M] of inputs [M, ...] whose samples are ``rows``."""
+        parts: list[Tensor] = []
+        done = 0
+        while done < inputs.shape[0]:
+            part = slice(done, done + self.limit)
+            output = self(inputs[part])
+            if output is None:
+                continue
+            parts.append(torch.stack([reader.at(rows[part])(output) for reader in readers]))
+            done = part.stop
+        return torch.cat(parts, 1)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What was found for some samples."""
+
+    readers: dict[Score, BoundScore]
+    clean: dict[Score, Tensor]
+    arms: dict[Request, Tensor]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples that are swept together: at most as many as the network takes at once."""
+
+    inputs: Tensor
+    regions: BoundRegions
+    ids: tuple[int, ...]
+    network: _Network
+
+    def answer(self, requests: dict[Request, _Chosen], readers: dict[Score, BoundScore]) -> dict[Request, Tensor]:
+        """The arms [A, n, F] of every request."""
+        found: dict[Request, Tensor] = {}
+        for request, partner in requests.items():
+            if request in found:
+                continue
+            same = [r for r in requests if (r.perturbation, r.partner) == (request.perturbation, request.partner)]
+            arms = self._together(request.perturbation, partner, [readers[r.score] for r in same])
+            found.update(zip(same, arms, strict=True))
+        return found
+
+    def _together(self, kind: Perturbation, partner: _Chosen, readers: list[BoundScore]) -> Tensor:
+        """The arms [readers, A, n, F] of one perturbation, by every reader."""
+        count = self.regions.count
+        if partner is None:
+            return self._score(kind, [(feature,) for feature in range(count)], readers)
+        if isinstance(partner, str):
+            return self._score(kind, list(itertools.combinations(range(count), 2)), readers)
+        found: Tensor | None = None
+        for anchor in partner.unique().tolist():
+            rows = (partner == anchor).nonzero().flatten()
+            others = [feature for feature in range(count) if feature != anchor]
+            picked = _Samples(
+                self.inputs[rows], self.regions.rows(rows), tuple(self.ids[row] for row in rows), self.network
+            )
+            arms = picked._score(kind, [(anchor, other) for other in others], [reader.at(rows) for reader in readers])
+            if found is None:
+                found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
+            found[:, :, rows.unsqueeze(1), torch.tensor(others, device=rows.device)] = arms
+        assert found is not None
+        return found
+
+    def _score(self, kind: Perturbation, features: list[Features], readers: list[BoundScore]) -> Tensor:
+        """The scores [readers, A, n, F] of sets of features, in chunks of whole sets."""
+        samples = len(self.ids)
+        values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
+        copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
+        suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
+        report = _progress.get()
+        arms = []
+        for copy in copies:
+            chunks = []
+            first = 0
+            while first < len(features):
+                some = features[first : first + max(1, self.network.limit // samples)]
+                first += len(some)
+                batch = values.expand(len(some), *values.shape).clone()
+                for perturbed, together in zip(batch, some, strict=True):
+                    for feature in sorted(together, reverse=True):
+                        if copy is None:
+                            self._write_window(perturbed, values, kind, feature)
+                        else:
+                            self.regions.write(perturbed, copy, feature)
+                chunks.append(self._read(batch, readers, suspect))
+                if report is not None:
+                    report(len(some) * samples)
+            arms.append(torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0))
+        found = torch.stack(arms, 1)
+        present = self.regions.present()
+        if present is not None and features:
+            index = torch.tensor(features, device=present.device)
+            found = torch.where(present[:, index].all(2), found, float("nan"))
+        return found
+
+    def _write_window(self, target: Tensor, values: Tensor, kind: Perturbation, feature: int) -> None:
+        for rows, cells in self.regions.cells(values, feature):
+            if cells.shape[2]:
+                perturbed = kind.arms(cells, Keys(self.ids[rows], feature))
+                self.regions.put(target, rows, perturbed[0], feature)
+
+    def _read(self, batch: Tensor, readers: list[BoundScore], suspect: bool) -> Tensor:
+        """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell or the score is not finite."""
+        sets, samples = batch.shape[:2]
+        flat = batch.view(sets * samples, *self.inputs.shape[1:])
+        broken = None
+        if suspect:
+            broken = ~flat.isfinite().flatten(1).all(1)
+            flat[broken] = 0
+        rows = torch.arange(samples, device=batch.device).repeat(sets)
+        scores = self.network.score(flat, rows, readers)
+        scores = torch.where(scores.isfinite(), scores, float("nan"))
+        if broken is not None:
+            scores = torch.where(broken, float("nan"), scores)
+        return scores.view(len(readers), sets, samples).transpose(1, 2)
+
+
+_Chosen = Tensor | str | None
+
+
+def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
+    """The partner with an anchor spread over the samples."""
+    if partner is None or partner == "all":
+        return partner  # type: ignore[return-value]
+    anchors = torch.tensor(partner)
+    if anchors.ndim == 0:
+        anchors = anchors.expand(samples)
+    if anchors.shape != (samples,):
+        raise ValueError(f"anchor must be one feature or one per sample, got {anchors.numel()} for {samples} samples.")
+    if int(anchors.min()) < 0 or int(anchors.max()) >= count:
+        raise ValueError(
+            f"anchor {sorted(set(anchors.tolist()))} is out of range: there are {count} features, 0 to {count - 1}."
+        )
+    return anchors
+
+
+def _of_samples(target: Target, rows: slice) -> Target:
+    return target[rows] if isinstance(target, Tensor) and target.ndim else target
+
+
+def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:
+    first = blocks[0]
+    return Swept(
+        regions=bound,
+        clean={score: torch.cat([block.clean[score] for block in blocks]) for score in first.clean},
+        target={score: torch.cat([block.readers[score].target for block in blocks]) for score in first.readers},
+        prediction={score: torch.cat([block.readers[score].prediction for block in blocks]) for score in first.readers},
+        classes={score: reader.classes for score, reader in first.readers.items()},
+        arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
+    )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

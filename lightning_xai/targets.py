@@ -1,0 +1,376 @@
+r"""Which scalar of a model's output is explained.
+
+A :class:`Score` :math:`s` is bound to the clean output and the target first: the class, the runner-up of a margin and
+the region of a segmentation are fixed on the clean input, and the bound score then reads any perturbed output.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_xai._checks import unknown
+
+Target = Tensor | int | Literal["predicted"]
+
+
+@dataclass(frozen=True)
+class Score(ABC):
+    """A scalar per sample, read off the model's output [N, classes] or [N, classes, *positions].
+
+    An output with positions (a segmentation) is averaged over the region in which the target class is predicted for
+    the clean input. A sample without such a region has the score NaN.
+
+    Args:
+        output: Which tensor to read if the model returns a dict (its key), a tuple (its index) or an object (its
+            attribute).
+    """
+
+    output: str | int | None = None
+
+    @abstractmethod
+    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """What is fixed on the clean output [N, classes, *P] besides the target: tensors [N, ...]."""
+
+    @abstractmethod
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        """The score [N] of an output [N, classes, *P], given the target [N] and the region [N, *P] if there is one."""
+
+    def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
+        """This score for one clean output.
+
+        Args:
+            output: What the model returned for the clean inputs.
+            target: Class indices [N], one index for all, or ``"predicted"``.
+            samples: N, the number of samples that went in.
+
+        Raises:
+            ValueError: If the output cannot be read or the target does not fit it.
+        """
+        clean = self._columns(output, samples)
+        resolved = self._resolve(target, clean)
+        region = None
+        if clean.ndim > 2 and not isinstance(self, Value):
+            region = clean.argmax(1) == resolved.view(-1, *[1] * (clean.ndim - 2))
+        fixed = self.fix(clean, resolved)
+        return BoundScore(self, resolved, region, fixed, self.predict(clean), self.classes(clean))
+
+    def predict(self, clean: Tensor) -> Tensor:
+        """The predicted class [N] of an output [N, classes, *P]; with positions, the most frequent one."""
+        return clean.argmax(1).flatten(1).mode(1).values if clean.ndim > 2 else clean.argmax(1)
+
+    def classes(self, clean: Tensor) -> int:
+        """The number of classes a target may name."""
+        return clean.shape[1]
+
+    def _resolve(self, target: Target, clean: Tensor) -> Tensor:
+        count, samples = self.classes(clean), clean.shape[0]
+        if isinstance(target, str):
+            if target != "predicted":
+                raise ValueError(f"target must be class indices, an int or 'predicted', got {target!r}.")
+            return self.predict(clean)
+        if isinstance(target, Tensor):
+            if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+                raise ValueError(f"target must hold integer class indices, got {target.dtype}; use target.long().")
+            if target.shape != (samples,):
+                raise ValueError(
+                    f"target must have one class index per sample, shape [{samples}], got {list(target.shape)}."
+                )
+            resolved = target.to(clean.device, torch.long)
+        elif isinstance(target, int) and not isinstance(target, bool):
+            resolved = torch.full((samples,), target, device=clean.device)
+        else:
+            raise TypeError(f"target must be a tensor, an int or 'predicted', got {type(target).__name__}.")
+        if samples and (int(resolved.min()) < 0 or int(resolved.max()) >= count):
+            raise ValueError(
+                f"target {sorted(set(resolved.tolist()))} is out of range: the model's output has {count} classes, "
+                f"so a target is 0 to {count - 1}."
+            )
+        return resolved
+
+    def _columns(self, output: Any, samples: int) -> Tensor:
+        tensor = self._pick(output)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {found}.")
+        if tensor.ndim == 0 or tensor.shape[0] != samples:
+            raise ValueError(
+                f"the model's output must have one row per sample, [{samples}, classes], got {list(tensor.shape)}."
+            )
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
+        return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+
+    def _pick(self, output: Any) -> Any:
+        key = self.output
+        if key is None:
+            if isinstance(output, Mapping):
+                choice = f"a dict with the keys {list(output)}"
+            elif isinstance(output, tuple | list):
+                choice = f"{len(output)} values"
+            else:
+                return output
+            name = type(self).__name__
+            raise ValueError(f"the model returned {choice}: say which to explain, e.g. score={name}(output=...).")
+        try:
+            return getattr(output, key) if isinstance(key, str) and not isinstance(output, Mapping) else output[key]
+        except (KeyError, IndexError, AttributeError, TypeError) as error:
+            there = list(output) if isinstance(output, Mapping) else type(output).__name__
+            raise ValueError(f"the score's output={key!r} is not in the model's output ({there}).") from error
+
+
+@dataclass(frozen=True)
+class BoundScore:
+    """A score fixed on the clean inputs; call it with an output of as many rows."""
+
+    score: Score
+    target: Tensor
+    region: Tensor | None
+    fixed: tuple[Tensor, ...]
+    prediction: Tensor
+    classes: int
+
+    def at(self, rows: Tensor) -> BoundScore:
+        """The same for a choice or repetition of samples: row i reads like sample ``rows[i]``."""
+        region = None if self.region is None else self.region[rows]
+        fixed = tuple(tensor[rows] for tensor in self.fixed)
+        return replace(self, target=self.target[rows], region=region, fixed=fixed, prediction=self.prediction[rows])
+
+    def __call__(self, output: Any) -> Tensor:
+        """The score [N] of a model's output."""
+        columns = self.score._columns(output, self.target.shape[0])
+        value = self.score.read(columns, self.target, self.region, *self.fixed)
+        if value.shape != self.target.shape:
+            raise ValueError(
+                f"{type(self.score).__name__} must return one value per sample, [{self.target.shape[0]}], "
+                f"got {list(value.shape)}."
+            )
+        return value
+
+
+def _column(output: Tensor, index: Tensor) -> Tensor:
+    """Column ``index`` [N] or [N, *P] of an output [N, classes, *P]: [N, *P]."""
+    index = index.view(*index.shape, *[1] * (output.ndim - 1 - index.ndim))
+    return output.gather(1, index.expand(output.shape[0], *output.shape[2:]).unsqueeze(1)).squeeze(1)
+
+
+def _over(region: Tensor | None, values: Tensor) -> Tensor:
+    """Mean of values [N, *P] over a region [N, *P]; over everything if there is none."""
+    if values.ndim == 1:
+        return values
+    if region is None:
+        return values.flatten(1).mean(1)
+    values = torch.where(region, values, 0.0).flatten(1).sum(1)
+    return values / region.flatten(1).sum(1)
+
+
+def _softmax_fits(clean: Tensor) -> None:
+    if clean.shape[1] == 1:
+        raise ValueError(
+            "the model's output has one column, whose softmax is always 1: use score='sigmoid' for a binary "
+            "classifier or score='value' for a regression."
+        )
+    if clean.numel() and bool((clean >= 0).all()) and torch.allclose(clean.sum(1), torch.ones_like(clean.sum(1))):
+        warnings.warn(
+            "the model's output already looks like probabilities: use score='value' to read it as it is, "
+            "softmax would be applied a second time.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+class _ClassScore(Score):
+    """A score whose only fixed part is the target class."""
+
+    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Probability(_ClassScore):
+    r"""Softmax probability of the target, :math:`p_y = e^{z_y} / \sum_c e^{z_c}`.
+
+    >>> z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, 3.0]])
+    >>> Probability().bind(z, 1, samples=3)(z)
+    tensor([0.5000, 0.5000, 0.5000])
+    """
+
+    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        _softmax_fits(clean)
+        return ()
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return _over(region, _column(output.softmax(1), target))
+
+
+@dataclass(frozen=True)
+class LogProbability(Probability):
+    r"""Log-softmax of the target, :math:`\ln p_y`, in nats."""
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return _over(region, _column(output.log_softmax(1), target))
+
+
+@dataclass(frozen=True)
+class Logit(_ClassScore):
+    r"""The target's output as it is, :math:`z_y`.
+
+    >>> z = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
+    >>> Logit().bind(z, "predicted", samples=2)(z)
+    tensor([5., 4.])
+    """
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return _over(region, _column(output, target))
+
+
+@dataclass(frozen=True)
+class Margin(Score):
+    r"""Lead over the runner-up, :math:`z_y - z_r` with :math:`r = \arg\max_{c \ne y} z_c(x)` fixed on the clean input.
+
+    >>> clean, perturbed = torch.tensor([[5.0, 4.0, 1.0]]), torch.tensor([[5.0, 0.0, 9.0]])
+    >>> Margin().bind(clean, 0, samples=1)(perturbed)
+    tensor([5.])
+    """
+
+    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        if clean.shape[1] < 2:
+            raise ValueError("score='margin' needs two classes or more, the model's output has one column.")
+        own = target.view(-1, *[1] * (clean.ndim - 1)).expand(-1, 1, *clean.shape[2:])
+        return (clean.scatter(1, own, float("-inf")).argmax(1),)
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return _over(region, _column(output, target) - _column(output, fixed[0]))
+
+
+@dataclass(frozen=True)
+class Sigmoid(_ClassScore):
+    r"""Probability of one label of several, :math:`\sigma(z_y) = 1 / (1 + e^{-z_y})`.
+
+    An output of one column is a binary classifier: target 1 is :math:`\sigma(z)`, target 0 is :math:`1 - \sigma(z)`.
+
+    >>> z = torch.tensor([0.0, 0.0])
+    >>> Sigmoid().bind(z, torch.tensor([0, 1]), samples=2)(z)
+    tensor([0.5000, 0.5000])
+    """
+
+    def classes(self, clean: Tensor) -> int:
+        return max(2, clean.shape[1])
+
+    def predict(self, clean: Tensor) -> Tensor:
+        return super().predict(torch.cat([-clean, clean], 1) if clean.shape[1] == 1 else clean)
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        if output.shape[1] == 1:
+            output, region = torch.cat([-output, output], 1), None
+        return _over(region, _column(output.sigmoid(), target))
+
+
+@dataclass(frozen=True)
+class Value(_ClassScore):
+    r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
+
+    With one column the target is 0. Positions are averaged over all of them, not over a predicted region.
+
+    >>> z = torch.tensor([1.5, -2.0])
+    >>> Value().bind(z, 0, samples=2)(z)
+    tensor([ 1.5000, -2.0000])
+    """
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return _over(region, _column(output, target))
+
+
+@dataclass(frozen=True)
+class CombClasses(Score):
+    r"""The strongest gain of any class on the target.
+
+    .. math:: D_c = (p_c - p_y)(R x) - (p_c - p_y)(x), \qquad s(x) - s(R x) = D_{c^*},\; c^* = \arg\max_{c \ne y} |D_c|
+
+    The score is 0 for the clean input and :math:`-D_{c^*}` for a perturbed one: a local importance is positive where
+    evidence for the target is lost. :func:`lightning_xai.perturbation.comb_classes` also reports :math:`c^*`.
+    """
+
+    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        _softmax_fits(clean)
+        region = None
+        if clean.ndim > 2:
+            region = clean.argmax(1) == target.view(-1, *[1] * (clean.ndim - 2))
+        return (self._lead(clean, target, region),)
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        gain = self._gain(output, target, region, *fixed)
+        return -gain.gather(1, gain.abs().argmax(1, keepdim=True)).squeeze(1)
+
+    def _gain(self, output: Tensor, target: Tensor, region: Tensor | None, clean_lead: Tensor) -> Tensor:
+        """D [N, classes], 0 for the target itself."""
+        return self._lead(output, target, region) - clean_lead
+
+    def _lead(self, output: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
+        share = torch.stack([_over(region, column) for column in output.softmax(1).unbind(1)], 1)
+        return share - _column(share, target).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class StrongestClass(CombClasses):
+    """The class :math:`c^*` of :class:`CombClasses`, as a number."""
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return self._gain(output, target, region, *fixed).abs().argmax(1).to(output.dtype)
+
+
+@dataclass(frozen=True)
+class Custom(_ClassScore):
+    """Any function ``(output [N, classes, *P], target [N]) -> [N]``.
+
+    Args:
+        function: Reads the score; a function of a module, not a lambda, if the metric is to be pickled.
+        output: Which tensor of the model's output the function is given.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function must be callable, got {type(self.function).__name__}.")
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
+        return self.function(output, target)
+
+
+_BY_NAME: dict[str, type[Score]] = {
+    "probability": Probability,
+    "logit": Logit,
+    "log_probability": LogProbability,
+    "margin": Margin,
+    "sigmoid": Sigmoid,
+    "comb_classes": CombClasses,
+    "value": Value,
+}
+
+
+def as_score(score: str | Score | Callable[[Tensor, Tensor], Tensor]) -> Score:
+    """The score of a name, a score itself, or any callable as one.
+
+    Raises:
+        ValueError: If the name is unknown; near misses are listed.
+        TypeError: If it is neither a name, a score nor callable.
+
+    >>> as_score("margin")
+    Margin(output=None)
+    """
+    if isinstance(score, Score):
+        return score
+    if isinstance(score, str):
+        if score not in _BY_NAME:
+            raise ValueError(unknown("score", score, _BY_NAME))
+        return _BY_NAME[score]()
+    if callable(score):
+        return Custom(function=score)
+    raise TypeError(f"score must be a name, a Score or a function, got {type(score).__name__}.")
