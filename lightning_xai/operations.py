@@ -20,7 +20,7 @@ class _LargestResult(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
-            self.bytes = max(self.bytes, result.numel() * result.element_size())
+            self.bytes = max(self.bytes, int(result.numel() * result.element_size()))
         return result
 
 
@@ -31,7 +31,7 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     """
     hidden = (torch.jit.ScriptModule, torch._dynamo.eval_frame.OptimizedModule)
     if any(isinstance(module, hidden) for module in model.modules()):
-        return 64 * inputs.numel() * inputs.element_size()
+        return 64 * int(inputs.numel() * inputs.element_size())
     with _LargestResult() as seen:
         model(inputs)
-    return seen.bytes
+    return int(seen.bytes)

@@ -53,8 +53,8 @@ class Perturbation(ABC):
     channels: int | Sequence[int] | None = field(default=None, kw_only=True)
 
     strength: ClassVar[str | None] = None
-    combine: ClassVar[str] = "mean"
     windowed: ClassVar[bool] = False
+    combine = "mean"  # not annotated: a kind may make it a field of its own
 
     def __post_init__(self) -> None:
         if self.channels is not None:
@@ -151,7 +151,7 @@ class Bidirectional(Perturbation):
 
     delta: float = 0.1
     bias: float = 0.0
-    combine: str = "mean"  # type: ignore[misc]
+    combine: str = "mean"
 
     def check(self) -> None:
         if self.combine not in COMBINATIONS:
@@ -581,7 +581,7 @@ def _mean(clean: Tensor, scores: Tensor) -> Tensor:
     return (clean - scores).mean(0)
 
 
-def _central(clean: Tensor, scores: Tensor) -> Tensor:
+def _central(_clean: Tensor, scores: Tensor) -> Tensor:
     return (scores[0] - scores[1]) / 2
 
 

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,13 +118,13 @@ class Windows(Regions):
         axes = len(spatial)
         sizes = _per_axis("size", self.size, axes)
         strides = _per_axis("stride", self.size if self.stride is None else self.stride, axes)
-        scope = tuple((0, length) for length in spatial) if self.scope is None else tuple(self.scope)
+        scope = tuple((0, length) for length in spatial) if self.scope is None else _pairs(self.scope)
         if len(scope) != axes:
             raise ValueError(
                 f"scope has {len(scope)} (start, stop) pairs, the input has {axes} spatial axes {spatial}."
             )
         spans = tuple(
-            self._axis(axis, length, size, stride, *bounds)
+            self._axis(axis, length, size, stride, bounds)
             for axis, (length, size, stride, bounds) in enumerate(zip(spatial, sizes, strides, scope, strict=True))
         )
         total = math.prod(len(span) for span in spans)
@@ -133,8 +134,9 @@ class Windows(Regions):
         return BoundWindows(spatial, spans, mask)
 
     def _axis(
-        self, axis: int, length: int, size: int, stride: int, start: int, stop: int
+        self, axis: int, length: int, size: int, stride: int, scope: tuple[int, int]
     ) -> tuple[tuple[int, int], ...]:
+        start, stop = scope
         if not 0 <= start < stop <= length:
             raise ValueError(f"scope ({start}, {stop}) of axis {axis} must lie within 0 and {length}.")
         extent = stop - start
@@ -191,17 +193,21 @@ class BoundWindows(BoundRegions):
         return grid
 
     def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:
-        yield slice(None), inputs[(..., *self.boxes[feature])].flatten(2)
+        yield slice(None), self._window(inputs, feature).flatten(2)
 
     def write(self, target: Tensor, source: Tensor, feature: int) -> None:
-        box = (..., *self.boxes[feature])
-        target[box] = source[box]
+        self._window(target, feature).copy_(self._window(source, feature))
 
     def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
-        window = target[(rows, slice(None), *self.boxes[feature])]
+        window = self._window(target[rows], feature)
         window.copy_(values.reshape(window.shape))
 
-    def rows(self, rows: slice | Tensor) -> BoundWindows:
+    def _window(self, inputs: Tensor, feature: int) -> Tensor:
+        for axis, cells in enumerate(self.boxes[feature], start=2):
+            inputs = inputs.narrow(axis, cells.start, cells.stop - cells.start)
+        return inputs
+
+    def rows(self, rows: slice | Tensor) -> BoundWindows:  # noqa: ARG002 - the grid is the same for every sample
         return self
 
     def present(self) -> Tensor | None:
@@ -309,11 +315,11 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ..
 
 
 def _pairs(scope: Sequence[int] | Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    pairs = [scope] if len(scope) == 2 and all(isinstance(bound, int) for bound in scope) else scope
-    try:
-        return tuple((int(start), int(stop)) for start, stop in pairs)  # type: ignore[misc]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"scope must be (start, stop) or one such pair per spatial axis, got {scope!r}.") from error
+    entries: Sequence[Any] = [scope] if all(isinstance(bound, int) for bound in scope) else scope
+    pairs = [tuple(entry) for entry in entries if isinstance(entry, Sequence)]
+    if len(pairs) != len(entries) or not all(len(pair) == 2 for pair in pairs):
+        raise ValueError(f"scope must be (start, stop) or one such pair per spatial axis, got {scope!r}.")
+    return tuple((int(start), int(stop)) for start, stop in pairs)
 
 
 def _check_labels(labels: Tensor) -> None:

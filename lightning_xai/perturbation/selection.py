@@ -101,7 +101,7 @@ class Odd(Selection):
 
 @dataclass(frozen=True)
 class Random(Selection):
-    r"""A seeded draw of :math:`\lfloor` fraction :math:`\cdot J \rfloor` windows, the same for every sample and process.
+    r"""A seeded draw of :math:`\lfloor` fraction :math:`\cdot J \rfloor` windows, the same everywhere.
 
     >>> int(Random(0.4, seed=3).mask(10).sum())
     4

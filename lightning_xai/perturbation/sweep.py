@@ -162,7 +162,7 @@ def progress_to(report: Callable[[int], None]) -> Iterator[None]:
 
 def evaluations(requests: Iterable[Request], count: int) -> int:
     """How many sets of ``count`` features the requests need per sample and arm, each counted once."""
-    sizes = {None: count, "all": count * (count - 1) // 2}
+    sizes: dict[Partner, int] = {None: count, "all": count * (count - 1) // 2}
     return sum(sizes.get(partner, count - 1) for _, partner in {(r.perturbation, r.partner) for r in requests})
 
 
@@ -239,7 +239,7 @@ class _Samples:
         if isinstance(partner, str):
             return self._score(kind, list(itertools.combinations(range(count), 2)), readers)
         found: Tensor | None = None
-        for anchor in partner.unique().tolist():
+        for anchor in sorted(set(partner.tolist())):
             rows = (partner == anchor).nonzero().flatten()
             others = [feature for feature in range(count) if feature != anchor]
             picked = _Samples(
@@ -312,7 +312,7 @@ _Chosen = Tensor | str | None
 def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
     """The partner with an anchor spread over the samples."""
     if partner is None or partner == "all":
-        return partner  # type: ignore[return-value]
+        return partner
     anchors = torch.tensor(partner)
     if anchors.ndim == 0:
         anchors = anchors.expand(samples)
