@@ -104,9 +104,9 @@ class Perturbation(ABC):
         channels = list(self.channels)  # type: ignore[arg-type]
         if max(channels) >= values.shape[1]:
             raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
-        chosen = self._stacked(values[:, channels], keys)
-        whole = values.unsqueeze(0).repeat(chosen.shape[0], *[1] * values.ndim)
-        whole[:, :, channels] = chosen
+        perturbed = self._stacked(values, keys)
+        whole = values.unsqueeze(0).repeat(perturbed.shape[0], *[1] * values.ndim)
+        whole[:, :, channels] = perturbed[:, :, channels]
         return whole
 
     def _stacked(self, values: Tensor, keys: Keys) -> Tensor:
@@ -249,7 +249,7 @@ class Binary(Perturbation):
     lower: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        return torch.where(values > self.threshold, self.upper, self.lower).to(values)
+        return torch.full_like(values, self.lower).masked_fill(values > self.threshold, self.upper)
 
 
 @dataclass(frozen=True)
@@ -427,7 +427,7 @@ class Custom(Perturbation):
     factor: float | Sequence[Any] | Tensor = 1.0
 
     def check(self) -> None:
-        object.__setattr__(self, "factor", torch.as_tensor(self.factor))
+        object.__setattr__(self, "factor", _tensor(self.factor))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values * _over_samples("factor", self.factor, values)
@@ -440,7 +440,7 @@ class CustomSum(Perturbation):
     summand: float | Sequence[Any] | Tensor = 0.0
 
     def check(self) -> None:
-        object.__setattr__(self, "summand", torch.as_tensor(self.summand))
+        object.__setattr__(self, "summand", _tensor(self.summand))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values + _over_samples("summand", self.summand, values)
@@ -482,7 +482,7 @@ class ClassInterchange(Perturbation):
     amount: float = 1.0
 
     def check(self) -> None:
-        object.__setattr__(self, "other", torch.as_tensor(self.other))
+        object.__setattr__(self, "other", _tensor(self.other))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (1 - self.amount) * values + self.amount * _over_samples("other", self.other, values)
@@ -559,15 +559,13 @@ class Replace(Perturbation):
     seed: int = 0
 
     def check(self) -> None:
-        background = torch.as_tensor(self.background)
+        background = _tensor(self.background)
         if background.ndim < 2 or background.shape[0] == 0:
             raise ValueError("background must hold at least one sample [B, C, *S].")
         object.__setattr__(self, "background", background.unsqueeze(1) if background.ndim == 2 else background)
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         background = torch.as_tensor(self.background)
-        if self.channels is not None and background.shape[1] > values.shape[1]:
-            background = background[:, list(self.channels)]  # type: ignore[arg-type]
         if background.shape[1:] != values.shape[1:]:
             raise ValueError(
                 f"background holds samples of shape {list(background.shape[1:])}, "
@@ -606,6 +604,11 @@ def _check_positive(name: str, value: float) -> None:
 def _check_range(low: float, high: float) -> None:
     if low > high:
         raise ValueError(f"low must not exceed high, got {low} and {high}.")
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor as it is; numbers in double precision, so that inputs of any dtype see them unrounded."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
 
 
 def _over_samples(name: str, value: Any, values: Tensor) -> Tensor:
