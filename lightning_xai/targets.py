@@ -20,6 +20,18 @@ from lightning_xai._checks import unknown
 Target = Tensor | int | Literal["predicted"]
 
 
+def check_labels(target: Tensor, samples: int) -> None:
+    """Refuse a target that is not one class index per sample.
+
+    Raises:
+        ValueError: If the target does not hold integers, or not ``samples`` of them.
+    """
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise ValueError(f"target must hold integer class indices, got {target.dtype}; use target.long().")
+    if target.shape != (samples,):
+        raise ValueError(f"target must have one class index per sample, shape [{samples}], got {list(target.shape)}.")
+
+
 @dataclass(frozen=True)
 class Score(ABC):
     """A scalar per sample, read off the model's output [N, classes] or [N, classes, *positions].
@@ -76,12 +88,7 @@ class Score(ABC):
                 raise ValueError(f"target must be class indices, an int or 'predicted', got {target!r}.")
             return self.predict(clean)
         if isinstance(target, Tensor):
-            if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-                raise ValueError(f"target must hold integer class indices, got {target.dtype}; use target.long().")
-            if target.shape != (samples,):
-                raise ValueError(
-                    f"target must have one class index per sample, shape [{samples}], got {list(target.shape)}."
-                )
+            check_labels(target, samples)
             resolved = target.to(clean.device, torch.long)
         elif isinstance(target, int) and not isinstance(target, bool):
             resolved = torch.full((samples,), target, device=clean.device)
@@ -260,15 +267,11 @@ class Sigmoid(_ClassScore):
     tensor([0.5000, 0.5000])
     """
 
-    def classes(self, clean: Tensor) -> int:
-        return max(2, clean.shape[1])
-
-    def predict(self, clean: Tensor) -> Tensor:
-        return super().predict(torch.cat([-clean, clean], 1) if clean.shape[1] == 1 else clean)
+    def _columns(self, output: Any, samples: int) -> Tensor:
+        columns = super()._columns(output, samples)
+        return torch.cat([-columns, columns], 1) if columns.shape[1] == 1 else columns
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        if output.shape[1] == 1:
-            output, region = torch.cat([-output, output], 1), None
         return _over(region, _column(output.sigmoid(), target))
 
 
@@ -322,7 +325,8 @@ class StrongestClass(CombClasses):
     """The class :math:`c^*` of :class:`CombClasses`, as a number."""
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return self._gain(output, target, region, *fixed).abs().argmax(1).to(output.dtype)
+        gain = self._gain(output, target, region, *fixed).abs()
+        return gain.scatter(1, target.unsqueeze(1), -1.0).argmax(1).to(output.dtype)
 
 
 @dataclass(frozen=True)

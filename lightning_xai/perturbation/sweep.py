@@ -21,7 +21,7 @@ from lightning_xai._guard import explaining, usable
 from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation.kinds import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
-from lightning_xai.targets import BoundScore, Score, Target
+from lightning_xai.targets import BoundScore, Score, Target, check_labels
 
 ENGINES = ("auto", "dense")
 
@@ -127,6 +127,8 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
     """
     ids = check_inputs(inputs, plan.sample_ids)
+    if isinstance(target, Tensor):
+        check_labels(target, len(ids))
     with explaining(model):
         inputs = usable(inputs)
         bound = plan.regions.bind(inputs)
@@ -140,11 +142,11 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
             if output is None:
                 continue
             start = rows.stop
-            wanted = _of_samples(target, rows)
+            wanted = target[rows] if isinstance(target, Tensor) else target
             samples = _Samples(inputs[rows], bound.rows(rows), ids[rows], network)
             scores = dict.fromkeys(r.score for r in requests)
             readers = {score: score.bind(output, wanted, len(samples.ids)) for score in scores}
-            clean = {score: reader(output) for score, reader in readers.items()}
+            clean = {score: _numbers(reader(output)) for score, reader in readers.items()}
             chosen = {r: partner[rows] if isinstance(partner, Tensor) else partner for r, partner in partners.items()}
             blocks.append(_Block(readers, clean, samples.answer(chosen, readers)))
     return _joined(blocks, bound)
@@ -248,7 +250,7 @@ class _Samples:
             arms = picked._score(kind, [(anchor, other) for other in others], [reader.at(rows) for reader in readers])
             if found is None:
                 found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
-            found[:, :, rows.unsqueeze(1), torch.tensor(others, device=rows.device)] = arms
+            found[:, :, rows.unsqueeze(1), torch.tensor(others, dtype=torch.long, device=rows.device)] = arms
         assert found is not None
         return found
 
@@ -300,10 +302,15 @@ class _Samples:
             flat[broken] = 0
         rows = torch.arange(samples, device=batch.device).repeat(sets)
         scores = self.network.score(flat, rows, readers)
-        scores = torch.where(scores.isfinite(), scores, float("nan"))
+        scores = _numbers(scores)
         if broken is not None:
             scores = torch.where(broken, float("nan"), scores)
         return scores.view(len(readers), sets, samples).transpose(1, 2)
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    """The scores, NaN where they are not finite."""
+    return torch.where(scores.isfinite(), scores, float("nan"))
 
 
 _Chosen = Tensor | str | None
@@ -323,10 +330,6 @@ def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
             f"anchor {sorted(set(anchors.tolist()))} is out of range: there are {count} features, 0 to {count - 1}."
         )
     return anchors
-
-
-def _of_samples(target: Target, rows: slice) -> Target:
-    return target[rows] if isinstance(target, Tensor) and target.ndim else target
 
 
 def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:

@@ -129,7 +129,10 @@ def beyond_single(joint: Tensor, single: Tensor, partner: Partner) -> Tensor:
 
 def _requests(perturbation: Perturbation, score: str | Score, anchor: int | Tensor | None) -> tuple[Request, Request]:
     """What the pairs need, and what the single features need."""
-    partner: Partner = "all" if anchor is None else anchor  # type: ignore[assignment]
-    if isinstance(anchor, Tensor):
-        partner = tuple(anchor.tolist()) if anchor.ndim else int(anchor)
+    partner: Partner = "all"
+    if anchor is not None:
+        anchors = torch.as_tensor(anchor)
+        if anchors.is_floating_point():
+            raise TypeError(f"anchor must be a feature index or one per sample, got {anchors.dtype}.")
+        partner = tuple(anchors.tolist()) if anchors.ndim else int(anchors)
     return Request(perturbation, as_score(score), partner), Request(perturbation, as_score(score))
