@@ -82,20 +82,20 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    before: list[tuple[nn.Module, str, Tensor, Tensor, int | None]] = []
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            # A tensor made in inference mode has no version, but cannot be written to here either.
-            version = None if buffer.is_inference() else buffer._version
-            before.append((module, name, buffer, buffer.detach().clone(), version))
+    held = [(module, dict(module._buffers)) for module in model.modules()]
+    # A tensor made in inference mode has no version, but cannot be written to here either.
+    written = [buffer for buffer in model.buffers() if not buffer.is_inference()]
+    before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in written]
     try:
         yield
     finally:
         with torch.no_grad():
-            for module, name, buffer, value, version in before:
-                if version is not None and buffer._version != version:
+            for buffer, version, value in before:
+                if buffer._version != version:
                     buffer.copy_(value)
-                module._buffers[name] = buffer
+        for module, buffers in held:
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,10 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
     """
-    hidden = (torch.jit.ScriptModule, torch._dynamo.eval_frame.OptimizedModule)
+    hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # takes seconds to import; loaded if a module was compiled
+    if compiler is not None:
+        hidden += (compiler.OptimizedModule,)
     if any(isinstance(module, hidden) for module in model.modules()):
         return 64 * int(inputs.numel() * inputs.element_size())
     with _LargestResult() as seen:
