@@ -39,7 +39,7 @@ def _generator(seed: int, sample: int, feature: int | None) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a kind that holds tensors compares by identity, and must not inherit another way
 class Perturbation(ABC):
     """A perturbation of whole inputs; the sweep keeps of it what lies inside a window.
 
