@@ -44,7 +44,7 @@ class Perturbation(ABC):
     """A perturbation of whole inputs; the sweep keeps of it what lies inside a window.
 
     A subclass is a frozen dataclass that implements :meth:`perturb`; it names the field that :meth:`at` varies in
-    ``strength``.
+    ``strength``, and a kind of several arms says how many in ``arm_count``.
 
     Args:
         channels: The channels that are perturbed; all unless given.
@@ -53,6 +53,7 @@ class Perturbation(ABC):
     channels: int | Sequence[int] | None = field(default=None, kw_only=True)
 
     strength: ClassVar[str | None] = None
+    arm_count: ClassVar[int] = 1
     windowed: ClassVar[bool] = False
     combine = "mean"  # not annotated: a kind may make it a field of its own
 
@@ -112,9 +113,10 @@ class Perturbation(ABC):
     def _stacked(self, values: Tensor, keys: Keys) -> Tensor:
         perturbed = self.perturb(values, keys)
         perturbed = perturbed if perturbed.ndim > values.ndim else perturbed.unsqueeze(0)
-        if perturbed.shape[1:] != values.shape:
+        if perturbed.shape != (self.arm_count, *values.shape):
             raise ValueError(
-                f"{type(self).__name__} made {list(perturbed.shape[1:])} of an input of shape {list(values.shape)}."
+                f"{type(self).__name__} made {list(perturbed.shape)} of an input of shape {list(values.shape)}; with "
+                f"its {self.arm_count} arms it must make {[self.arm_count, *values.shape]}."
             )
         return perturbed
 
@@ -148,6 +150,7 @@ class Bidirectional(Perturbation):
     """
 
     strength: ClassVar[str | None] = "delta"
+    arm_count: ClassVar[int] = 2
 
     delta: float = 0.1
     bias: float = 0.0

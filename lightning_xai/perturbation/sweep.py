@@ -28,7 +28,7 @@ ENGINES = ("auto", "dense")
 Features = tuple[int, ...]
 Partner = int | tuple[int, ...] | str | None
 
-_progress: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
+_progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)
 
 # The largest activation of a chunk: beyond it page faults (CPU) or memory (GPU) cost more than a larger chunk gains.
 _ACTIVATION_BYTES = {"cpu": 32 * 2**20}
@@ -153,7 +153,7 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
 
 
 @contextmanager
-def progress_to(report: Callable[[int], None]) -> Iterator[None]:
+def progress_to(report: Callable[[int], object]) -> Iterator[None]:
     """Call ``report(n)`` whenever n more perturbed inputs have been scored."""
     token = _progress.set(report)
     try:
@@ -163,9 +163,10 @@ def progress_to(report: Callable[[int], None]) -> Iterator[None]:
 
 
 def evaluations(requests: Iterable[Request], count: int) -> int:
-    """How many sets of ``count`` features the requests need per sample and arm, each counted once."""
+    """How many perturbed inputs the requests need per sample over ``count`` features, each counted once."""
     sizes: dict[Partner, int] = {None: count, "all": count * (count - 1) // 2}
-    return sum(sizes.get(partner, count - 1) for _, partner in {(r.perturbation, r.partner) for r in requests})
+    needed = {(request.perturbation, request.partner) for request in requests}
+    return sum(kind.arm_count * sizes.get(partner, count - 1) for kind, partner in needed)
 
 
 class _Network:

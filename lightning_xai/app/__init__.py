@@ -1,0 +1,1 @@
+"""The command line, and the data and networks it demonstrates itself on."""

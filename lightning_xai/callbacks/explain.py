@@ -1,0 +1,325 @@
+"""Explaining the batches of a data set, with or without a Trainer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lightning_xai import figures
+from lightning_xai._guard import usable
+from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
+from lightning_xai.figures import Pictures
+from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, update_together
+from lightning_xai.perturbation.sweep import evaluations, progress_to
+
+Unpack = Callable[[Any], Sequence[Any]]
+Results = dict[str, dict[str, Any]]
+
+_INPUT_KEYS = ("input", "inputs", "image", "images", "x", "pixel_values", "signal", "features", "data")
+_TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class")
+
+
+class Collector:
+    """Explains batch after batch of one data loader and adds up what it finds.
+
+    Args:
+        metrics: The metrics by name; reset at the start.
+        max_samples: Only the samples whose position is below this are explained.
+        target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
+        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
+        folder: Where per-sample results go, if anywhere.
+        rank: This process.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+        TypeError: If ``metrics`` is not a dict of explanation metrics by name.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, ExplanationMetric],
+        *,
+        max_samples: int = 64,
+        target: str | int = "label",
+        unpack: Unpack | None = None,
+        folder: Path | None = None,
+        rank: int = 0,
+    ) -> None:
+        check_metrics(metrics)
+        check_choice(max_samples, target)
+        self.metrics = dict(metrics)
+        self.max_samples = max_samples
+        self.target = target
+        self.unpack = unpack or unpack_batch
+        self.folder = folder
+        self._writer = None if folder is None else ShardWriter(folder, rank)
+        self.seen = 0
+        self._said: set[str] = set()
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def add(self, model: nn.Module, batch: Any, position: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Explain those samples of a batch that are asked for.
+
+        Args:
+            model: The network; left as it was.
+            batch: What the data loader gave.
+            position: Turns places in this process' data [N] into positions in the data set; -1 marks a repetition.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            inputs, labels, own_ids = self._unpacked(batch)
+            places = torch.arange(self.seen, self.seen + len(inputs))
+            positions = places if position is None else position(places)
+            self.seen += len(inputs)
+            wanted = (positions >= 0) & (positions < self.max_samples)
+            finite = inputs.isfinite().flatten(1).all(1).cpu()
+            self._leave_out(int((wanted & ~finite).sum()))
+            chosen = (wanted & finite).nonzero().flatten()
+            if len(chosen):
+                ids = positions[chosen] if own_ids is None else own_ids.cpu()[chosen]
+                self._explain(model, inputs[chosen], self._targets(labels, chosen), ids)
+            elif finite.any() and not self._has_shapes():
+                first = finite.nonzero().flatten()[:1]
+                update_together(self.metrics, model, inputs[first], self._targets(labels, first), count=False)
+
+    def done(self, position: Callable[[Tensor], Tensor] | None = None) -> bool:
+        """Whether every sample that is asked for has been seen."""
+        ahead = torch.tensor([self.seen])
+        return int(ahead if position is None else position(ahead)) >= self.max_samples and self._has_shapes()
+
+    def compute(self) -> Results:
+        """The results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
+
+        With several processes this synchronises them, so all must call it.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            return {name: _plain(metric.compute()) for name, metric in self.metrics.items()}
+
+    def work(self, batch: Any) -> int:
+        """How many perturbed inputs a sample of this batch needs."""
+        inputs, _, _ = self._unpacked(batch)
+        plans: dict[Any, list[SweepMetric]] = {}
+        for metric in self.metrics.values():
+            if isinstance(metric, SweepMetric):
+                plans.setdefault(metric.plan, []).append(metric)
+        return sum(
+            evaluations([request for metric in sharing for request in metric.requests], plan.regions.bind(inputs).count)
+            for plan, sharing in plans.items()
+        )
+
+    def expected(self, dataloader: Any) -> int:
+        """How many samples of a data loader are asked for."""
+        dataset = getattr(dataloader, "dataset", None)
+        return min(self.max_samples, len(dataset)) if isinstance(dataset, Sized) else self.max_samples
+
+    def _unpacked(self, batch: Any) -> tuple[Tensor, Any, Tensor | None]:
+        parts = self.unpack(batch)
+        if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3:
+            raise TypeError("unpack must return (inputs, target) or (inputs, target, sample_ids).")
+        inputs, labels = parts[0], parts[1]
+        if not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"the inputs of the batch are a {type(inputs).__name__}, not a tensor; say what to explain, e.g. "
+                f"unpack=lambda batch: (batch[0], batch[1])."
+            )
+        own_ids = torch.as_tensor(parts[2]) if len(parts) == 3 else None
+        if own_ids is not None and len(own_ids) != len(inputs):
+            raise ValueError(f"unpack returned {len(own_ids)} sample ids for {len(inputs)} samples.")
+        return usable(inputs), labels, own_ids
+
+    def _targets(self, labels: Any, chosen: Tensor) -> Any:
+        if self.target != "label":
+            return self.target
+        if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool):
+            column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+            if column.ndim == 1:
+                return usable(column)[chosen.to(column.device)]
+        self._say_once("the batch has no class labels [N]: the predicted class is explained instead.")
+        return "predicted"
+
+    def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
+        try:
+            found = update_together(self.metrics, model, inputs, target, ids)
+        except RuntimeError as error:
+            if "inference tensor" in str(error).lower():
+                raise RuntimeError(
+                    "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
+                ) from error
+            raise
+        if self._writer is not None:
+            self._writer.write(per_sample(found, inputs, ids))
+
+    def _leave_out(self, count: int) -> None:
+        if count:
+            self._say_once("samples with NaN or infinite inputs are left out; `left_out` counts them.")
+            for metric in self.metrics.values():
+                metric.leave_out(count)
+
+    def _has_shapes(self) -> bool:
+        return all(metric.update_called for metric in self.metrics.values())
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def explain(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    metrics: Mapping[str, ExplanationMetric],
+    *,
+    max_samples: int = 64,
+    target: str | int = "label",
+    unpack: Unpack | None = None,
+    folder: str | Path | None = None,
+    pictures: Pictures | None = None,
+    progress: bool = True,
+) -> Results:
+    """Explain the first samples of a data set, without a Trainer.
+
+    Args:
+        model: The network, on the device to use; left as it was.
+        dataloader: Gives batches.
+        metrics: The metrics by name; they are reset first.
+        max_samples: How many samples, from the first one on.
+        target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
+        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
+            keys are understood without.
+        folder: Where maps (``explanations/``) and pictures (``figures/``) go; nowhere unless given.
+        pictures: How pictures are drawn.
+        progress: Show a progress bar.
+
+    Returns:
+        The results of every metric by name.
+
+    Raises:
+        ValueError: If the data hold no sample, or an argument makes no sense.
+
+    >>> from lightning_xai.metrics import Importance
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> model = nn.Linear(4, 3)
+    >>> data = [(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))]
+    >>> found = explain(model, data, {"zero": Importance(Windows(2), kinds.Constant(0.0))}, progress=False)
+    >>> found["zero"]["samples"], found["zero"]["map"].shape
+    (5, torch.Size([4]))
+    """
+    place = None if folder is None else Path(folder)
+    maps = None if place is None else place / "explanations"
+    if maps is not None:
+        remove_explanations(maps)
+    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, folder=maps)
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not progress)
+    with bar, progress_to(bar.update):
+        for batch in dataloader:
+            moved = _on(batch, device)
+            if bar.total is None:
+                bar.total = collector.work(moved) * collector.expected(dataloader)
+            collector.add(model, moved)
+            if collector.done():
+                break
+    if collector.seen == 0:
+        raise ValueError("dataloader gave no batch.")
+    results = collector.compute()
+    if place is not None:
+        for name, figure in draw(collector, results, pictures).items():
+            figures.save(figure, place / "figures" / f"{name}.png")
+    return results
+
+
+def draw(collector: Collector, results: Results, pictures: Pictures | None) -> dict[str, Any]:
+    """The pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
+    drawn: dict[str, Any] = {name: figures.draw_result(result, name, pictures) for name, result in results.items()}
+    columns = {
+        f"{name}/{tensor}": title
+        for name, metric in collector.metrics.items()
+        for tensor, title in metric.pictured.items()
+    }
+    folder = collector.folder
+    if columns and folder is not None and any(folder.glob("*.safetensors")):
+        drawn["samples"] = figures.draw_samples(load_explanations(folder), columns, pictures)
+    return drawn
+
+
+def per_sample(found: Mapping[str, Explained], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """What is written to disk about a batch."""
+    first = next(iter(found.values()))
+    tensors = {"sample_id": ids, "target": first.target, "prediction": first.prediction, "input": inputs}
+    for name, explained in found.items():
+        tensors.update((f"{name}/{key}", tensor) for key, tensor in explained.tensors.items())
+    return tensors
+
+
+def unpack_batch(batch: Any) -> tuple[Any, Any]:
+    """Inputs and target of a batch: a tensor, a tuple that starts with them, or a dict with the usual keys.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    >>> unpack_batch({"image": 1, "label": 2, "weight": 3})
+    (1, 2)
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        inputs = [key for key in _INPUT_KEYS if batch.get(key) is not None]
+        if len(inputs) == 1:
+            return batch[inputs[0]], next((batch[key] for key in _TARGET_KEYS if batch.get(key) is not None), None)
+        what = f"a dict with the keys {list(batch)}"
+    elif isinstance(batch, tuple | list) and batch:
+        return batch[0], batch[1] if len(batch) > 1 else None
+    else:
+        what = f"a {type(batch).__name__}"
+    raise TypeError(
+        f"the batch is {what}, in which the inputs cannot be told; say which they are, e.g. "
+        f"unpack=lambda batch: (batch['image'], batch['label'])."
+    )
+
+
+def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
+    """Refuse anything but a dict of explanation metrics by name.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is empty.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a dict by name, e.g. {{'importance': Importance(...)}}, got {metrics!r}.")
+    if not metrics:
+        raise ValueError("metrics is empty: name at least one, e.g. {'importance': Importance(...)}.")
+    for name, metric in metrics.items():
+        if not isinstance(metric, ExplanationMetric):
+            raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
+
+
+def check_choice(max_samples: int, target: str | int) -> None:
+    """Refuse a number of samples or a target that makes no sense.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if max_samples < 1:
+        raise ValueError(f"max_samples must be at least 1, got {max_samples}.")
+    if not isinstance(target, int) and target not in ("label", "predicted"):
+        raise ValueError(f"target must be 'label', 'predicted' or a class index, got {target!r}.")
+
+
+def _plain(result: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: value.detach().cpu() if value.ndim else value.item() for name, value in result.items()}
+
+
+def _on(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: _on(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return [_on(value, device) for value in batch]
+    return batch

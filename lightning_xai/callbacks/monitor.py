@@ -1,0 +1,318 @@
+"""The Lightning callback: explains validation and test batches while a network trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
+
+from lightning_xai import figures
+from lightning_xai._checks import unknown
+from lightning_xai._guard import autocast_kept
+from lightning_xai.callbacks.explain import Collector, Results, Unpack, check_choice, check_metrics, draw
+from lightning_xai.callbacks.logging import log_figure
+from lightning_xai.callbacks.progress import BarTask
+from lightning_xai.callbacks.writer import remove_explanations
+from lightning_xai.figures import Pictures
+from lightning_xai.metrics.base import ExplanationMetric
+from lightning_xai.perturbation.sweep import progress_to
+
+_PREFIX = {"validate": "val", "test": "test"}
+
+
+class ExplanationMonitor(Callback):
+    """Explains the first samples of the validation (or test) data, and leaves no trace on the training.
+
+    Numbers are logged as ``val/<metric>/<key>`` (``test/...``; with several data loaders followed by
+    ``/dataloader_idx_<i>``), so they reach every logger and can drive ``EarlyStopping``. Under the trainer's
+    ``log_dir`` stand the maps of every sample (``explanations/<stage>-epoch<E>/``, read by
+    :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>/``), which TensorBoard, Weights &
+    Biases and MLflow get too. Any number of processes gives the same results; every process needs at least one batch.
+
+    Args:
+        metrics: What to compute, by name.
+        every_n_epochs: Explain the validations of every n-th training epoch, the n-th first. Runs of
+            ``trainer.validate`` and ``trainer.test`` are always explained.
+        max_samples: How many samples of each data loader, from the first one on.
+        stages: ``"validate"``, ``"test"``, or both.
+        target: ``"label"``, the batch's class labels (the predicted class, with a warning, where it has none);
+            ``"predicted"``; or a class index for all.
+        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
+            keys are understood without.
+        model: The attribute to explain, e.g. ``"net"``, if the module itself is not the network.
+        precision: ``"32"`` explains outside autocast; ``"trainer"`` as the trainer computes.
+        pictures: How pictures are drawn; class names and ``denormalize`` go here.
+        save_maps: Keep the maps of every sample on disk.
+
+    Attributes:
+        results: The last results by metric: numbers as Python numbers, maps as tensors. With several data loaders the
+            names are followed by ``/dataloader_idx_<i>``.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+        TypeError: If ``metrics`` is not a dict of explanation metrics.
+    """
+
+    def __init__(
+        self,
+        metrics: dict[str, ExplanationMetric],
+        *,
+        every_n_epochs: int = 1,
+        max_samples: int = 64,
+        stages: Sequence[str] = ("validate",),
+        target: str | int = "label",
+        unpack: Unpack | None = None,
+        model: str | None = None,
+        precision: str = "32",
+        pictures: Pictures | None = None,
+        save_maps: bool = True,
+    ) -> None:
+        check_metrics(metrics)
+        check_choice(max_samples, target)
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
+        stages = (stages,) if isinstance(stages, str) else tuple(stages)
+        for stage in stages:
+            if stage not in _PREFIX:
+                raise ValueError(unknown("stage", stage, _PREFIX))
+        if precision not in ("32", "trainer"):
+            raise ValueError(f"precision must be '32' or 'trainer', got {precision!r}.")
+        self.metrics = dict(metrics)
+        self.every_n_epochs = every_n_epochs
+        self.max_samples = max_samples
+        self.stages = stages
+        self.target = target
+        self.unpack = unpack
+        self.model = model
+        self.precision = precision
+        self.pictures = pictures or Pictures()
+        self.save_maps = save_maps
+        self.results: Results = {}
+        self._run: _Run | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells the states of several monitors apart in a checkpoint."""
+        return self._generate_state_key(metrics=sorted(self.metrics), stages=self.stages, model=self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last numbers; maps are on disk."""
+        numbers = {
+            name: {key: value for key, value in result.items() if not isinstance(value, Tensor)}
+            for name, result in self.results.items()
+        }
+        return {"results": numbers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the last numbers of a checkpoint."""
+        self.results = state_dict["results"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Find the network before any training is spent."""
+        self._network(pl_module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get ready."""
+        self._start(trainer, pl_module, "validate")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get ready."""
+        self._start(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explain a batch."""
+        self._batch(trainer, pl_module, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explain a batch."""
+        self._batch(trainer, pl_module, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes together, log and draw."""
+        self._finish(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes together, log and draw."""
+        self._finish(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Take the progress line away."""
+        if self._run is not None:
+            self._run.close()
+        self._run = None
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._run = None
+        due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.sanity_checking or stage not in self.stages or not due:
+            return
+        self._run = _Run(self, trainer, stage)
+        for metric in self.metrics.values():
+            metric.to(pl_module.device)
+
+    def _batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        if self._run is None:
+            return
+        with self._precision(trainer):
+            self._run.add(self._network(pl_module), batch, dataloader_idx)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.close()
+        self.results = {}
+        for index, collector in run.collectors.items():
+            suffix = run.suffix(index)
+            found = collector.compute()
+            self.results.update((name + suffix, result) for name, result in found.items())
+            for name, result in found.items():
+                self._log(pl_module, f"{run.prefix}/{name}", result, suffix)
+            if trainer.is_global_zero:
+                for name, figure in draw(collector, found, self.pictures).items():
+                    figures.save(figure, run.figures / suffix.strip("/") / f"{name}.png")
+                    log_figure(trainer.loggers, f"{run.prefix}/{name}{suffix}", figure, trainer.global_step)
+        if not self.save_maps:
+            run.clear()
+
+    @staticmethod
+    def _log(pl_module: LightningModule, name: str, result: dict[str, Any], suffix: str) -> None:
+        # Every process holds the same values already, and the maximum of equals is exact.
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "reduce_fx": "max"}
+        for key, value in result.items():
+            if not isinstance(value, Tensor):
+                pl_module.log(f"{name}/{key}{suffix}", float(value), batch_size=1, add_dataloader_idx=False, **how)
+
+    @contextmanager
+    def _precision(self, trainer: Trainer) -> Iterator[None]:
+        if self.precision == "32":
+            yield
+            return
+        with trainer.precision_plugin.forward_context(), autocast_kept():
+            yield
+
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        if self.model is not None:
+            names = [name for name, _ in pl_module.named_modules() if name]
+            if self.model not in names:
+                raise ValueError(unknown("model", self.model, names))
+            return pl_module.get_submodule(self.model)
+        if type(pl_module).forward in (LightningModule.forward, nn.Module.forward):
+            names = [name for name, _ in pl_module.named_children()]
+            raise ValueError(
+                f"{type(pl_module).__name__} has no forward of its own: say which attribute to explain with "
+                f"ExplanationMonitor(model=...), one of {', '.join(names) or 'its submodules'}."
+            )
+        return pl_module
+
+
+class _Run:
+    """One pass over the validation or test data.
+
+    Args:
+        monitor: Whose run it is.
+        trainer: The trainer.
+        stage: ``"validate"`` or ``"test"``.
+    """
+
+    def __init__(self, monitor: ExplanationMonitor, trainer: Trainer, stage: str) -> None:
+        self.monitor = monitor
+        self.trainer = trainer
+        self.prefix = _PREFIX[stage]
+        self.loaders = _loaders(trainer, stage)
+        # log_dir is a collective call: every process asks for it.
+        place = Path(trainer.log_dir or trainer.default_root_dir)
+        self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
+        self.figures = place / "figures" / self.maps.name
+        self.collectors: dict[int, Collector] = {}
+        self.bar: BarTask | None = None
+        self.clear()
+
+    def suffix(self, index: int) -> str:
+        """What tells the names of one data loader from those of another."""
+        return f"/dataloader_idx_{index}" if len(self.loaders) > 1 else ""
+
+    def add(self, network: nn.Module, batch: Any, index: int) -> None:
+        """Explain a batch of a data loader."""
+        if index not in self.collectors:
+            self.collectors[index] = self._collector(index)
+        collector = self.collectors[index]
+        position = _positions(self.loaders[index], self.trainer)
+        if collector.done(position):
+            return
+        if self.bar is None:
+            samples = sum(collector.expected(loader) for loader in self.loaders) / self.trainer.world_size
+            self.bar = BarTask(self.trainer, round(collector.work(batch) * samples))
+        with progress_to(self.bar.advance):
+            collector.add(network, batch, position)
+
+    def close(self) -> None:
+        """Take the progress line away."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def clear(self) -> None:
+        """Remove maps of this stage and epoch; every process waits until they are gone."""
+        self.trainer.strategy.barrier("explanations are no longer needed")
+        if self.trainer.is_global_zero:
+            remove_explanations(self.maps)
+        self.trainer.strategy.barrier("explanations are removed")
+
+    def _collector(self, index: int) -> Collector:
+        monitor = self.monitor
+        several = len(self.loaders) > 1
+        return Collector(
+            deepcopy(monitor.metrics) if several else monitor.metrics,
+            max_samples=monitor.max_samples,
+            target=monitor.target,
+            unpack=monitor.unpack,
+            folder=self.maps / self.suffix(index).strip("/"),
+            rank=self.trainer.global_rank,
+        )
+
+
+def _loaders(trainer: Trainer, stage: str) -> list[Any]:
+    """The data loaders, in the order of Lightning's ``dataloader_idx``."""
+    loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
+    return list(CombinedLoader(loaders, mode="sequential").flattened)
+
+
+def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
+    """Turns places in a process' own data into positions in the whole; -1 where a sampler repeats a sample."""
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        world, rank, length = sampler.num_replicas, sampler.rank, len(sampler.dataset)  # type: ignore[arg-type]
+    else:
+        world, rank, length = trainer.world_size, trainer.global_rank, None
+
+    def position(places: Tensor) -> Tensor:
+        found = places * world + rank
+        return found if length is None else torch.where(found < length, found, -1)
+
+    return position

@@ -1,0 +1,277 @@
+"""Tensors to pictures. Matplotlib is imported when the first picture is drawn, and never its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai._checks import spatial_shape
+from lightning_xai.perturbation.regions import Regions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIGNED, _UNSIGNED = "RdBu_r", "viridis"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "white",
+    "figure.facecolor": "white",
+    "image.interpolation": "nearest",
+    "savefig.dpi": 150,
+}
+_NOTHING_HERE = "0.85"
+_MOST_PANELS = 16
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures are drawn.
+
+    Args:
+        samples: How many samples a picture shows.
+        denormalize: Turns an input [C, *S] back into what people look at, values 0 to 1; an input is stretched over
+            its own range unless given.
+        class_names: The classes' names, in the order of the model's outputs.
+    """
+
+    samples: int = 6
+    denormalize: Callable[[Tensor], Tensor] | None = None
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}.")
+        if self.denormalize is not None and not callable(self.denormalize):
+            raise TypeError(f"denormalize must be a function of one input, got {type(self.denormalize).__name__}.")
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
+
+    def name(self, index: int) -> str:
+        """The name of a class, its number if it has none."""
+        names = self.class_names or ()
+        return names[index] if 0 <= index < len(names) else str(index)
+
+
+def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
+    """A picture of the regions over one sample: their borders, and how many cells and features there are.
+
+    Args:
+        regions: The features.
+        inputs: Inputs [N, C, *S], or a table [N, F].
+        index: Which sample.
+
+    Raises:
+        IndexError: If there is no such sample.
+    """
+    if not 0 <= index < len(inputs):
+        raise IndexError(f"index {index} is out of range: there are {len(inputs)} samples.")
+    bound = regions.bind(inputs).rows(slice(index, index + 1))
+    # Each cell is given the number of a feature that covers it; a border is where that number changes.
+    cells = bound.paint(torch.arange(bound.count, dtype=torch.float32).unsqueeze(0))[0]
+    covered = bound.paint(torch.ones(1, bound.count))[0].isfinite()
+    with _figure(4.5, 4.2 if len(spatial_shape(inputs)) > 1 else 2.4) as figure:
+        axes = figure.subplots()
+        show_input(axes, inputs[index])
+        cells = _plane(cells)
+        if cells.ndim == 2:
+            _borders(axes, cells.nan_to_num(-1.0))
+        else:
+            for border in (cells.nan_to_num(-1.0).diff() != 0).nonzero().flatten().tolist():
+                axes.axvline(border + 0.5, color="C3", linewidth=0.8)
+        share = float(covered.float().mean())
+        axes.set_title(f"{bound.count} features over {share:.0%} of the cells")
+    return figure
+
+
+def draw_samples(
+    explained: Mapping[str, Tensor], columns: Mapping[str, str], pictures: Pictures | None = None
+) -> Figure:
+    """Samples row by row: the input, then one map per column, each column on one scale.
+
+    Args:
+        explained: Per-sample tensors [N, ...] by name; ``input``, ``target``, ``prediction`` and ``sample_id`` among
+            them.
+        columns: The names of the maps [N, *S] to draw and their titles.
+        pictures: How to draw them.
+    """
+    pictures = pictures or Pictures()
+    rows = min(pictures.samples, len(explained["input"]))
+    maps = {name: torch.stack([_plane(sample) for sample in explained[name][:rows]]) for name in columns}
+    flat = next(iter(maps.values())).ndim == 2 if maps else explained["input"].ndim <= 3
+    height, width = (1.1, 3.0) if flat else (1.45, 1.6)
+    with _figure(width * (1 + len(columns)) + 0.4, height * rows + 0.9) as figure:
+        grid = figure.subplots(rows, 1 + len(columns), squeeze=False)
+        for row in range(rows):
+            show_input(grid[row, 0], explained["input"][row], pictures)
+            grid[row, 0].set_ylabel(_caption(explained, row, pictures), rotation=0, ha="right", va="center")
+            grid[row, 0].set_visible(True)
+        grid[0, 0].set_title("input")
+        for column, (name, title) in enumerate(columns.items(), start=1):
+            limits = _limits(maps[name])
+            for row in range(rows):
+                _show(grid[row, column], maps[name][row], limits)
+            grid[0, column].set_title(title)
+            if not flat:
+                _bar(figure, grid[:, column].tolist(), limits)
+        for axes in grid[:-1].flat:
+            axes.tick_params(labelbottom=False)
+        if not flat:
+            for axes in grid.flat:
+                axes.set_xticks([])
+                axes.set_yticks([])
+    return figure
+
+
+def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None = None) -> Figure:
+    """What a metric computed: its 1-d results as curves, its 2-d ones as heat maps, maps per class side by side.
+
+    Args:
+        result: The metric's ``compute()``.
+        title: The metric's name.
+        pictures: Names of the classes.
+    """
+    pictures = pictures or Pictures()
+    panels: list[tuple[str, Tensor]] = []
+    for name, value in result.items():
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            continue
+        plain = result["map"].ndim if "map" in result else 2
+        if name == "per_class":
+            named = [(f"class {pictures.name(index)}", _plane(plane)) for index, plane in enumerate(value)]
+            panels += [(label, plane) for label, plane in named if plane.isfinite().any()][:_MOST_PANELS]
+        else:
+            panels.append((name.replace("_", " "), _plane(value) if value.ndim >= plain else value))
+    if not panels:
+        raise ValueError(f"{title} has nothing to draw: its results are {list(result)}.")
+    across = min(5, len(panels))
+    down = -(-len(panels) // across)
+    flat = all(value.ndim == 1 for _, value in panels)
+    width, height = (3.2, 1.7) if flat else (2.3, 2.1)
+    with _figure(width * across + 0.3, height * down + 0.5) as figure:
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        per_class = [value for label, value in panels if label.startswith("class ")]
+        shared = _limits(torch.stack(per_class)) if per_class else None
+        for axes, (label, value) in zip(grid.flat, panels, strict=False):
+            limits = shared if shared is not None and label.startswith("class ") else _limits(value)
+            _show(axes, value, limits)
+            axes.set_title(label)
+            if value.ndim == 2:
+                _bar(figure, [axes], limits)
+        numbers = (f"{name.replace('_', ' ')} {float(v):.3g}" for name, v in result.items() if _is_number(v))
+        figure.suptitle(f"{title}: " + ", ".join(numbers), fontsize=9)
+    return figure
+
+
+def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> None:
+    """One input [C, *S] (or [F]): an image, a curve per channel, or the middle slice of a volume."""
+    denormalize = (pictures or Pictures()).denormalize
+    sample = sample.detach().cpu().float()
+    if denormalize is not None:
+        sample = denormalize(sample).detach().cpu().float()
+    if sample.ndim <= 2:
+        axes.plot(sample.view(-1, sample.shape[-1]).T.numpy(), linewidth=0.8, color="0.25")
+        axes.set_xlim(-0.5, sample.shape[-1] - 0.5)
+        return
+    if sample.ndim == 4:
+        sample = sample[:, sample.shape[1] // 2]
+    if denormalize is None:
+        low, high = sample.min(), sample.max()
+        sample = (sample - low) / (high - low if high > low else 1.0)
+    sample = sample.clamp(0, 1)
+    if sample.shape[0] == 3:
+        axes.imshow(sample.movedim(0, -1).numpy())
+    else:
+        axes.imshow(sample.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+
+
+def save(figure: Figure, path: Any) -> None:
+    """Write a figure as PNG; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_STYLE["savefig.dpi"])
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def _plane(values: Tensor) -> Tensor:
+    """Values [*S] as a curve or a plane: of a volume the middle slice."""
+    values = values.detach().cpu().float()
+    return values[values.shape[0] // 2] if values.ndim == 3 else values
+
+
+def _limits(values: Tensor) -> tuple[float, float]:
+    """The ends of a colour scale: centred on zero if there are negative values."""
+    finite = values[values.isfinite()]
+    if finite.numel() == 0:
+        return 0.0, 1.0
+    if bool((finite < 0).any()):
+        end = float(finite.abs().max())
+        return -end, end
+    return 0.0, float(finite.max()) or 1.0
+
+
+def _show(axes: Axes, values: Tensor, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if values.ndim == 1:
+        cells = torch.arange(len(values)).numpy()
+        axes.axhline(0, color="0.6", linewidth=0.6)
+        axes.plot(cells, values.numpy(), drawstyle="steps-mid", color="C0", linewidth=1.0)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        margin = 0.05 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+        return
+    axes.set_facecolor(_NOTHING_HERE)
+    axes.imshow(values.numpy(), cmap=_SIGNED if low < 0 else _UNSIGNED, vmin=low, vmax=high)
+    if max(values.shape) > 12:
+        axes.locator_params(nbins=4, integer=True)
+
+
+def _bar(figure: Figure, axes: list[Axes], limits: tuple[float, float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    bar = figure.colorbar(axes[-1].images[0], ax=axes, location="bottom", shrink=0.85, pad=0.02, aspect=18)
+    bar.locator = MaxNLocator(3, symmetric=limits[0] < 0)
+    bar.ax.tick_params(length=2, labelsize=6.5)
+    bar.outline.set_visible(False)
+    bar.update_ticks()
+
+
+def _borders(axes: Axes, cells: Tensor) -> None:
+    from matplotlib.collections import LineCollection
+
+    lines = [((x + 0.5, y - 0.5), (x + 0.5, y + 0.5)) for y, x in (cells.diff(dim=1) != 0).nonzero().tolist()]
+    lines += [((x - 0.5, y + 0.5), (x + 0.5, y + 0.5)) for y, x in (cells.diff(dim=0) != 0).nonzero().tolist()]
+    axes.add_collection(LineCollection(lines, colors="C3", linewidths=0.8))
+
+
+def _caption(explained: Mapping[str, Tensor], row: int, pictures: Pictures) -> str:
+    target, prediction = int(explained["target"][row]), int(explained["prediction"][row])
+    seen = "" if prediction == target else f"\nseen as {pictures.name(prediction)}"
+    return f"#{int(explained['sample_id'][row])}\n{pictures.name(target)}{seen}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0)

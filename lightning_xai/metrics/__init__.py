@@ -1,0 +1,8 @@
+"""The quantities of the chapters as torchmetrics metrics."""
+
+from lightning_xai.metrics.base import Explained as Explained
+from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
+from lightning_xai.metrics.base import update_together as update_together
+from lightning_xai.metrics.importance import Importance as Importance
+from lightning_xai.metrics.speed import Speed as Speed
+from lightning_xai.metrics.synergy import Synergy as Synergy

@@ -1,0 +1,102 @@
+"""Speed over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.base import Explained, MapMetric, _precise
+from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.regions import Regions
+from lightning_xai.perturbation.speed import fit_slope, state_abscissae
+from lightning_xai.perturbation.sweep import Plan, Request, Swept
+from lightning_xai.targets import Score, as_score
+
+
+class Speed(MapMetric):
+    r"""Mean slope :math:`v_j` of importance over the states of a perturbation, painted over the input.
+
+    ``compute()`` gives the results of :class:`~lightning_xai.metrics.Importance` for the slope instead of the
+    importance (``relative`` excepted), and ``r_squared`` [\*S], the mean share of variance that the lines explain.
+
+    Args:
+        regions: The features j.
+        perturbations: The states :math:`R_1 \dots R_K`, two or more; or one perturbation, and ``strengths``.
+        strengths: The strengths of the states, if ``perturbations`` is a single one.
+        abscissa: ``"index"``, 1..K, or ``"strength"``.
+        score: s: a name, a score, or a function of (output, target).
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+        engine: ``"auto"`` or ``"dense"``.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If there is one state only, or strengths are equal.
+        TypeError: If the perturbation has no strength.
+
+    Source: :cite:`grauluque2023`.
+
+    Example:
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> model.weight.data = torch.tensor([[2.0, 4.0, 8.0]])
+        >>> metric = Speed(Windows(1), kinds.Negative(), strengths=[0.25, 0.5], score="value")
+        >>> metric.update(model, torch.ones(2, 3), 0)
+        >>> metric.compute()["map"]
+        tensor([0.5000, 1.0000, 2.0000], dtype=torch.float64)
+    """
+
+    pictured: ClassVar[dict[str, str]] = {"map": "speed v"}
+
+    r_squared_sum: Tensor
+
+    def __init__(
+        self,
+        regions: Regions,
+        perturbations: Perturbation | Sequence[Perturbation],
+        strengths: Sequence[float] | None = None,
+        abscissa: str = "index",
+        score: str | Score = "probability",
+        chunk_size: int | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
+        states = _states(perturbations, strengths)
+        self.requests = [Request(state, as_score(score)) for state in states]
+        self.abscissae = state_abscissae(states, abscissa)
+        self._sums("r_squared_sum")
+        self._identify(self.plan, self.requests, self.abscissae)
+
+    def explained(self, swept: Swept) -> Explained:
+        """Slopes [N, J] of a sweep, painted."""
+        fit = fit_slope(self.abscissae, torch.stack([swept.local(request) for request in self.requests]))
+        paint = swept.regions.paint
+        tensors = {"map": paint(fit.slope), "r_squared": paint(fit.r_squared), "slope": fit.slope}
+        return self._explained(swept, self.requests[0], fit.slope, tensors)
+
+    def add(self, found: Explained) -> None:
+        """Add the maps of a batch."""
+        super().add(found)
+        self._plus("r_squared_sum", _precise(found.tensors["r_squared"]).nansum(0))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        return {**self._maps(), "r_squared": self.r_squared_sum / self.map_count}
+
+
+def _states(
+    perturbations: Perturbation | Sequence[Perturbation], strengths: Sequence[float] | None
+) -> list[Perturbation]:
+    if not isinstance(perturbations, Perturbation):
+        if strengths is not None:
+            raise ValueError("strengths goes with a single perturbation; perturbations already holds the states.")
+        return list(perturbations)
+    if strengths is None:
+        raise ValueError("strengths must hold the states' strengths, e.g. [0.1, 0.2, 0.3], for a single perturbation.")
+    if len(set(strengths)) < len(strengths):
+        raise ValueError(f"strengths must differ, got {list(strengths)}.")
+    return [perturbations.at(float(strength)) for strength in strengths]

@@ -1,0 +1,122 @@
+"""Synergy and interaction over a data set."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.base import Explained, SweepMetric, _precise, _total
+from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.perturbation.sweep import Plan, Request, Swept
+from lightning_xai.perturbation.synergy import beyond_single, joint_importance
+from lightning_xai.targets import Score, as_score
+
+
+class Synergy(SweepMetric):
+    r"""Mean joint importance :math:`LI_{j^*,j}` and interaction :math:`I = LI_{j^*,j} - LI_{j^*} - LI_j`.
+
+    ``compute()`` gives, over the samples: ``joint`` and ``interaction`` [J, J] ([J] for an anchor), the means, NaN on
+    the diagonal; ``interaction_mean_abs`` the mean magnitude of an interaction; ``redundant_share`` the share of that
+    magnitude in positive (redundant) interactions; ``samples``, ``nonfinite`` and ``left_out``.
+
+    Args:
+        regions: The features j, the same in every sample.
+        perturbation: R.
+        anchor: :math:`j^*`; all pairs unless given, J(J-1)/2 forward passes per sample.
+        score: s: a name, a score, or a function of (output, target).
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+        engine: ``"auto"`` or ``"dense"``.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If the regions differ from sample to sample.
+
+    Source: :cite:`grauluque2023`.
+
+    Example:
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> class Product(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x[:, 0] * x[:, 1] + x[:, 2]
+        >>> metric = Synergy(Windows(1), kinds.Constant(0.0), score="value")
+        >>> metric.update(Product(), torch.tensor([[2.0, 3.0, 5.0], [1.0, 1.0, 1.0]]), 0)
+        >>> metric.compute()["interaction"][0]
+        tensor([    nan, -3.5000,  0.0000], dtype=torch.float64)
+    """
+
+    pictured: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest feature (grey)"}
+
+    joint_sum: Tensor
+    joint_count: Tensor
+    interaction_sum: Tensor
+    interaction_count: Tensor
+    mean_abs_sum: Tensor
+    redundant_sum: Tensor
+    measured: Tensor
+
+    def __init__(
+        self,
+        regions: Regions,
+        perturbation: Perturbation,
+        anchor: int | None = None,
+        score: str | Score = "probability",
+        chunk_size: int | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if isinstance(regions, Segments) and callable(regions.labels):
+            raise ValueError("Synergy needs regions that are the same in every sample: give Segments a label map.")
+        if anchor is not None and not isinstance(anchor, int):
+            raise TypeError(f"anchor must be a feature's index or None, got {type(anchor).__name__}.")
+        self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
+        pair = Request(perturbation, as_score(score), "all" if anchor is None else anchor)
+        self.requests = [pair, Request(perturbation, as_score(score))]
+        self._sums("joint_sum", "joint_count", "interaction_sum", "interaction_count")
+        self._sums("mean_abs_sum", "redundant_sum", "measured")
+        self._identify(self.plan, self.requests)
+
+    def explained(self, swept: Swept) -> Explained:
+        """Joint importance and interaction [N, J, J] of a sweep, and the row of each sample's strongest feature."""
+        pair, single = self.requests
+        joint, alone = joint_importance(swept, pair), swept.local(single)
+        interaction = beyond_single(joint, alone, pair.partner)
+        if isinstance(pair.partner, int):
+            row, anchor = joint, torch.full(joint.shape[:1], pair.partner, device=joint.device)
+        else:
+            anchor = alone.nan_to_num(nan=-torch.inf).argmax(1)
+            row = joint[torch.arange(len(joint), device=joint.device), anchor]
+        tensors = {"joint": joint, "interaction": interaction, "strongest": swept.regions.paint(row), "anchor": anchor}
+        return self._explained(swept, pair, swept.local(pair), tensors)
+
+    def add(self, found: Explained) -> None:
+        """Add the matrices of a batch."""
+        for name in ("joint", "interaction"):
+            values = _precise(found.tensors[name])
+            number = values.isfinite()
+            self._plus(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
+            self._plus(f"{name}_count", number.sum(0))
+        interaction = _precise(found.tensors["interaction"])
+        pairs = [sample[sample.isfinite()] for sample in interaction]
+        pairs = [sample for sample in pairs if sample.numel()]
+        self._plus("mean_abs_sum", _total([sample.abs().mean() for sample in pairs], interaction))
+        self._plus("redundant_sum", _total([_redundant_share(sample) for sample in pairs], interaction))
+        self._plus("measured", interaction.new_tensor(float(len(pairs))))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        return {
+            **self._counts(),
+            "joint": self.joint_sum / self.joint_count,
+            "interaction": self.interaction_sum / self.interaction_count,
+            "interaction_mean_abs": self.mean_abs_sum / self.measured,
+            "redundant_share": self.redundant_sum / self.measured,
+        }
+
+
+def _redundant_share(interaction: Tensor) -> Tensor:
+    total = interaction.abs().sum()
+    return torch.where(total > 0, interaction.clamp(min=0).sum() / total, 0.0)
