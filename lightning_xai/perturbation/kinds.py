@@ -59,7 +59,7 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         if self.channels is not None:
-            chosen = (self.channels,) if isinstance(self.channels, int) else tuple(self.channels)
+            chosen = tuple(self.channels) if isinstance(self.channels, Sequence) else (self.channels,)
             if not chosen or not all(isinstance(channel, int) and channel >= 0 for channel in chosen):
                 raise ValueError(f"channels must be channel indices from 0, got {self.channels!r}.")
             object.__setattr__(self, "channels", chosen)

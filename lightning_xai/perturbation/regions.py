@@ -250,7 +250,8 @@ class Segments(Regions):
             labels = torch.as_tensor(self.labels)
             labels, expected = labels.unsqueeze(0), (1, *spatial)
         if tuple(labels.shape) != expected:
-            raise ValueError(f"labels are {list(labels.shape[1:])}, the input's spatial shape is {list(spatial)}.")
+            given, needed = (labels.shape, expected) if callable(self.labels) else (labels.shape[1:], spatial)
+            raise ValueError(f"labels are {list(given)}, the inputs need {list(needed)}.")
         if isinstance(inputs, Tensor):
             labels = labels.to(inputs.device)
         return BoundSegments(labels.long(), int(labels.max()) + 1)
@@ -300,7 +301,7 @@ class BoundSegments(BoundRegions):
 
 
 def _whole(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
-    numbers = (value,) if isinstance(value, int) else tuple(value)
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
     if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.")
     return value if isinstance(value, int) else numbers

@@ -302,6 +302,7 @@ def test_a_key_of_a_dict(name, kind):
         (lambda: kinds.Constant(channels=-1), "channels must be channel indices from 0, got -1"),
         (lambda: kinds.Constant(channels=[]), "channels must be channel indices"),
         (lambda: kinds.Constant(channels=[0.5]), "channels must be channel indices"),
+        (lambda: kinds.Constant(channels=0.5), "channels must be channel indices"),
     ],
 )
 def test_wrong_numbers_fail_when_the_kind_is_built(build, message):
