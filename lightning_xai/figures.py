@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ _STYLE: dict[Any, Any] = {
     "image.interpolation": "nearest",
     "savefig.dpi": 150,
 }
-_NOTHING_HERE = "0.85"
+_UNSIGNED_NAMES = ("relative", "map_abs", "r_squared")
+_NOTHING_HERE = "0.8"
 _MOST_PANELS = 16
 
 
@@ -98,7 +100,7 @@ def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
 def draw_samples(
     explained: Mapping[str, Tensor], columns: Mapping[str, str], pictures: Pictures | None = None
 ) -> Figure:
-    """Samples row by row: the input, then one map per column, each column on one scale.
+    """Samples row by row: the input, then one map per column, each on a scale of its own.
 
     Args:
         explained: Per-sample tensors [N, ...] by name; ``input``, ``target``, ``prediction`` and ``sample_id`` among
@@ -108,72 +110,83 @@ def draw_samples(
     """
     pictures = pictures or Pictures()
     rows = min(pictures.samples, len(explained["input"]))
-    maps = {name: torch.stack([_plane(sample) for sample in explained[name][:rows]]) for name in columns}
-    flat = next(iter(maps.values())).ndim == 2 if maps else explained["input"].ndim <= 3
-    height, width = (1.1, 3.0) if flat else (1.45, 1.6)
-    with _figure(width * (1 + len(columns)) + 0.4, height * rows + 0.9) as figure:
-        grid = figure.subplots(rows, 1 + len(columns), squeeze=False)
+    curves = explained["input"].ndim <= 3
+    width, height = (3.0, 1.2) if curves else (1.85, 1.5)
+    with _figure(width * (1 + len(columns)) + 0.4, height * rows + 0.5) as figure:
+        grid = figure.subplots(rows, 1 + len(columns), squeeze=False, sharex=curves)
+        grid[0, 0].set_title("input")
         for row in range(rows):
             show_input(grid[row, 0], explained["input"][row], pictures)
             grid[row, 0].set_ylabel(_caption(explained, row, pictures), rotation=0, ha="right", va="center")
-            grid[row, 0].set_visible(True)
-        grid[0, 0].set_title("input")
-        for column, (name, title) in enumerate(columns.items(), start=1):
-            limits = _limits(maps[name])
-            for row in range(rows):
-                _show(grid[row, column], maps[name][row], limits)
-            grid[0, column].set_title(title)
-            if not flat:
-                _bar(figure, grid[:, column].tolist(), limits)
-        for axes in grid[:-1].flat:
-            axes.tick_params(labelbottom=False)
-        if not flat:
+            for axes, (name, title) in zip(grid[row, 1:], columns.items(), strict=True):
+                values = _plane(explained[name][row])
+                _show(figure, axes, values, _limits(values, name))
+                if row == 0:
+                    axes.set_title(title)
+        if not curves:
             for axes in grid.flat:
-                axes.set_xticks([])
-                axes.set_yticks([])
+                _without_ticks(axes)
     return figure
 
 
 def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None = None) -> Figure:
-    """What a metric computed: its 1-d results as curves, its 2-d ones as heat maps, maps per class side by side.
+    """What a metric computed: its 1-d results as curves, its 2-d ones as heat maps, maps per class on one scale.
 
     Args:
         result: The metric's ``compute()``.
         title: The metric's name.
         pictures: Names of the classes.
+
+    Raises:
+        ValueError: If the result holds nothing but numbers.
     """
-    pictures = pictures or Pictures()
-    panels: list[tuple[str, Tensor]] = []
-    for name, value in result.items():
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            continue
-        plain = result["map"].ndim if "map" in result else 2
-        if name == "per_class":
-            named = [(f"class {pictures.name(index)}", _plane(plane)) for index, plane in enumerate(value)]
-            panels += [(label, plane) for label, plane in named if plane.isfinite().any()][:_MOST_PANELS]
-        else:
-            panels.append((name.replace("_", " "), _plane(value) if value.ndim >= plain else value))
+    panels = _panels(result, pictures or Pictures())
     if not panels:
         raise ValueError(f"{title} has nothing to draw: its results are {list(result)}.")
-    across = min(5, len(panels))
+    curves = all(panel.values.ndim == 1 for panel in panels)
+    across = min(3 if curves else 5, len(panels))
     down = -(-len(panels) // across)
-    flat = all(value.ndim == 1 for _, value in panels)
-    width, height = (3.2, 1.7) if flat else (2.3, 2.1)
-    with _figure(width * across + 0.3, height * down + 0.5) as figure:
+    width, height = (3.2, 1.6) if curves else (2.1, 1.9) if len(panels) > 2 else (3.4, 3.2)
+    numbers = [f"{name.replace('_', ' ')} {float(value):.3g}" for name, value in result.items() if _is_number(value)]
+    heading = textwrap.fill(f"{title}: {', '.join(numbers)}", round(14 * (width * across + 0.3)))
+    with _figure(width * across + 0.3, height * down + 0.25 * (2 + heading.count("\n"))) as figure:
         grid = figure.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        per_class = [value for label, value in panels if label.startswith("class ")]
-        shared = _limits(torch.stack(per_class)) if per_class else None
-        for axes, (label, value) in zip(grid.flat, panels, strict=False):
-            limits = shared if shared is not None and label.startswith("class ") else _limits(value)
-            _show(axes, value, limits)
-            axes.set_title(label)
-            if value.ndim == 2:
-                _bar(figure, [axes], limits)
-        numbers = (f"{name.replace('_', ' ')} {float(v):.3g}" for name, v in result.items() if _is_number(v))
-        figure.suptitle(f"{title}: " + ", ".join(numbers), fontsize=9)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _show(figure, axes, panel.values, panel.limits)
+            axes.set_title(panel.title)
+            if panel.matrix:
+                axes.set_xlabel("feature j")
+                axes.set_ylabel("feature j*")
+            elif panel.values.ndim == 2:
+                _without_ticks(axes)
+        figure.suptitle(heading, fontsize=9)
     return figure
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    values: Tensor
+    limits: tuple[float, float]
+    matrix: bool
+
+
+def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
+    tensors = {name: value for name, value in result.items() if isinstance(value, Tensor) and value.ndim}
+    per_class = tensors.pop("per_class", None)
+    panels = []
+    for name, value in tensors.items():
+        values = _plane(value)
+        matrix = values.ndim == 2 and "map" not in tensors
+        panels.append(_Panel(name.replace("_", " "), values, _limits(values, name), matrix))
+    if per_class is not None:
+        planes = {index: _plane(plane) for index, plane in enumerate(per_class) if plane.isfinite().any()}
+        shown = dict(list(planes.items())[:_MOST_PANELS])
+        limits = _limits(torch.stack(list(shown.values()))) if shown else (0.0, 1.0)
+        panels += [_Panel(f"class {pictures.name(index)}", plane, limits, False) for index, plane in shown.items()]
+    return panels
 
 
 def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> None:
@@ -222,41 +235,41 @@ def _plane(values: Tensor) -> Tensor:
     return values[values.shape[0] // 2] if values.ndim == 3 else values
 
 
-def _limits(values: Tensor) -> tuple[float, float]:
-    """The ends of a colour scale: centred on zero if there are negative values."""
+def _limits(values: Tensor, name: str = "") -> tuple[float, float]:
+    """The ends of a colour scale: centred on zero, unless the quantity of that name has no sign."""
     finite = values[values.isfinite()]
-    if finite.numel() == 0:
-        return 0.0, 1.0
-    if bool((finite < 0).any()):
-        end = float(finite.abs().max())
-        return -end, end
-    return 0.0, float(finite.max()) or 1.0
+    unsigned = name.rpartition("/")[2] in _UNSIGNED_NAMES
+    end = float(finite.abs().max()) if finite.numel() else 1.0
+    return (0.0 if unsigned else -(end or 1.0)), end or 1.0
 
 
-def _show(axes: Axes, values: Tensor, limits: tuple[float, float]) -> None:
+def _show(figure: Figure, axes: Axes, values: Tensor, limits: tuple[float, float]) -> None:
     low, high = limits
     if values.ndim == 1:
         cells = torch.arange(len(values)).numpy()
         axes.axhline(0, color="0.6", linewidth=0.6)
         axes.plot(cells, values.numpy(), drawstyle="steps-mid", color="C0", linewidth=1.0)
         axes.set_xlim(-0.5, len(values) - 0.5)
-        margin = 0.05 * (high - low)
-        axes.set_ylim(low - margin, high + margin)
+        axes.margins(y=0.08)
         return
-    axes.set_facecolor(_NOTHING_HERE)
-    axes.imshow(values.numpy(), cmap=_SIGNED if low < 0 else _UNSIGNED, vmin=low, vmax=high)
-    if max(values.shape) > 12:
-        axes.locator_params(nbins=4, integer=True)
-
-
-def _bar(figure: Figure, axes: list[Axes], limits: tuple[float, float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    bar = figure.colorbar(axes[-1].images[0], ax=axes, location="bottom", shrink=0.85, pad=0.02, aspect=18)
-    bar.locator = MaxNLocator(3, symmetric=limits[0] < 0)
-    bar.ax.tick_params(length=2, labelsize=6.5)
+    axes.set_facecolor(_NOTHING_HERE)
+    image = axes.imshow(values.numpy(), cmap=_SIGNED if low < 0 else _UNSIGNED, vmin=low, vmax=high)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, aspect=16)
+    bar.locator = MaxNLocator(4, symmetric=low < 0)
+    bar.ax.ticklabel_format(axis="y", scilimits=(-2, 3))
+    bar.ax.tick_params(length=2, labelsize=6)
+    bar.ax.yaxis.get_offset_text().set_fontsize(6)
     bar.outline.set_visible(False)
     bar.update_ticks()
+
+
+def _without_ticks(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _borders(axes: Axes, cells: Tensor) -> None:

@@ -47,7 +47,7 @@ class Synergy(SweepMetric):
         tensor([    nan, -3.5000,  0.0000], dtype=torch.float64)
     """
 
-    pictured: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest feature (grey)"}
+    pictured: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest (grey)"}
 
     joint_sum: Tensor
     joint_count: Tensor

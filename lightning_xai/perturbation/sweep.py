@@ -30,10 +30,11 @@ Partner = int | tuple[int, ...] | str | None
 
 _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)
 
-# The largest activation of a chunk: beyond it page faults (CPU) or memory (GPU) cost more than a larger chunk gains.
-_ACTIVATION_BYTES = {"cpu": 32 * 2**20}
+# How large the largest activation of a chunk may be. On a CPU it should stay in the cores' caches, beyond that fresh
+# pages cost more than a larger chunk gains; on a GPU only memory limits it.
+_ACTIVATION_BYTES = {"cpu": 2 * 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
-_MOST_INPUTS = 1024
+_FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class _Network:
         self.model = model
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
-            chunk_size = max(1, min(budget // max(1, largest_activation(model, inputs[:1])), _MOST_INPUTS))
+            chunk_size = min(max(budget // max(1, largest_activation(model, inputs[:1])), _FEWEST_INPUTS), _MOST_INPUTS)
         self.limit = chunk_size
 
     def __call__(self, inputs: Tensor) -> Any:
