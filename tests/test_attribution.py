@@ -1,0 +1,91 @@
+"""The one form of an explanation, and importance in that form."""
+
+import dataclasses
+import pickle
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.attribution import Attribution
+from lightning_xai.perturbation import PerturbationImportance, Segments, Windows, importance, kinds
+from lightning_xai.targets import Margin, Probability
+
+
+@dataclass(frozen=True)
+class Ids(Attribution):
+    """Every cell is its sample's id; one channel, or a shape that does not fit."""
+
+    shape: tuple[int, ...] | None = None
+
+    def attribute(self, model, inputs, target, sample_ids):
+        ids = torch.tensor(sample_ids).view(-1, 1, *[1] * (inputs.ndim - 2))
+        found = ids * torch.ones_like(inputs[:, :1])
+        return found if self.shape is None else found.new_zeros(self.shape)
+
+
+@pytest.mark.parametrize("given", [None, [7, 3], torch.tensor([7, 3])])
+def test_the_ids_are_handed_on(given):
+    found = Ids()(nn.Identity(), torch.ones(2, 3, 4), 0, sample_ids=given)
+    assert found.shape == (2, 1, 4)
+    assert found[:, 0, 0].tolist() == ([0, 1] if given is None else [7, 3])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ids", "error", "message"),
+    [
+        (torch.ones(2, 3, 4), [1], ValueError, "sample_ids must be one per sample: got 1 for 2 samples"),
+        (torch.ones(2, 3, 4).long(), None, TypeError, "inputs must be floating-point numbers, got torch.int64"),
+        (torch.ones(2), None, ValueError, r"inputs must be \[N, C, \*S\]"),
+        (torch.full((2, 3), torch.nan), None, ValueError, "inputs hold NaN"),
+    ],
+)
+def test_inputs_are_checked_once_for_all(inputs, ids, error, message):
+    with pytest.raises(error, match=message):
+        Ids()(nn.Identity(), inputs, 0, sample_ids=ids)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 3, 4), (2, 4), (2, 1, 4, 1)])
+def test_a_map_must_be_shaped_like_the_inputs(shape):
+    with pytest.raises(ValueError, match=r"Ids made a map .* for inputs \[2, 3, 4\]; it must be shaped like them"):
+        Ids(shape)(nn.Identity(), torch.ones(2, 3, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "regions"),
+    [
+        ((3, 6), Windows(2)),
+        ((3, 2, 7), Windows(3, stride=2)),
+        ((3, 2, 4, 5), Windows((2, 3), scope=((1, 4), (0, 5)))),
+        ((3, 2, 2, 2), Segments([[0, 0], [-1, 1]])),
+    ],
+)
+def test_perturbation_importance_is_importance_painted(shape, regions):
+    x, target, ids = torch.randn(shape).double(), torch.tensor([0, 2, 1]), [5, 1, 9]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3)).double()
+    kind = kinds.GaussianNoise(seed=2)
+    found = PerturbationImportance(regions, kind, "margin")(model, x, target, ids)
+    local = importance(model, x, target, regions=regions, perturbation=kind, score="margin", sample_ids=ids)
+    painted = regions.bind(x).paint(local)
+    assert found.shape == (shape if x.ndim == 2 else (3, 1, *shape[2:]))
+    torch.testing.assert_close(found.view_as(painted), painted, equal_nan=True)
+
+
+def test_perturbation_importance_is_a_value():
+    this = PerturbationImportance(Windows(2), kinds.Blur(), "margin")
+    assert this == PerturbationImportance(Windows(2), kinds.Blur(), Margin())
+    assert this != PerturbationImportance(Windows(2), kinds.Blur())
+    assert PerturbationImportance(Windows(2), kinds.Blur()).score == Probability()
+    assert pickle.loads(pickle.dumps(this)) == this
+    assert {this: 1}[this] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        this.score = "logit"
+    with pytest.raises(ValueError, match=r"score 'margins' is unknown. Did you mean 'margin'"):
+        PerturbationImportance(Windows(2), kinds.Blur(), "margins")
+
+
+def test_the_form_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Attribution()
+    assert isinstance(Ids()(nn.Identity(), torch.ones(1, 2), 0), Tensor)
