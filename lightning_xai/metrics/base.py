@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_xai.perturbation.sweep import Plan, Request, Swept, sweep
+from lightning_xai.perturbation.regions import BoundRegions
+from lightning_xai.perturbation.sweep import Partner, Plan, Request, Swept, sweep
 from lightning_xai.targets import Target
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ class ExplanationMetric(Metric, ABC):
 
     def _accumulate(self, found: Explained) -> None:
         with torch.no_grad():
+            self.add(found)  # first, as it is what refuses inputs of another size
             self.samples = self.samples + len(found.target)
             self.nonfinite = self.nonfinite + found.nonfinite.sum()
-            self.add(found)
 
     def _sums(self, *names: str) -> None:
         """States that start as the number 0 and take the shape and precision of what is first added."""
@@ -172,11 +173,8 @@ class SweepMetric(ExplanationMetric, ABC):
         return self.explained(sweep(model, inputs, target, self.requests, replace(self.plan, sample_ids=sample_ids)))
 
     def _explained(self, swept: Swept, request: Request, values: Tensor, tensors: dict[str, Tensor]) -> Explained:
-        """``tensors`` with the values [N, F] whose NaN are counted, except where a sample lacks the feature."""
-        missing = ~values.isfinite()
-        present = swept.regions.present()
-        if present is not None and present.shape[1] == values.shape[1]:
-            missing = missing & present.to(missing.device)
+        """``tensors`` with the values [N, F] of a request, whose NaN are counted where a value is to be expected."""
+        missing = ~values.isfinite() & _expected(swept.regions, request.partner).to(values.device)
         score = request.score
         target, prediction = swept.target[score], swept.prediction[score]
         return Explained(tensors, target, prediction, missing.flatten(1).sum(1), swept.classes[score])
@@ -299,6 +297,20 @@ def top_share(magnitudes: Tensor) -> Tensor:
     strongest = magnitudes.topk(-(-len(magnitudes) // 10)).values.sum()
     total = magnitudes.sum()
     return torch.where(total > 0, strongest / total, 0.0)
+
+
+def _expected(regions: BoundRegions, partner: Partner) -> Tensor:
+    """Which features or pairs a sample has, Boolean [N, F] or [1, F]: no pair of a feature with itself."""
+    present = regions.present()
+    if present is None:
+        present = torch.ones(1, regions.count, dtype=torch.bool)
+    if partner == "all":
+        first, second = torch.triu_indices(regions.count, regions.count, offset=1)
+        return present[:, first] & present[:, second]
+    if isinstance(partner, int):
+        others = torch.arange(regions.count, device=present.device) != partner
+        return present & present[:, partner, None] & others
+    return present
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""Two processes count what one does; no update may wait for another process, as they are not equally many."""
+
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.multiprocessing import start_processes
+
+from lightning_xai.metrics import Importance, Speed, Synergy, update_together
+from lightning_xai.perturbation import Segments, Windows, kinds
+
+TIMEOUT = 60
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+
+
+def own_segments(inputs):
+    return (inputs.sum(1) * 2).floor().clamp(-1, 3).long()
+
+
+def metrics():
+    noise, windows = kinds.GaussianNoise(seed=3), Windows(2, stride=1)
+    return {
+        "importance": Importance(windows, noise),
+        "random window": Importance(windows, kinds.RandomPtn(), score="logit"),
+        "own segments": Importance(Segments(own_segments), kinds.Blur()),
+        "speed": Speed(windows, noise, strengths=[0.1, 0.5, 1.0]),
+        "synergy": Synergy(Windows(2), kinds.Log()),
+        "anchor": Synergy(Windows(2), kinds.Permute(), anchor=1),
+    }
+
+
+def data():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).double()
+        return model, torch.randn(9, 1, 4, 4, dtype=torch.float64), torch.randint(3, (9,))
+
+
+def explained(shard, batch_size):
+    """Every metric over the samples of a shard; a shard without any takes part with the shapes of sample 0."""
+    model, inputs, target = data()
+    found = metrics()
+    for ids in torch.tensor(shard, dtype=torch.long).split(batch_size) if shard else ():
+        update_together(found, model, inputs[ids], target[ids], ids)
+    if not shard:
+        update_together(found, model, inputs[:1], target[:1], count=False)
+    return {name: metric.compute() for name, metric in found.items()}
+
+
+def work(rank, shards, folder):
+    torch.set_num_threads(1)
+    meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(seconds=TIMEOUT)}
+    distributed.init_process_group("gloo", rank=rank, world_size=len(shards), **meeting)
+    torch.save(explained(shards[rank], batch_size=3 - rank), f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        [[0, 2, 4, 6, 8], [1, 3, 5, 7]],
+        [[8, 1, 0, 7, 5, 6, 4, 3], [2]],
+        [[0, 1, 2, 3, 4, 5, 6, 7, 8], []],
+        [[], [0, 1, 2, 3, 4, 5, 6, 7, 8]],
+    ],
+    ids=lambda shards: "+".join(str(len(shard)) for shard in shards),
+)
+def test_two_processes_give_the_numbers_of_one(tmp_path, shards):
+    processes = start_processes(work, (shards, str(tmp_path)), nprocs=2, join=False, start_method="fork")
+    deadline = time.monotonic() + TIMEOUT
+    while not processes.join(timeout=1):
+        assert time.monotonic() < deadline, "the processes did not end in time"
+    one = explained(range(9), batch_size=4)
+    for rank in range(2):
+        two = torch.load(tmp_path / f"rank{rank}.pt")
+        for name, result in one.items():
+            for key, value in result.items():
+                exact = not value.is_floating_point()
+                how = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-6, "atol": 1e-12}
+                torch.testing.assert_close(two[name][key], value, equal_nan=True, **how)
