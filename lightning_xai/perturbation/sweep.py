@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, unknown
 from lightning_xai._guard import explaining, usable
 from lightning_xai.operations import largest_activation
-from lightning_xai.perturbation.kinds import COMBINATIONS, Keys, Perturbation
+from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.targets import BoundScore, Score, Target, check_labels
 

@@ -1,0 +1,174 @@
+"""What every perturbation is: a frozen dataclass with one method."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the draws of a random kind depend on besides its seed: the samples' ids, and the window if it matters."""
+
+    sample_ids: tuple[int, ...]
+    feature: int | None = None
+
+    def of(self, seed: int) -> list[torch.Generator]:
+        """One generator per sample."""
+        return [_generator(seed, sample, self.feature) for sample in self.sample_ids]
+
+
+def _generator(seed: int, sample: int, feature: int | None) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}/{sample}/{feature}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+@dataclass(frozen=True, eq=False)  # a kind that holds tensors compares by identity, and must not inherit another way
+class Perturbation(ABC):
+    """A perturbation of whole inputs; the sweep keeps of it what lies inside a window.
+
+    A subclass is a frozen dataclass that implements :meth:`perturb`; it names the field that :meth:`at` varies in
+    ``strength``, and a kind of several arms says how many in ``arm_count``.
+
+    Args:
+        channels: The channels that are perturbed; all unless given.
+    """
+
+    channels: int | Sequence[int] | None = field(default=None, kw_only=True)
+
+    strength: ClassVar[str | None] = None
+    arm_count: ClassVar[int] = 1
+    windowed: ClassVar[bool] = False
+    combine = "mean"  # not annotated: a kind may make it a field of its own
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            chosen = tuple(self.channels) if isinstance(self.channels, Sequence) else (self.channels,)
+            if not chosen or not all(isinstance(channel, int) and channel >= 0 for channel in chosen):
+                raise ValueError(f"channels must be channel indices from 0, got {self.channels!r}.")
+            object.__setattr__(self, "channels", chosen)
+        self.check()
+
+    def check(self) -> None:  # noqa: B027 - most kinds accept every number
+        """Refuse hyper-parameters that make no sense; called once, when the kind is built."""
+
+    @abstractmethod
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        """The perturbed values [N, C, *S], or [A, N, C, *S] for a kind of A arms."""
+
+    def at(self, strength: float) -> Self:
+        """This kind at another strength.
+
+        Raises:
+            TypeError: If the kind has no strength.
+
+        >>> from lightning_xai.perturbation.kinds import Negative
+        >>> Negative(delta=0.1).at(0.4)
+        Negative(channels=None, delta=0.4, bias=0.0)
+        """
+        if self.strength is None:
+            raise TypeError(f"{type(self).__name__} has no strength to vary; choose a kind with one, e.g. Negative.")
+        changes: dict[str, Any] = {self.strength: strength}
+        return replace(self, **changes)
+
+    def arms(self, values: Tensor, keys: Keys | None = None) -> Tensor:
+        """One or more perturbed copies [A, N, C, *S] of values [N, C, *S].
+
+        Args:
+            values: The values to perturb.
+            keys: The samples' ids for the draws of random kinds; 0..N-1 unless given.
+
+        >>> from lightning_xai.perturbation.kinds import Bidirectional
+        >>> Bidirectional(delta=0.5).arms(torch.tensor([[[2.0, 4.0]]]))
+        tensor([[[[3., 6.]]],
+        <BLANKLINE>
+        <BLANKLINE>
+                [[[1., 2.]]]])
+        """
+        keys = Keys(tuple(range(values.shape[0]))) if keys is None else keys
+        if self.channels is None:
+            return self._stacked(values, keys)
+        channels = list(self.channels)  # type: ignore[arg-type]
+        if max(channels) >= values.shape[1]:
+            raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
+        perturbed = self._stacked(values, keys)
+        whole = values.unsqueeze(0).repeat(perturbed.shape[0], *[1] * values.ndim)
+        whole[:, :, channels] = perturbed[:, :, channels]
+        return whole
+
+    def _stacked(self, values: Tensor, keys: Keys) -> Tensor:
+        perturbed = self.perturb(values, keys)
+        perturbed = perturbed if perturbed.ndim > values.ndim else perturbed.unsqueeze(0)
+        if perturbed.shape != (self.arm_count, *values.shape):
+            raise ValueError(
+                f"{type(self).__name__} made {list(perturbed.shape)} of an input of shape {list(values.shape)}; with "
+                f"its {self.arm_count} arms it must make {[self.arm_count, *values.shape]}."
+            )
+        return perturbed
+
+
+class WindowPerturbation(Perturbation, ABC):
+    """A perturbation whose values depend on the window: :meth:`perturb` is given the cells of one, [N, C, cells].
+
+    Where two windows are perturbed together and overlap, the cells in both take the values of the first one.
+    """
+
+    windowed = True
+
+
+def _mean(clean: Tensor, scores: Tensor) -> Tensor:
+    return (clean - scores).mean(0)
+
+
+def _central(_clean: Tensor, scores: Tensor) -> Tensor:
+    return (scores[0] - scores[1]) / 2
+
+
+def _max_abs(clean: Tensor, scores: Tensor) -> Tensor:
+    local = clean - scores
+    strongest = local.nan_to_num(nan=float("inf")).abs().argmax(0, keepdim=True)
+    return local.gather(0, strongest).squeeze(0)
+
+
+COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": _mean,
+    "central": _central,
+    "max_abs": _max_abs,
+}
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse 0 and less."""
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}.")
+
+
+def check_range(low: float, high: float) -> None:
+    """Refuse an empty range."""
+    if low > high:
+        raise ValueError(f"low must not exceed high, got {low} and {high}.")
+
+
+def as_numbers(value: Any) -> Tensor:
+    """A tensor as it is; numbers in double precision, so that inputs of any dtype see them unrounded."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def over_samples(name: str, value: Any, values: Tensor) -> Tensor:
+    """A number per cell, spread over a sample of ``values``."""
+    tensor = torch.as_tensor(value).to(values)
+    try:
+        return tensor.expand(values.shape[1:])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} of shape {list(tensor.shape)} does not broadcast to a sample {list(values.shape[1:])}."
+        ) from error

@@ -1,0 +1,83 @@
+"""Perturbations by numbers that are given cell by cell, or by other samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_xai.perturbation.kinds.base import Keys, Perturbation, as_numbers, over_samples
+
+
+@dataclass(frozen=True, eq=False)
+class Custom(Perturbation):
+    r""":math:`v \cdot factor`, with a factor per cell: anything that broadcasts to a sample [C, \*S]."""
+
+    factor: float | Sequence[Any] | Tensor = 1.0
+
+    def check(self) -> None:
+        object.__setattr__(self, "factor", as_numbers(self.factor))
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return values * over_samples("factor", self.factor, values)
+
+
+@dataclass(frozen=True, eq=False)
+class CustomSum(Perturbation):
+    r""":math:`v + summand`, with a summand per cell: anything that broadcasts to a sample [C, \*S]."""
+
+    summand: float | Sequence[Any] | Tensor = 0.0
+
+    def check(self) -> None:
+        object.__setattr__(self, "summand", as_numbers(self.summand))
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return values + over_samples("summand", self.summand, values)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassInterchange(Perturbation):
+    r""":math:`(1 - amount)\, v + amount \cdot other`, with a sample of another class [C, \*S]."""
+
+    strength: ClassVar[str | None] = "amount"
+
+    other: float | Sequence[Any] | Tensor = 0.0
+    amount: float = 1.0
+
+    def check(self) -> None:
+        object.__setattr__(self, "other", as_numbers(self.other))
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (1 - self.amount) * values + self.amount * over_samples("other", self.other, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Perturbation):
+    r"""The cells of a background sample, drawn by the sample's key.
+
+    Args:
+        background: Samples to draw from [B, C, \*S], of the inputs' shape; for a table [B, 1, F] or [B, F].
+        seed: Keys the draw together with the sample's id.
+    """
+
+    background: Sequence[Any] | Tensor = ()
+    seed: int = 0
+
+    def check(self) -> None:
+        background = as_numbers(self.background)
+        if background.ndim < 2 or background.shape[0] == 0:
+            raise ValueError("background must hold at least one sample [B, C, *S].")
+        object.__setattr__(self, "background", background.unsqueeze(1) if background.ndim == 2 else background)
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        background = torch.as_tensor(self.background)
+        if background.shape[1:] != values.shape[1:]:
+            raise ValueError(
+                f"background holds samples of shape {list(background.shape[1:])}, "
+                f"the inputs are {list(values.shape[1:])}."
+            )
+        chosen = [int(torch.randint(len(background), (), generator=generator)) for generator in keys.of(self.seed)]
+        return background[chosen].to(values)

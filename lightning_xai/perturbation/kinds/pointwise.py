@@ -1,0 +1,267 @@
+"""Perturbations that are a function of the cell's value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, check_positive
+
+
+@dataclass(frozen=True)
+class Bidirectional(Perturbation):
+    r""":math:`(v + b)(1 \pm \delta)`, two arms.
+
+    Args:
+        delta: :math:`\delta`.
+        bias: :math:`b`.
+        combine: How the arms' scores make one importance: ``mean``
+            :math:`s(x) - \tfrac12 (s(R^+x) + s(R^-x))`, a second difference, 0 where s is linear; ``central``
+            :math:`\tfrac12 (s(R^+x) - s(R^-x))`, positive for supporting evidence; ``max_abs`` the larger of the two
+            :math:`s(x) - s(R^\pm x)` in magnitude.
+    """
+
+    strength: ClassVar[str | None] = "delta"
+    arm_count: ClassVar[int] = 2
+
+    delta: float = 0.1
+    bias: float = 0.0
+    combine: str = "mean"
+
+    def check(self) -> None:
+        if self.combine not in COMBINATIONS:
+            raise ValueError(f"combine must be one of {', '.join(COMBINATIONS)}, got {self.combine!r}.")
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        biased = values + self.bias
+        return torch.stack([biased * (1 + self.delta), biased * (1 - self.delta)])
+
+
+@dataclass(frozen=True)
+class Positive(Perturbation):
+    r""":math:`(v + b)(1 + \delta)`."""
+
+    strength: ClassVar[str | None] = "delta"
+
+    delta: float = 0.1
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias) * (1 + self.delta)
+
+
+@dataclass(frozen=True)
+class Negative(Perturbation):
+    r""":math:`(v + b)(1 - \delta)`; :math:`\delta = 1` fades the window to 0."""
+
+    strength: ClassVar[str | None] = "delta"
+
+    delta: float = 0.1
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias) * (1 - self.delta)
+
+
+@dataclass(frozen=True)
+class Log(Perturbation):
+    r""":math:`\log_{base}(v + b)`; not a number below 0 and infinite at 0, which is counted, not hidden."""
+
+    strength: ClassVar[str | None] = "base"
+
+    base: float = 10.0
+    bias: float = 0.0
+
+    def check(self) -> None:
+        if self.base <= 0 or self.base == 1:
+            raise ValueError(f"base must be positive and not 1, got {self.base}.")
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias).log() / math.log(self.base)
+
+
+@dataclass(frozen=True)
+class Exp(Perturbation):
+    r""":math:`(v + b)^{exponent}`."""
+
+    strength: ClassVar[str | None] = "exponent"
+
+    exponent: float = 2.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Binary(Perturbation):
+    r"""``upper`` where :math:`v` > threshold, ``lower`` elsewhere."""
+
+    strength: ClassVar[str | None] = "threshold"
+
+    threshold: float = 0.0
+    upper: float = 1.0
+    lower: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return torch.full_like(values, self.lower).masked_fill(values > self.threshold, self.upper)
+
+
+@dataclass(frozen=True)
+class Sinusoidal(Perturbation):
+    r""":math:`(v + b) \sin(frequency \cdot v) + amplitude`."""
+
+    strength: ClassVar[str | None] = "frequency"
+
+    frequency: float = 30.0
+    amplitude: float = 1.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias) * (self.frequency * values).sin() + self.amplitude
+
+
+@dataclass(frozen=True)
+class Gaussian(Perturbation):
+    r""":math:`(v + b) \exp(-(v - mean)^2 / 2\, std^2)`."""
+
+    strength: ClassVar[str | None] = "std"
+
+    mean: float = 1.0
+    std: float = 1.0
+    bias: float = 0.0
+
+    def check(self) -> None:
+        check_positive("std", self.std)
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias) * (-((values - self.mean) ** 2) / (2 * self.std**2)).exp()
+
+
+@dataclass(frozen=True)
+class Tanh(Perturbation):
+    r""":math:`\tanh(scale (v + b))`."""
+
+    strength: ClassVar[str | None] = "scale"
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (self.scale * (values + self.bias)).tanh()
+
+
+@dataclass(frozen=True)
+class Sigmoid(Perturbation):
+    r""":math:`1 / (1 + e^{-scale (v + b)})`."""
+
+    strength: ClassVar[str | None] = "scale"
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (self.scale * (values + self.bias)).sigmoid()
+
+
+@dataclass(frozen=True)
+class ReLU(Perturbation):
+    r""":math:`\max(0, v + b)`."""
+
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return (values + self.bias).relu()
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Perturbation):
+    r""":math:`v + b`, times ``slope`` where it is negative."""
+
+    strength: ClassVar[str | None] = "slope"
+
+    slope: float = 0.01
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return functional.leaky_relu(values + self.bias, self.slope)
+
+
+@dataclass(frozen=True)
+class Softplus(Perturbation):
+    r""":math:`\ln(1 + e^{scale (v + b)})`."""
+
+    strength: ClassVar[str | None] = "scale"
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        scaled = self.scale * (values + self.bias)
+        return torch.logaddexp(scaled, torch.zeros_like(scaled))
+
+
+@dataclass(frozen=True)
+class Inverse(Perturbation):
+    r""":math:`1 / (v + b)`; infinite at 0, which is counted, not hidden."""
+
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return 1 / (values + self.bias)
+
+
+@dataclass(frozen=True)
+class Offset(Perturbation):
+    r""":math:`v + b + offset`."""
+
+    strength: ClassVar[str | None] = "offset"
+
+    offset: float = 1.0
+    bias: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return values + self.bias + self.offset
+
+
+@dataclass(frozen=True)
+class Constant(Perturbation):
+    r""":math:`c`."""
+
+    strength: ClassVar[str | None] = "c"
+
+    c: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return torch.full_like(values, self.c)
+
+
+@dataclass(frozen=True)
+class UpperThreshold(Perturbation):
+    r""":math:`c` where :math:`v` > threshold."""
+
+    strength: ClassVar[str | None] = "threshold"
+
+    threshold: float = 0.0
+    c: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return torch.where(values > self.threshold, self.c, values)
+
+
+@dataclass(frozen=True)
+class LowerThreshold(Perturbation):
+    r""":math:`c` where :math:`v` < threshold."""
+
+    strength: ClassVar[str | None] = "threshold"
+
+    threshold: float = 0.0
+    c: float = 0.0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return torch.where(values < self.threshold, self.c, values)

@@ -1,0 +1,92 @@
+"""Perturbations that draw, keyed by seed and sample id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_xai.perturbation.kinds.base import Keys, Perturbation, WindowPerturbation, check_range
+
+
+def _draw(values: Tensor, keys: Keys, seed: int, fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
+    """A draw per sample, shaped like ``values``; always single precision, so that the dtype does not change it."""
+    draws = [fill(torch.empty(values.shape[1:]), generator) for generator in keys.of(seed)]
+    return torch.stack(draws).to(values) if draws else torch.empty_like(values)
+
+
+@dataclass(frozen=True)
+class RandomPtn(WindowPerturbation):
+    r""":math:`(v + b)\, u`, one :math:`u \sim U(low, high)` per sample and window."""
+
+    strength: ClassVar[str | None] = "high"
+
+    low: float = 0.0
+    high: float = 1.0
+    bias: float = 0.0
+    seed: int = 0
+
+    def check(self) -> None:
+        check_range(self.low, self.high)
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        one = values.flatten(1)[:, :1].view(-1, *[1] * (values.ndim - 1))
+        factor = _draw(one, keys, self.seed, lambda blank, generator: blank.uniform_(generator=generator))
+        return (values + self.bias) * (self.low + (self.high - self.low) * factor)
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Perturbation):
+    r""":math:`v + b + n`, an :math:`n \sim N(mean, std^2)` per cell."""
+
+    strength: ClassVar[str | None] = "std"
+
+    mean: float = 0.0
+    std: float = 1.0
+    bias: float = 0.0
+    seed: int = 0
+
+    def check(self) -> None:
+        if self.std < 0:
+            raise ValueError(f"std must not be negative, got {self.std}.")
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        noise = _draw(values, keys, self.seed, lambda blank, generator: blank.normal_(generator=generator))
+        return values + self.bias + self.mean + self.std * noise
+
+
+@dataclass(frozen=True)
+class UniformNoise(Perturbation):
+    r""":math:`v + b + u`, a :math:`u \sim U(low, high)` per cell."""
+
+    strength: ClassVar[str | None] = "high"
+
+    low: float = -1.0
+    high: float = 1.0
+    bias: float = 0.0
+    seed: int = 0
+
+    def check(self) -> None:
+        check_range(self.low, self.high)
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        noise = _draw(values, keys, self.seed, lambda blank, generator: blank.uniform_(generator=generator))
+        return values + self.bias + self.low + (self.high - self.low) * noise
+
+
+@dataclass(frozen=True)
+class Permute(WindowPerturbation):
+    """The window's own cells in a random order, the same for every channel."""
+
+    seed: int = 0
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        flat = values.flatten(2)
+        if flat.shape[0] == 0:
+            return values
+        orders = [torch.randperm(flat.shape[2], generator=generator) for generator in keys.of(self.seed)]
+        order = torch.stack(orders).to(values.device).unsqueeze(1)
+        return flat.gather(2, order.expand_as(flat)).view_as(values)
