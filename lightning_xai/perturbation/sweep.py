@@ -153,6 +153,22 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
     return _joined(blocks, bound)
 
 
+def check_sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[Request], plan: Plan) -> None:
+    """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one."""
+    check_inputs(inputs)
+    if isinstance(target, Tensor):
+        check_labels(target, len(inputs))
+    with explaining(model):
+        first = usable(inputs)[:1]
+        bound = plan.regions.bind(first)
+        output = model(first)
+        for request in requests:
+            _partner(request.partner, bound.count, 1)
+            if not request.perturbation.windowed:
+                request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
+            request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)
+
+
 @contextmanager
 def progress_to(report: Callable[[int], object]) -> Iterator[None]:
     """Call ``report(n)`` whenever n more perturbed inputs have been scored."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation import Segments, Windows, importance, kinds, speed, sweep, synergy
-from lightning_xai.perturbation.sweep import Plan, Request, evaluations, progress_to
+from lightning_xai.perturbation.sweep import Plan, Request, check_sweep, evaluations, progress_to
 from lightning_xai.targets import Logit, Probability
 
 J = 5
@@ -222,3 +222,20 @@ def test_arguments_that_do_not_fit_are_named(x, changed, error, message):
 def test_anchors_that_are_no_features(x, anchor, error, message):
     with pytest.raises(error, match=message):
         synergy(Counter(), x, 1, regions=REGIONS, perturbation=FADE[0], anchor=anchor)
+
+
+@pytest.mark.parametrize(
+    ("request_", "plan", "message"),
+    [
+        (Request(FADE[0], Probability()), Plan(Windows(11)), "size 11 of axis 0"),
+        (Request(FADE[0], Probability(), 5), Plan(REGIONS), r"anchor \[5\] is out of range"),
+        (Request(kinds.Custom([1.0, 2.0]), Probability()), Plan(REGIONS), r"factor of shape \[2\] does not broadcast"),
+        (Request(FADE[0], Probability(output="logits")), Plan(REGIONS), "output='logits' is not in the model's output"),
+    ],
+)
+def test_what_does_not_fit_is_found_with_one_forward_pass(x, request_, plan, message):
+    model = Counter()
+    with pytest.raises((ValueError, TypeError), match=message):
+        check_sweep(model, x, 1, [request_], plan)
+    check_sweep(model, x, 1, ask(*FADE) + ask(FADE[0], partner="all"), Plan(REGIONS))
+    assert sum(model.rows) <= 2
