@@ -4,162 +4,269 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
+import re
 import sys
+import time
+import traceback
 import warnings
+from copy import deepcopy
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
+from zipfile import is_zipfile
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from lightning_xai.callbacks.explain import Results
+from lightning_xai._checks import unknown
+from lightning_xai.app.comparison import in_digits
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.kinds import Perturbation
 
-_READABLE = (
-    ValueError,
-    TypeError,
-    ImportError,
-    FileNotFoundError,
-    InstantiationException,
-    MisconfigurationException,
-    OmegaConfBaseException,
+Numbers = dict[str, dict[str, float]]
+
+_SPEAKS_FOR_ITSELF = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
+_NOT_ARGUMENTS = ("_target_", "hydra")
+_ON_THE_COMMAND_LINE = {  # what some messages, written for Python, recommend
+    "unpack=lambda": "'monitor.unpack={_target_:my_module.unpack,_partial_:true}'",
+    "(output=...)": "score.output=key",
+    "ExplanationMonitor(model=...)": "monitor.model=...",
+    "No supported gpu backend": "trainer.accelerator=cpu",
+}
+_WRITTEN = {"pictures": "figures", "maps": "explanations", "numbers": "results.json", "network": "last.ckpt"}
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    "(Experiment logs|Checkpoint) directory .* exists and is not empty.*",  # Hydra has made it and put its files there
+    ".*isinstance.treespec, LeafSpec.*",
+    "Be aware that when using `ckpt_path`.*",
+    "The dirpath has changed from.*",
+    "Using `DistributedSampler` with the dataloaders.*",  # explaining leaves the repetitions out
 )
 
 
 def main() -> None:
     """The console script. Modules of the current folder can be named in ``_target_``."""
     sys.path.insert(0, str(Path.cwd()))
-    _job()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        _job()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SystemExit(f"lightning-xai: {in_words(error)}") from None
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_xai.conf", config_name="config")
 def _job(config: DictConfig) -> None:
     try:
         run(config)
-    except _READABLE as error:
-        _stop(error)
+    except Exception as error:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        trace = Path(config.folder, f"error-{rank}.txt" if rank else "error.txt")
+        trace.write_text(traceback.format_exc())
+        if rank:
+            time.sleep(3)
+            if trace.with_name("error.txt").exists():  # the first process has said it
+                raise SystemExit(1) from None
+        message = f"lightning-xai: {in_words(error)}\nThe whole trace is in {_short(trace)}."
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise SystemExit(message) from None
+        print(message, file=sys.stderr)  # the other runs go on; the comparison says that this one is missing
 
 
-def run(config: DictConfig) -> Results:
+def run(config: DictConfig) -> Numbers:
     """Train (unless ``checkpoint`` names a trained network), validate, explain; write and print what was found.
 
     Args:
         config: A config composed of the groups in ``conf/``.
 
     Returns:
-        The results by metric.
+        The results that are numbers, by metric; what the network itself logged is under ``"network"``.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the config does not fit together.
+        ValueError: If the config does not fit together, or there is no such checkpoint.
     """
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    folder = Path(config.folder)
+    if not isinstance(config.seed, int | None):
+        raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
+    if config.checkpoint is not None and not is_zipfile(config.checkpoint):
+        wrong = "is not a checkpoint" if Path(config.checkpoint).exists() else "does not exist"
+        raise ValueError(f"checkpoint={config.checkpoint} {wrong}: name a file that Lightning has saved.")
     seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = None if config.checkpoint is None else Path(config.checkpoint)
-    if checkpoint is not None and not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint={checkpoint} does not exist.")
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
     monitor = build_monitor(config)
     model: LightningModule = instantiate(config.model)
     data: LightningDataModule = instantiate(config.data)
-    callbacks: list[Callback] = [monitor, RichProgressBar(leave=True)]
-    if checkpoint is None:
-        callbacks.append(ModelCheckpoint(folder / "checkpoints", save_last=True))
-    trainer: Trainer = instantiate(
-        config.trainer, default_root_dir=str(folder), callbacks=callbacks, logger=instantiate(config.logger)
-    )
-    if checkpoint is None:
-        trainer.fit(model, datamodule=data)
-    else:
-        trainer.validate(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
-    if trainer.is_global_zero:
-        numbers = numbers_of(monitor.results)
-        (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        show(numbers, trainer, folder)
-    return monitor.results
+    trainer = _trainer(config, monitor)
+    _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
+    _say(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
+    numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
+    _write(folder / "results.json", json.dumps(numbers, indent=2) + "\n")
+    _say(_table(numbers))
+    for what, name in _WRITTEN.items():
+        if (folder / name).exists():
+            _say(f"{what:>10}: {_short(folder / name)}")
+    return numbers
 
 
 def build_monitor(config: DictConfig) -> ExplanationMonitor:
     """The monitor of a config, its metrics over the config's regions, perturbation and score.
 
     What a metric's own entry sets comes first; what it leaves open is filled in. Speed is left out, with a word, if
-    the perturbation has no strength.
+    the perturbation has no strengths.
+
+    Raises:
+        ValueError: If strengths are not a list of numbers, or the perturbation has no strength.
     """
+    config = deepcopy(config)
     with open_dict(config):
         strengths = config.perturbation.pop("strengths", None)
     perturbation: Perturbation = instantiate(config.perturbation)
-    if strengths is not None and perturbation.strength is None:
-        raise ValueError(
-            f"perturbation.strengths is set, but {type(perturbation).__name__} has no strength that could be varied."
-        )
+    kind = type(perturbation).__name__
+    if strengths is not None:
+        if not isinstance(strengths, ListConfig) or not all(isinstance(state, int | float) for state in strengths):
+            raise ValueError(f"perturbation.strengths must be numbers, e.g. [0.1,0.2,0.3], got {strengths}.")
+        if perturbation.strength is None:
+            raise ValueError(f"perturbation.strengths is set, but {kind} has no strength to vary: leave it out.")
+        strengths = list(strengths)
     shared = {
         "regions": instantiate(config.regions),
         "perturbation": perturbation,
         "perturbations": perturbation,
-        "strengths": None if strengths is None else list(strengths),
+        "strengths": strengths,
         "score": instantiate(config.score),
     }
     metrics: dict[str, ExplanationMetric] = {}
     for name, entry in config.metrics.items():
         names = inspect.signature(get_object(entry._target_)).parameters
-        if "strengths" in names and "perturbations" not in entry and strengths is None:
-            Console(stderr=True).print(f"{name} is left out: {type(perturbation).__name__} has no strengths to vary.")
-            continue
         missing = {key: value for key, value in shared.items() if key in names and key not in entry}
         if "perturbations" in entry:
             missing.pop("strengths", None)
-        metrics[str(name)] = instantiate(entry, _partial_=True)(**missing)
-    monitor: ExplanationMonitor = instantiate(config.monitor, _partial_=True)(metrics)
+        elif missing.get("strengths", ...) is None:
+            _say(f"{name} is left out: {kind} has no perturbation.strengths to vary.")
+            continue
+        metrics[str(name)] = _build(f"metrics.{name}", entry, **missing)
+    monitor: ExplanationMonitor = _build("monitor", config.monitor, metrics)
     return monitor
 
 
-def numbers_of(results: Results) -> dict[str, dict[str, float]]:
-    """The results that are numbers."""
-    return {
-        name: {key: value for key, value in result.items() if isinstance(value, int | float)}
-        for name, result in results.items()
-    }
+def _build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
+    make = instantiate(entry, _partial_=True)
+    try:
+        return make(*found, **missing)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
-def show(numbers: dict[str, dict[str, float]], trainer: Trainer, folder: Path) -> None:
-    """Print the results as a table, and where everything is."""
-    table = Table(title="What the network looked at", title_justify="left")
-    for column, side in (("metric", "left"), ("result", "left"), ("value", "right")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+def in_words(error: BaseException) -> str:
+    """What went wrong and where, without what Hydra wraps around it."""
+    place = ""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        place = next((f"{key}: " for key in re.findall("full_key: (.+)", str(error))), place)
+        error = error.__cause__
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return unknown(group, name, error.options)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} must be given: {error.full_key}=..."
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+        key, siblings = str(cause.full_key), [str(name) for name in cause.parent_node if name not in _NOT_ARGUMENTS]
+        known = [".".join([*key.split(".")[:-1], name]) for name in siblings]
+        said = unknown("argument", key, known) if known else f"argument {key!r} is not in the config."
+        return f"{said} An argument that the config leaves to its default is added with a plus: +{key}=..."
+    kind = "" if isinstance(error, _SPEAKS_FOR_ITSELF) else f"{type(error).__name__}: "
+    message = str(error).partition("\n\nConfig search path:")[0]
+    hints = [f" On the command line: {hint}." for words, hint in _ON_THE_COMMAND_LINE.items() if words in message]
+    return "".join([place, kind, message, *hints])
+
+
+def _trainer(config: DictConfig, monitor: ExplanationMonitor) -> Trainer:
+    folder, own = Path(config.folder), config.trainer
+    callbacks: list[Callback] = [*instantiate(own.get("callbacks") or []), monitor]
+    if own.get("enable_progress_bar") is not False:
+        callbacks.append(RichProgressBar(leave=True))
+    if own.get("enable_checkpointing") is not False and config.checkpoint is None:
+        callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+    logger = instantiate(config.logger)
+    trainer: Trainer = instantiate(own, default_root_dir=str(folder), callbacks=callbacks, logger=logger)
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):  # it runs the command once more
+        raise ValueError("a multirun needs trainer.strategy=ddp_spawn to use several devices.")
+    return trainer
+
+
+def _fit_and_explain(
+    trainer: Trainer,
+    monitor: ExplanationMonitor,
+    model: LightningModule,
+    data: LightningDataModule,
+    checkpoint: str | None,
+) -> Numbers:
+    numbers: Numbers = {"network": {}}
+    explained = False
+    if checkpoint is None:
+        trainer.fit(model, datamodule=data)
+        _collect(numbers, trainer, monitor)
+        # Training may end before an epoch that is explained, or without validation.
+        explained = len(numbers) > 1 and trainer.current_epoch % monitor.every_n_epochs == 0
+    for stage in monitor.stages:
+        if stage == "test" or not explained:
+            getattr(trainer, stage)(model, datamodule=data, ckpt_path=checkpoint, verbose=False)
+            _collect(numbers, trainer, monitor)
+    return numbers
+
+
+def _collect(numbers: Numbers, trainer: Trainer, monitor: ExplanationMonitor) -> None:
+    """Take up what was logged: unlike ``monitor.results`` it comes back from processes that have ended."""
     for name, value in trainer.callback_metrics.items():
-        if name.endswith("/accuracy"):
-            table.add_row("network", name, f"{float(value):.4g}", end_section=True)
-    for name, result in numbers.items():
+        prefix, *place = name.split("/")
+        metric, key = "network", name
+        if len(place) > 1 and place[0] in monitor.metrics:
+            metric, key = "/".join([*(["test"] if prefix == "test" else []), place[0], *place[2:]]), place[1]
+        number = float(str(value.cpu().numpy()))  # as short as its precision allows
+        numbers.setdefault(metric, {})[key] = int(number) if number.is_integer() else number
+
+
+def _table(numbers: Numbers) -> Table:
+    table = Table(title="What the network looked at", title_justify="left")
+    for column in ("metric", "result"):
+        table.add_column(column)
+    table.add_column("value", justify="right")
+    for metric, result in numbers.items():
         for row, (key, number) in enumerate(result.items(), start=1):
-            table.add_row(name if row == 1 else "", key, f"{number:.4g}", end_section=row == len(result))
-    console = Console()
-    console.print(table)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.print(f"Pictures: {shown}/figures   maps: {shown}/explanations   numbers: {shown}/metrics.csv")
+            table.add_row(metric if row == 1 else "", key, in_digits(number), end_section=row == len(result))
+    return table
 
 
-def _stop(error: Exception) -> NoReturn:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        raise error
-    cause: BaseException = error
-    while cause.__cause__ is not None and isinstance(cause, InstantiationException):
-        cause = cause.__cause__
-    where = f" (in {error.args[0].splitlines()[-1].strip()})" if cause is not error and error.args else ""
-    raise SystemExit(f"lightning-xai: {cause}{where}\nSet HYDRA_FULL_ERROR=1 for the whole trace.")
+@rank_zero_only
+def _say(what: Any) -> None:
+    Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+
+
+@rank_zero_only
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

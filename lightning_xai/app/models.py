@@ -35,20 +35,20 @@ class DemoCNN(LightningModule):
         logits: Tensor = self.net(x)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy."""
         x, y = batch
         loss = nn.functional.cross_entropy(self(x), y)
         self.log("train/loss", loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy."""
-        self._accuracy(batch, "val/accuracy")
+        self._accuracy(batch, "val/acc")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy."""
-        self._accuracy(batch, "test/accuracy")
+        self._accuracy(batch, "test/acc")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
