@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _keeps_autocast: ContextVar[bool] = ContextVar("keeps_autocast", default=False)
+_model_autocast: ContextVar[tuple[tuple[str, torch.dtype], ...]] = ContextVar("model_autocast", default=())
 
 
 @contextmanager
@@ -36,10 +37,7 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
-        if not _keeps_autocast.get():
-            for kind in {"cpu", *(tensor.device.type for tensor in _tensors(model))}:
-                if torch.amp.is_autocast_available(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_no_autocast(model))
         stack.enter_context(_random_states(model))
         stack.enter_context(_buffers(model))
         stack.enter_context(_modes(model))
@@ -49,8 +47,17 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def calling() -> Iterator[None]:
+    """Inside :func:`explaining`, what the calls of the model themselves stand in: the autocast that is kept, if any."""
+    with ExitStack() as stack:
+        for kind, dtype in _model_autocast.get():
+            stack.enter_context(torch.autocast(kind, dtype))
+        yield
+
+
+@contextmanager
 def autocast_kept() -> Iterator[None]:
-    """Let the surrounding autocast stand inside :func:`explaining`."""
+    """Let the model's own calls (:func:`calling`) run in the surrounding autocast; what is made of them does not."""
     token = _keeps_autocast.set(True)
     try:
         yield
@@ -67,6 +74,21 @@ def usable(tensor: Tensor) -> Tensor:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+@contextmanager
+def _no_autocast(model: nn.Module) -> Iterator[None]:
+    kinds = {"cpu", *(tensor.device.type for tensor in _tensors(model))}
+    available = [kind for kind in sorted(kinds) if torch.amp.is_autocast_available(kind)]
+    active = ((kind, torch.get_autocast_dtype(kind)) for kind in available if torch.is_autocast_enabled(kind))
+    token = _model_autocast.set(tuple(active) if _keeps_autocast.get() else ())
+    try:
+        with ExitStack() as stack:
+            for kind in available:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        _model_autocast.reset(token)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai._guard import autocast_kept, explaining, usable
+from lightning_xai._guard import autocast_kept, calling, explaining, usable
 from lightning_xai.perturbation import Windows, importance, kinds
 
 
@@ -138,7 +138,10 @@ CALM = {"training": False, "gradients": False, "inference": False, "autocast": F
 def witness(**how):
     model = Witness()
     with explaining(model, **how):
-        model(torch.ones(1, 2))
+        assert not torch.is_autocast_enabled("cpu")
+        with calling():
+            model(torch.ones(1, 2))
+        assert not torch.is_autocast_enabled("cpu")
     return model.saw
 
 
@@ -156,7 +159,7 @@ def test_the_callers_gradient_mode_does_not_matter(mode):
         assert not torch.is_grad_enabled()
 
 
-def test_autocast_is_off_unless_it_is_kept():
+def test_autocast_is_off_unless_it_is_kept_for_the_model():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert witness() == CALM
         with autocast_kept():

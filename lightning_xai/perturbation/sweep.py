@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, unknown
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
@@ -161,7 +161,8 @@ def check_sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequ
     with explaining(model):
         first = usable(inputs)[:1]
         bound = plan.regions.bind(first)
-        output = model(first)
+        with calling():
+            output = model(first)
         for request in requests:
             _partner(request.partner, bound.count, 1)
             if not request.perturbation.windowed:
@@ -199,7 +200,8 @@ class _Network:
     def __call__(self, inputs: Tensor) -> Any:
         """The model's output; None if memory ran out, and then the limit is half of what it was."""
         try:
-            return self.model(inputs)
+            with calling():
+                return self.model(inputs)
         except RuntimeError as error:
             if not _out_of_memory(error) or self.limit == 1:
                 raise
