@@ -159,12 +159,13 @@ def check_sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequ
     if isinstance(target, Tensor):
         check_labels(target, len(inputs))
     with explaining(model):
-        first = usable(inputs)[:1]
-        bound = plan.regions.bind(first)
+        inputs = usable(inputs)
+        bound = plan.regions.bind(inputs)
+        first = inputs[:1]
         with calling():
             output = model(first)
         for request in requests:
-            _partner(request.partner, bound.count, 1)
+            _partner(request.partner, bound.count, len(inputs))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
             request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)

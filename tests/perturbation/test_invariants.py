@@ -425,6 +425,16 @@ def test_comb_classes_is_positive_where_evidence_is_lost():
     assert (found.local > 0).tolist() == [[True, False]]
 
 
+def test_the_strongest_class_is_that_of_the_stronger_arm():
+    """At 1.5 class 1 gains two logits, at 0.5 class 2 loses half of one."""
+    model = module(lambda x: torch.cat([0 * x, 4 * (x - 1).relu(), -(1 - x).relu()], 1))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    found = comb_classes(model, x, 0, regions=Windows(1), perturbation=kinds.Bidirectional(0.5))
+    gain, loss = (np.exp(2) - 1) / (np.exp(2) + 2), (np.exp(-0.5) - 1) / (np.exp(-0.5) + 2)
+    close(found.local, [[(gain + loss) / 2]])
+    assert found.strongest.tolist() == [[1]]
+
+
 def test_the_strongest_class_is_never_the_target_and_minus_one_where_there_is_none():
     logits = module(lambda x: torch.stack([x[:, 0], 2 * x[:, 0], -x[:, 0]], 1))
     x = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
