@@ -35,6 +35,7 @@ class Collector:
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
         folder: Where per-sample results go, if anywhere.
         rank: This process.
+        said: The warnings that were given already; each is given once.
 
     Raises:
         ValueError: If an argument makes no sense.
@@ -50,6 +51,7 @@ class Collector:
         unpack: Unpack | None = None,
         folder: Path | None = None,
         rank: int = 0,
+        said: set[str] | None = None,
     ) -> None:
         check_metrics(metrics)
         check_choice(max_samples, target)
@@ -60,7 +62,7 @@ class Collector:
         self.folder = folder
         self._writer = None if folder is None else ShardWriter(folder, rank)
         self.seen = 0
-        self._said: set[str] = set()
+        self._said = set() if said is None else said
         for metric in self.metrics.values():
             metric.reset()
 
@@ -84,9 +86,18 @@ class Collector:
             if len(chosen):
                 ids = positions[chosen] if own_ids is None else own_ids.cpu()[chosen]
                 self._explain(model, inputs[chosen], self._targets(labels, chosen), ids)
-            elif finite.any() and not self._has_shapes():
-                first = finite.nonzero().flatten()[:1]
-                update_together(self.metrics, model, inputs[first], self._targets(labels, first), count=False)
+            elif len(inputs) and not self._has_shapes():
+                stand_in = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                update_together(self.metrics, model, stand_in, "predicted", count=False)
+
+    def check(self, model: nn.Module, batch: Any) -> None:
+        """Raise what :meth:`add` would refuse of a batch, without explaining it."""
+        with torch.inference_mode(False), torch.no_grad():
+            inputs, labels, _ = self._unpacked(batch)
+            finite = inputs.isfinite().flatten(1).all(1).cpu().nonzero().flatten()
+            if len(finite):
+                for metric in self.metrics.values():
+                    metric.check(model, inputs[finite], self._targets(labels, finite))
 
     def done(self, position: Callable[[Tensor], Tensor] | None = None) -> bool:
         """Whether every sample that is asked for has been seen."""
@@ -216,6 +227,8 @@ def explain(
         remove_explanations(maps)
     collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, folder=maps)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    for metric in metrics.values():
+        metric.to(device)
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not progress)
     with bar, progress_to(bar.update):
         for batch in dataloader:

@@ -35,7 +35,8 @@ class ExplanationMonitor(Callback):
     ``/dataloader_idx_<i>``), so they reach every logger and can drive ``EarlyStopping``. Under the trainer's
     ``log_dir`` stand the maps of every sample (``explanations/<stage>-epoch<E>/``, read by
     :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>/``), which TensorBoard, Weights &
-    Biases and MLflow get too. Any number of processes gives the same results; every process needs at least one batch.
+    Biases and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>`` in there. Any
+    number of processes gives the same results; every process needs at least one batch.
 
     Args:
         metrics: What to compute, by name.
@@ -97,6 +98,7 @@ class ExplanationMonitor(Callback):
         self.save_maps = save_maps
         self.results: Results = {}
         self._run: _Run | None = None
+        self._said: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -115,9 +117,13 @@ class ExplanationMonitor(Callback):
         """Take up the last numbers of a checkpoint."""
         self.results = state_dict["results"]
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Find the network before any training is spent."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the network, and names that two monitors would log under, before any training is spent."""
         self._network(pl_module)
+        for other in _monitors(trainer):
+            stages, names = set(self.stages) & set(other.stages), sorted(self.metrics.keys() & other.metrics.keys())
+            if other is not self and stages and names:
+                raise ValueError(f"two ExplanationMonitors have a metric {names[0]!r}: give it another name in one.")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready."""
@@ -131,9 +137,9 @@ class ExplanationMonitor(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Explain a batch."""
@@ -143,9 +149,9 @@ class ExplanationMonitor(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Explain a batch."""
@@ -159,11 +165,15 @@ class ExplanationMonitor(Callback):
         """Bring the processes together, log and draw."""
         self._finish(trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the progress line away."""
         if self._run is not None:
             self._run.close()
         self._run = None
+
+    def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
+        what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
+        return Collector(metrics, said=self._said, **what, **place)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._run = None
@@ -175,10 +185,12 @@ class ExplanationMonitor(Callback):
             metric.to(pl_module.device)
 
     def _batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        if self._run is None:
-            return
         with self._precision(trainer):
-            self._run.add(self._network(pl_module), batch, dataloader_idx)
+            if self._run is not None:
+                self._run.add(self._network(pl_module), batch, dataloader_idx)
+            elif trainer.sanity_checking and "validate" in self.stages:
+                # What cannot be explained is said before any training is spent.
+                self._collector(self.metrics).check(self._network(pl_module), batch)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run, self._run = self._run, None
@@ -194,8 +206,9 @@ class ExplanationMonitor(Callback):
                 self._log(pl_module, f"{run.prefix}/{name}", result, suffix)
             if trainer.is_global_zero:
                 for name, figure in draw(collector, found, self.pictures).items():
-                    figures.save(figure, run.figures / suffix.strip("/") / f"{name}.png")
-                    log_figure(trainer.loggers, f"{run.prefix}/{name}{suffix}", figure, trainer.global_step)
+                    figures.save(figure, run.figures / run.part(index) / f"{name}.png")
+                    title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
+                    log_figure(trainer.loggers, title, figure, trainer.global_step)
         if not self.save_maps:
             run.clear()
 
@@ -217,7 +230,7 @@ class ExplanationMonitor(Callback):
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
         if self.model is not None:
-            names = [name for name, _ in pl_module.named_modules() if name]
+            names = [name for name, _ in pl_module.named_modules(remove_duplicate=False) if name]
             if self.model not in names:
                 raise ValueError(unknown("model", self.model, names))
             return pl_module.get_submodule(self.model)
@@ -248,6 +261,8 @@ class _Run:
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
         self.figures = place / "figures" / self.maps.name
+        monitors = [other for other in _monitors(trainer) if stage in other.stages]
+        self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
         self.collectors: dict[int, Collector] = {}
         self.bar: BarTask | None = None
         self.clear()
@@ -255,6 +270,10 @@ class _Run:
     def suffix(self, index: int) -> str:
         """What tells the names of one data loader from those of another."""
         return f"/dataloader_idx_{index}" if len(self.loaders) > 1 else ""
+
+    def part(self, index: int) -> Path:
+        """Where the files of a data loader stand among those of the others, and of other monitors."""
+        return Path(self.among) / self.suffix(index).strip("/")
 
     def add(self, network: nn.Module, batch: Any, index: int) -> None:
         """Explain a batch of a data loader."""
@@ -279,20 +298,17 @@ class _Run:
         """Remove maps of this stage and epoch; every process waits until they are gone."""
         self.trainer.strategy.barrier("explanations are no longer needed")
         if self.trainer.is_global_zero:
-            remove_explanations(self.maps)
+            for index in range(len(self.loaders)):
+                remove_explanations(self.maps / self.part(index))
         self.trainer.strategy.barrier("explanations are removed")
 
     def _collector(self, index: int) -> Collector:
-        monitor = self.monitor
-        several = len(self.loaders) > 1
-        return Collector(
-            deepcopy(monitor.metrics) if several else monitor.metrics,
-            max_samples=monitor.max_samples,
-            target=monitor.target,
-            unpack=monitor.unpack,
-            folder=self.maps / self.suffix(index).strip("/"),
-            rank=self.trainer.global_rank,
-        )
+        metrics = deepcopy(self.monitor.metrics) if len(self.loaders) > 1 else self.monitor.metrics
+        return self.monitor._collector(metrics, folder=self.maps / self.part(index), rank=self.trainer.global_rank)
+
+
+def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, ExplanationMonitor)]  # type: ignore[attr-defined]
 
 
 def _loaders(trainer: Trainer, stage: str) -> list[Any]:

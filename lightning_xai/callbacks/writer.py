@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
+
+_SHARDS = "rank*-*.safetensors"
 
 
 class ShardWriter:
@@ -34,9 +36,11 @@ class ShardWriter:
 
 
 def remove_explanations(folder: Path) -> None:
-    """Remove the files of an earlier run, so that they are not read as part of this one."""
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Remove the files of an earlier run, so that they are not read as part of this one; nothing below the folder."""
+    for path in folder.glob(_SHARDS):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def load_explanations(folder: str | Path) -> dict[str, Tensor]:
@@ -47,6 +51,7 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
 
     Returns:
         Tensors [N, ...] by name: ``sample_id``, ``target``, ``prediction``, ``input``, and ``<metric>/<tensor>``.
+        Where segments differ from sample to sample, features that a batch does not have are NaN.
 
     Raises:
         FileNotFoundError: If there are no explanations; the folders that have some are named.
@@ -59,12 +64,23 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
     {'lime': tensor([[0.1000], [0.3000]]), 'sample_id': tensor([1, 3])}
     """
     folder = Path(folder)
-    files = sorted(folder.glob("rank*-*.safetensors"))
+    files = sorted(folder.glob(_SHARDS))
     if not files:
-        others = sorted({str(path.parent) for path in folder.glob("**/rank*-*.safetensors")})
+        others = sorted({str(path.parent) for path in folder.glob(f"**/{_SHARDS}")})
         hint = f" There are some in {', '.join(others)}." if others else ""
-        raise FileNotFoundError(f"no explanations (rank*-*.safetensors) in {folder}.{hint}")
+        raise FileNotFoundError(f"no explanations ({_SHARDS}) in {folder}.{hint}")
     shards = [load_file(path) for path in files]
-    joined = {name: torch.cat([shard[name] for shard in shards]) for name in sorted(shards[0])}
+    joined = {name: _joined([shard[name] for shard in shards]) for name in sorted(shards[0])}
     order = joined["sample_id"].argsort()
     return {name: tensor[order] for name, tensor in joined.items()}
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors [n, ...] one after the other, the shorter ones filled up with NaN."""
+    lengths = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        missing = [length - size for length, size in zip(lengths, part.shape[1:], strict=True)]
+        pads = [pad for right in reversed(missing) for pad in (0, right)]
+        padded.append(functional.pad(part, pads, value=float("nan")) if any(missing) else part)
+    return torch.cat(padded)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai.perturbation.regions import BoundRegions
-from lightning_xai.perturbation.sweep import Partner, Plan, Request, Swept, sweep
+from lightning_xai.perturbation.sweep import Partner, Plan, Request, Swept, check_sweep, sweep
 from lightning_xai.targets import Target
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class ExplanationMetric(Metric, ABC):
             target: Class indices [N], one index for all, or ``"predicted"``.
             sample_ids: The samples' ids [N]; 0..N-1 unless given.
         """
+
+    @abstractmethod
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass of its first sample."""
 
     @abstractmethod
     def add(self, found: Explained) -> None:
@@ -171,6 +175,10 @@ class SweepMetric(ExplanationMetric, ABC):
     ) -> Explained:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         return self.explained(sweep(model, inputs, target, self.requests, replace(self.plan, sample_ids=sample_ids)))
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what a sweep of a batch would refuse."""
+        check_sweep(model, inputs, target, self.requests, self.plan)
 
     def _explained(self, swept: Swept, request: Request, values: Tensor, tensors: dict[str, Tensor]) -> Explained:
         """``tensors`` with the values [N, F] of a request, whose NaN are counted where a value is to be expected."""
