@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_keeps_autocast: ContextVar[bool] = ContextVar("keeps_autocast", default=False)
-_model_autocast: ContextVar[tuple[tuple[str, torch.dtype], ...]] = ContextVar("model_autocast", default=())
+_around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
 
 
 @contextmanager
@@ -37,7 +36,9 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
-        stack.enter_context(_no_autocast(model))
+        for kind in {"cpu", *(tensor.device.type for tensor in _tensors(model))}:
+            if torch.amp.is_autocast_available(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_random_states(model))
         stack.enter_context(_buffers(model))
         stack.enter_context(_modes(model))
@@ -46,23 +47,19 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def calling() -> Iterator[None]:
-    """Inside :func:`explaining`, what the calls of the model themselves stand in: the autocast that is kept, if any."""
-    with ExitStack() as stack:
-        for kind, dtype in _model_autocast.get():
-            stack.enter_context(torch.autocast(kind, dtype))
-        yield
+def calling() -> AbstractContextManager[Any]:
+    """Inside :func:`explaining`, what a call of the model itself is made in; see :func:`called_in`."""
+    return _around_calls.get()()
 
 
 @contextmanager
-def autocast_kept() -> Iterator[None]:
-    """Let the model's own calls (:func:`calling`) run in the surrounding autocast; what is made of them does not."""
-    token = _keeps_autocast.set(True)
+def called_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Make the calls of the model in a context, e.g. an autocast, though not what is done with its outputs."""
+    token = _around_calls.set(context)
     try:
         yield
     finally:
-        _keeps_autocast.reset(token)
+        _around_calls.reset(token)
 
 
 def usable(tensor: Tensor) -> Tensor:
@@ -74,21 +71,6 @@ def usable(tensor: Tensor) -> Tensor:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-
-
-@contextmanager
-def _no_autocast(model: nn.Module) -> Iterator[None]:
-    kinds = {"cpu", *(tensor.device.type for tensor in _tensors(model))}
-    available = [kind for kind in sorted(kinds) if torch.amp.is_autocast_available(kind)]
-    active = ((kind, torch.get_autocast_dtype(kind)) for kind in available if torch.is_autocast_enabled(kind))
-    token = _model_autocast.set(tuple(active) if _keeps_autocast.get() else ())
-    try:
-        with ExitStack() as stack:
-            for kind in available:
-                stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
-    finally:
-        _model_autocast.reset(token)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai._guard import autocast_kept, calling, explaining, usable
+from lightning_xai._guard import called_in, calling, explaining, usable
 from lightning_xai.perturbation import Windows, importance, kinds
 
 
@@ -159,15 +159,18 @@ def test_the_callers_gradient_mode_does_not_matter(mode):
         assert not torch.is_grad_enabled()
 
 
-def test_autocast_is_off_unless_it_is_kept_for_the_model():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert witness() == CALM
-        with autocast_kept():
-            assert witness() == CALM | {"autocast": True}
+def autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_autocast_is_off_unless_the_model_is_called_in_it():
+    with autocast():
         assert witness() == CALM
         assert torch.is_autocast_enabled("cpu")
-    with autocast_kept():
-        assert witness() == CALM
+    with called_in(autocast):
+        assert witness() == CALM | {"autocast": True}
+        assert not torch.is_autocast_enabled("cpu")
+    assert witness() == CALM
 
 
 @pytest.mark.parametrize("enabled", [True, False])

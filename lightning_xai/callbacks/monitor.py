@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import DistributedSampler
 
 from lightning_xai import figures
 from lightning_xai._checks import unknown
-from lightning_xai._guard import autocast_kept
+from lightning_xai._guard import called_in
 from lightning_xai.callbacks.explain import Collector, Results, Unpack, check_choice, check_metrics, draw
 from lightning_xai.callbacks.logging import log_figure
 from lightning_xai.callbacks.progress import BarTask
@@ -220,13 +220,8 @@ class ExplanationMonitor(Callback):
             if not isinstance(value, Tensor):
                 pl_module.log(f"{name}/{key}{suffix}", float(value), batch_size=1, add_dataloader_idx=False, **how)
 
-    @contextmanager
-    def _precision(self, trainer: Trainer) -> Iterator[None]:
-        if self.precision == "32":
-            yield
-            return
-        with trainer.precision_plugin.forward_context(), autocast_kept():
-            yield
+    def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
+        return called_in(nullcontext if self.precision == "32" else trainer.precision_plugin.forward_context)
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
         if self.model is not None:

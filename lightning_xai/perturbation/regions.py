@@ -181,15 +181,18 @@ class BoundWindows(BoundRegions):
         return painted / self._spread(finite.to(values.dtype))
 
     def _spread(self, values: Tensor) -> Tensor:
-        """The sum over the windows that cover a cell: separable, so one product per axis."""
+        """The sum over the windows that cover a cell, one axis after the other.
+
+        Without matrix products, which autocast and TF32 round.
+        """
         grid = values.new_zeros(values.shape[0], self.mask.numel())
         grid[:, self.mask.to(values.device)] = values
         grid = grid.view(-1, *(len(axis) for axis in self.spans))
         for axis, (spans, length) in enumerate(zip(self.spans, self.spatial, strict=True), start=1):
-            bounds = torch.tensor(spans, device=values.device)
-            cells = torch.arange(length, device=values.device)
-            covers = ((cells >= bounds[:, :1]) & (cells < bounds[:, 1:])).to(values.dtype)
-            grid = torch.tensordot(grid, covers, dims=([axis], [0])).movedim(-1, axis)
+            wider = grid.new_zeros(*grid.shape[:axis], length, *grid.shape[axis + 1 :])
+            for window, (start, stop) in zip(torch.split(grid, 1, axis), spans, strict=True):
+                wider.narrow(axis, start, stop - start).add_(window)
+            grid = wider
         return grid
 
     def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:

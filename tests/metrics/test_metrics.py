@@ -294,6 +294,14 @@ def test_states_made_in_any_mode_can_be_used_in_any_other(cnn, batch, make, cont
 
 
 @every_metric
+def test_autocast_does_not_round_the_results(batch, make):
+    model, batch = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), (batch[0].float(), *batch[1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = updated(make(), model, batch).compute()
+    equal(found, updated(make(), model, batch).compute())
+
+
+@every_metric
 def test_left_out_samples_are_counted_and_nothing_else(cnn, batch, make):
     metric, plain = updated(make(), cnn, batch), updated(make(), cnn, batch).compute()
     metric.leave_out(2)
