@@ -36,6 +36,8 @@ _ACTIVATION_BYTES = {"cpu": 2 * 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
 
+_OUT_OF_MEMORY = object()
+
 
 @dataclass(frozen=True)
 class Request:
@@ -140,7 +142,7 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
         while start < inputs.shape[0]:
             rows = slice(start, min(start + network.limit, inputs.shape[0]))
             output = network(inputs[rows])
-            if output is None:
+            if output is _OUT_OF_MEMORY:
                 continue
             start = rows.stop
             wanted = target[rows] if isinstance(target, Tensor) else target
@@ -199,7 +201,7 @@ class _Network:
         self.limit = chunk_size
 
     def __call__(self, inputs: Tensor) -> Any:
-        """The model's output; None if memory ran out, and then the limit is half of what it was."""
+        """The model's output; ``_OUT_OF_MEMORY`` if that ran out, and then the limit is half of what it was."""
         try:
             with calling():
                 return self.model(inputs)
@@ -209,7 +211,7 @@ class _Network:
         self.limit //= 2
         if inputs.device.type == "cuda":
             torch.cuda.empty_cache()
-        return None
+        return _OUT_OF_MEMORY
 
     def score(self, inputs: Tensor, rows: Tensor, readers: Sequence[BoundScore]) -> Tensor:
         """The scores [readers, M] of inputs [M, ...] whose samples are ``rows``."""
@@ -218,7 +220,7 @@ class _Network:
         while done < inputs.shape[0]:
             part = slice(done, done + self.limit)
             output = self(inputs[part])
-            if output is None:
+            if output is _OUT_OF_MEMORY:
                 continue
             parts.append(torch.stack([reader.at(rows[part])(output) for reader in readers]))
             done = part.stop

@@ -147,6 +147,13 @@ def test_other_errors_of_the_model_are_not_retried(x):
     assert model.rows == []
 
 
+def test_a_model_that_returns_nothing_has_not_run_out_of_memory(x):
+    nothing = nn.Module()
+    nothing.forward = lambda _: None
+    with pytest.raises(ValueError, match="output must be a floating-point tensor to be scored, got NoneType"):
+        importance(nothing, x, 1, regions=REGIONS, perturbation=FADE[0])
+
+
 # The size of a chunk
 
 
