@@ -1,0 +1,59 @@
+"""The small network and data that the callback's tests explain."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+SAMPLES = 21
+
+# Lightning's own remarks about runs as small as these.
+quiet = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches .* is smaller than the logging interval",
+    "ignore:.*LeafSpec.* is deprecated:FutureWarning",
+    "ignore:.*pkg_resources is deprecated",
+)
+
+
+class Classifier(LightningModule):
+    """Three classes of images 6 x 6, by a network with batch norm and dropout."""
+
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, width, 3),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.25),
+            nn.Flatten(),
+            nn.Linear(16 * width, 3),
+        )
+        self.inference_modes = set()
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.inference_modes.add(torch.is_inference_mode_enabled())
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def samples(count=SAMPLES):
+    """Inputs [count, 1, 6, 6] and labels, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return torch.randn(count, 1, 6, 6), torch.randint(3, (count,))
+
+
+def loader(*tensors, batch_size=4, **options):
+    """A loader of some tensors, of :func:`samples` unless given."""
+    return DataLoader(TensorDataset(*(tensors or samples())), batch_size=batch_size, **options)
