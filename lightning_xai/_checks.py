@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
@@ -20,6 +20,16 @@ def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
             f"inputs must be [N, C, *S] with one to three spatial axes, or a table [N, F], got shape {list(shape)}."
         )
     return shape[2:] or shape[1:]
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is not a module.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a Module.")
 
 
 def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = None) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_xai import figures
+from lightning_xai._checks import check_model
 from lightning_xai._guard import usable
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
@@ -221,6 +222,7 @@ def explain(
     >>> found["zero"]["samples"], found["zero"]["map"].shape
     (5, torch.Size([4]))
     """
+    check_model(model)
     place = None if folder is None else Path(folder)
     maps = None if place is None else place / "explanations"
     if maps is not None:

@@ -1,0 +1,140 @@
+"""Any number of processes explains the same samples and finds the same."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from subjects import SAMPLES, Still, loader, quiet, samples
+from torch import distributed
+
+from lightning_xai import ExplanationMonitor, Windows, load_explanations
+from lightning_xai.metrics import Importance, Speed, Synergy
+from lightning_xai.perturbation import kinds
+
+pytestmark = [
+    quiet,
+    pytest.mark.filterwarnings(
+        "ignore:Using `DistributedSampler` with the dataloaders",  # which is the point here
+        "ignore:This process .* is multi-threaded:DeprecationWarning",  # Python 3.12
+    ),
+]
+
+
+def two(method="fork"):
+    """Two processes that give up when one does not come to a meeting."""
+    strategy = DDPStrategy(start_method=method, process_group_backend="gloo", timeout=timedelta(seconds=60))
+    return {"strategy": strategy, "devices": 2}
+
+
+def metrics():
+    regions, noise = Windows(3), kinds.GaussianNoise(seed=4)
+    return {
+        "noise": Importance(regions, noise),
+        "window": Importance(regions, kinds.RandomPtn(), score="logit"),
+        "speed": Speed(regions, noise, strengths=[0.5, 1.0]),
+        "pairs": Synergy(regions, kinds.Permute(seed=2)),
+        "zero": Importance(regions, kinds.Constant(0.0)),
+    }
+
+
+@pytest.fixture
+def found(trainer, tmp_path):
+    """Explains on some number of processes; the logged numbers, and what is on disk by data loader."""
+
+    def find(name, processes, stage="validate", data=None, monitor=ExplanationMonitor, **options):
+        torch.manual_seed(0)
+        module, data, folder = Still(), loader() if data is None else data, tmp_path / name
+        explain = monitor(metrics(), **options)
+        run = trainer(callbacks=[explain], default_root_dir=folder, **processes)
+        if stage == "fit":
+            run.fit(module, loader(), data)
+        else:
+            run.validate(module, data, verbose=False)
+        shards = sorted({path.parent for path in folder.rglob("*.safetensors")})
+        return run.callback_metrics, {shard.name: load_explanations(shard) for shard in shards}
+
+    return find
+
+
+def same(one, two):
+    """Counts exactly; numbers to six digits, beyond what single precision leaves of a difference of probabilities."""
+    logged, maps = zip(one, two, strict=True)
+    assert logged[0].keys() == logged[1].keys()
+    for key, value in logged[0].items():
+        exact = key.rpartition("/")[2] in ("samples", "nonfinite", "left_out")
+        close(logged[1][key], value, rtol=0 if exact else 1e-6)
+    assert maps[0].keys() == maps[1].keys()
+    for name, explained in maps[0].items():
+        close(maps[1][name], explained, rtol=1e-6)
+
+
+def close(found, expected, rtol):
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-7 if rtol else 0, equal_nan=True)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+@pytest.mark.parametrize("max_samples", [1, 7, SAMPLES, 64])
+def test_two_processes_find_what_one_does(found, stage, max_samples):
+    one = found("one", {}, stage, max_samples=max_samples)
+    more = found("two", two(), stage, max_samples=max_samples)
+    same(one, more)
+    count = min(max_samples, SAMPLES)
+    assert all(value == count for key, value in more[0].items() if key.endswith("/samples"))
+    (maps,) = more[1].values()
+    assert maps["sample_id"].tolist() == list(range(count))  # each once, though the sampler repeats the first
+
+
+def test_spawned_processes(found, tmp_path):
+    same(found("one", {}, max_samples=3), found("two", two("spawn"), max_samples=3))
+    assert {path.name[:5] for path in (tmp_path / "two").rglob("*.safetensors")} == {"rank0", "rank1"}
+    pictures = {path.name for path in (tmp_path / "two" / "figures" / "validate-epoch0").iterdir()}
+    assert pictures == {f"{name}.png" for name in (*metrics(), "samples")}
+
+
+@pytest.mark.parametrize("save_maps", [True, False])
+def test_several_dataloaders(found, save_maps):
+    inputs, labels = samples()
+    data = [loader(), loader(inputs[:5], labels[:5], batch_size=1), loader(inputs.flip(0), labels.flip(0))]
+    one, more = (
+        found(name, how, data=data, max_samples=8, save_maps=save_maps) for name, how in (("one", {}), ("two", two()))
+    )
+    same(one, more)
+    assert len(more[1]) == 3 * save_maps
+
+
+@pytest.mark.filterwarnings("ignore:samples with NaN or infinite inputs are left out")
+@pytest.mark.parametrize("broken", [slice(0, None, 2), slice(1, None, 2), slice(2, 5)], ids=str)
+def test_processes_that_have_nothing_but_broken_samples(found, broken):
+    inputs, labels = samples()
+    inputs[broken, 0, 2] = torch.nan
+    one, more = (found(name, how, data=loader(inputs, labels)) for name, how in (("one", {}), ("two", two())))
+    same(one, more)
+    assert more[0]["val/zero/left_out"] == len(range(SAMPLES)[broken])
+
+
+CALLS = []
+
+
+class Listening(ExplanationMonitor):
+    """Fails when processes meet while a batch is explained, or do not meet at the end."""
+
+    def on_validation_batch_end(self, *args, **kwargs):
+        before = len(CALLS)
+        super().on_validation_batch_end(*args, **kwargs)
+        assert len(CALLS) == before, CALLS[before:]
+
+    def on_validation_epoch_end(self, *args, **kwargs):
+        before = len(CALLS)
+        super().on_validation_epoch_end(*args, **kwargs)
+        assert "all_gather" in CALLS[before:]
+
+
+def test_processes_meet_at_the_end_of_an_epoch_only(found, monkeypatch):
+    def heard(name):
+        call = getattr(distributed, name)
+        return lambda *args, **kwargs: (CALLS.append(name), call(*args, **kwargs))[1]
+
+    for name in ("all_gather", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list"):
+        monkeypatch.setattr(distributed, name, heard(name))
+    found("two", two(), monitor=Listening)
