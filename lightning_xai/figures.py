@@ -93,7 +93,7 @@ def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
             for border in (cells.nan_to_num(-1.0).diff() != 0).nonzero().flatten().tolist():
                 axes.axvline(border + 0.5, color="C3", linewidth=0.8)
         share = float(covered.float().mean())
-        axes.set_title(f"{bound.count} features over {share:.0%} of the cells")
+        axes.set_title(f"{bound.count} features over {share:.0%} of the cells{_slice(covered)}")
     return figure
 
 
@@ -111,10 +111,10 @@ def draw_samples(
     pictures = pictures or Pictures()
     rows = min(pictures.samples, len(explained["input"]))
     curves = explained["input"].ndim <= 3
-    width, height = (3.0, 1.2) if curves else (1.85, 1.5)
+    width, height = (3.0, 1.2) if curves else (1.85, _height(explained["input"], 1.35) + 0.15)
     with _figure(width * (1 + len(columns)) + 0.4, height * rows + 0.5) as figure:
         grid = figure.subplots(rows, 1 + len(columns), squeeze=False, sharex=curves)
-        grid[0, 0].set_title("input")
+        grid[0, 0].set_title(f"input{_slice(explained['input'][0, 0])}")
         for row in range(rows):
             show_input(grid[row, 0], explained["input"][row], pictures)
             grid[row, 0].set_ylabel(_caption(explained, row, pictures), rotation=0, ha="right", va="center")
@@ -146,15 +146,20 @@ def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None
     curves = all(panel.values.ndim == 1 for panel in panels)
     across = min(3 if curves else 5, len(panels))
     down = -(-len(panels) // across)
-    width, height = (3.2, 1.6) if curves else (2.1, 1.9) if len(panels) > 2 else (3.4, 3.2)
+    width, room = (3.2, 1.6) if curves else (2.1, 1.55) if len(panels) > 2 else (3.4, 2.85)
+    height = room if curves else max(_height(panel.values, room) for panel in panels) + 0.35
     numbers = [f"{name.replace('_', ' ')} {float(value):.3g}" for name, value in result.items() if _is_number(value)]
-    heading = textwrap.fill(f"{title}: {', '.join(numbers)}", round(14 * (width * across + 0.3)))
+    volume = isinstance(result.get("map"), Tensor) and result["map"].ndim == 3
+    heading = f"{title}{', middle slices' if volume else ''}: {', '.join(numbers)}"
+    heading = textwrap.fill(heading, round(14 * (width * across + 0.3)))
     with _figure(width * across + 0.3, height * down + 0.25 * (2 + heading.count("\n"))) as figure:
         grid = figure.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             _show(figure, axes, panel.values, panel.limits)
+            if panel.of_class and curves:
+                axes.set_ylim(1.08 * panel.limits[0], 1.08 * panel.limits[1])
             axes.set_title(panel.title)
             if panel.matrix:
                 axes.set_xlabel("feature j")
@@ -170,7 +175,8 @@ class _Panel:
     title: str
     values: Tensor
     limits: tuple[float, float]
-    matrix: bool
+    matrix: bool = False
+    of_class: bool = False
 
 
 def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
@@ -180,23 +186,27 @@ def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
     for name, value in tensors.items():
         values = _plane(value)
         matrix = values.ndim == 2 and "map" not in tensors
-        panels.append(_Panel(name.replace("_", " "), values, _limits(values, name), matrix))
+        panels.append(_Panel(name.replace("_", " "), values, _limits(values, name), matrix=matrix))
     if per_class is not None:
         planes = {index: _plane(plane) for index, plane in enumerate(per_class) if plane.isfinite().any()}
         shown = dict(list(planes.items())[:_MOST_PANELS])
         limits = _limits(torch.stack(list(shown.values()))) if shown else (0.0, 1.0)
-        panels += [_Panel(f"class {pictures.name(index)}", plane, limits, False) for index, plane in shown.items()]
+        for index, plane in shown.items():
+            panels.append(_Panel(f"class {pictures.name(index)}", plane, limits, of_class=True))
     return panels
 
 
 def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> None:
-    """One input [C, *S] (or [F]): an image, a curve per channel, or the middle slice of a volume."""
+    """One input [C, *S] (or [F]): an image, a curve per channel, steps for a table, or a volume's middle slice."""
     denormalize = (pictures or Pictures()).denormalize
     sample = sample.detach().cpu().float()
     if denormalize is not None:
         sample = denormalize(sample).detach().cpu().float()
-    if sample.ndim <= 2:
-        axes.plot(sample.view(-1, sample.shape[-1]).T.numpy(), linewidth=0.8, color="0.25")
+    if sample.ndim == 1:
+        _steps(axes, sample, color="0.25")
+        return
+    if sample.ndim == 2:
+        axes.plot(sample.T.numpy(), linewidth=0.8, color="0.25" if len(sample) == 1 else None)
         axes.set_xlim(-0.5, sample.shape[-1] - 0.5)
         return
     if sample.ndim == 4:
@@ -246,11 +256,10 @@ def _limits(values: Tensor, name: str = "") -> tuple[float, float]:
 def _show(figure: Figure, axes: Axes, values: Tensor, limits: tuple[float, float]) -> None:
     low, high = limits
     if values.ndim == 1:
-        cells = torch.arange(len(values)).numpy()
         axes.axhline(0, color="0.6", linewidth=0.6)
-        axes.plot(cells, values.numpy(), drawstyle="steps-mid", color="C0", linewidth=1.0)
-        axes.set_xlim(-0.5, len(values) - 0.5)
-        axes.margins(y=0.08)
+        _steps(axes, values, color="C0")
+        for start, stop in _runs(~values.isfinite()):
+            axes.axvspan(start - 0.5, stop - 0.5, color=_NOTHING_HERE, linewidth=0, zorder=0)
         return
     from matplotlib.ticker import MaxNLocator
 
@@ -263,6 +272,32 @@ def _show(figure: Figure, axes: Axes, values: Tensor, limits: tuple[float, float
     bar.ax.yaxis.get_offset_text().set_fontsize(6)
     bar.outline.set_visible(False)
     bar.update_ticks()
+
+
+def _steps(axes: Axes, values: Tensor, color: str) -> None:
+    """A level per cell [F], also for a cell whose neighbours have none."""
+    edges = torch.arange(len(values) + 1) - 0.5
+    axes.stairs(values.numpy(), edges.numpy(), baseline=None, color=color, linewidth=1.0)
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.margins(y=0.08)
+    axes.autoscale_view(scalex=False)
+
+
+def _runs(marked: Tensor) -> list[tuple[int, int]]:
+    """Where marked cells [F] begin and end."""
+    changes = torch.nn.functional.pad(marked.int(), (1, 1)).diff().nonzero().flatten().tolist()
+    return list(zip(changes[::2], changes[1::2], strict=True))
+
+
+def _height(values: Tensor, width: float) -> float:
+    """How high a picture of values [..., H, W] is at a width, within reason."""
+    rows, columns = values.shape[-2:]
+    return width * min(max(rows / columns, 0.4), 2.0)
+
+
+def _slice(values: Tensor) -> str:
+    """What to add to the title of values [*S]."""
+    return ", middle slice" if values.ndim == 3 else ""
 
 
 def _without_ticks(axes: Axes) -> None:
