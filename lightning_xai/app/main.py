@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from copy import deepcopy
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -63,7 +64,6 @@ def main() -> None:
     """The console script. Modules of the current folder can be named in ``_target_``."""
     sys.path.insert(0, str(Path.cwd()))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:
@@ -100,8 +100,7 @@ def run(config: DictConfig) -> Numbers:
     Raises:
         ValueError: If the config does not fit together, or there is no such checkpoint.
     """
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)
+    _quieten()
     folder = Path(config.folder)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
@@ -255,6 +254,12 @@ def _table(numbers: Numbers) -> Table:
     return table
 
 
+def _quieten() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
 @rank_zero_only
 def _say(what: Any) -> None:
     Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
@@ -269,5 +274,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+if parent_process() is not None:  # a process that Lightning has spawned
+    _quieten()
 if __name__ == "__main__":
     main()

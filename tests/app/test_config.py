@@ -1,0 +1,170 @@
+"""Every config file builds what it names, and says what the class says."""
+
+import dataclasses
+import inspect
+import re
+from importlib.resources import files
+
+import pytest
+from hydra.utils import get_object, instantiate
+
+from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, targets
+from lightning_xai.app.main import build_monitor
+from lightning_xai.metrics import Importance, Speed, Synergy
+from lightning_xai.perturbation import kinds, selection
+
+CONF = files("lightning_xai.conf")
+FILES = sorted(
+    f"{group.name}/{file.name.removesuffix('.yaml')}"
+    for group in CONF.iterdir()
+    if group.is_dir() and not group.name.startswith("__")
+    for file in group.iterdir()
+)
+MANDATORY = {
+    "regions/segments": ["regions.labels=[[0,1],[1,1]]"],
+    "select/custom": ["regions.select.keep=[true,false]"],
+    "select/first": ["regions.select.n=3"],
+}
+NOT_INSTALLED = ("logger/mlflow", "logger/wandb")
+APPENDED = ("select", "experiment")
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(kinds, inspect.isclass)
+    if issubclass(kind, kinds.Perturbation) and not inspect.isabstract(kind)
+]
+# A demonstration on images in [0, 1]: windows fade away altogether, or are replaced by other digits.
+OTHER_VALUES = {
+    ("negative", "delta"): 1.0,
+    ("replace", "background"): {"_target_": "lightning_xai.app.data.mnist_images", "count": 100},
+}
+
+
+def snake_case(name):
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower()
+
+
+def chosen(file):
+    group, name = file.split("/")
+    return [f"{'+' if group in APPENDED else ''}{group}={name}", *MANDATORY.get(file, [])]
+
+
+def test_there_are_files():
+    assert len(FILES) > 50
+    assert {"perturbation/blur", "score/margin", "experiment/blurred_margin"} <= set(FILES)
+
+
+@pytest.mark.parametrize("file", sorted({*FILES} - {*NOT_INSTALLED}))
+def test_every_file_builds_what_it_names(file, composed):
+    config = composed(*chosen(file))
+    monitor = build_monitor(config)
+    assert monitor.metrics
+    group = file.split("/")[0]
+    if group in ("model", "data", "logger"):
+        assert type(instantiate(config[group])).__name__ == config[group]._target_.rpartition(".")[2]
+    if group == "trainer":
+        assert instantiate(config.trainer, logger=False).max_epochs == 3
+
+
+@pytest.mark.parametrize("file", NOT_INSTALLED)
+def test_a_logger_whose_package_is_missing_takes_its_arguments(file, composed):
+    entry = composed(*chosen(file)).logger
+    arguments = {name: value for name, value in entry.items() if name != "_target_"}
+    assert set(arguments) <= set(inspect.signature(get_object(entry._target_)).parameters)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_has_a_file_with_its_defaults(kind, composed):
+    name = snake_case(kind.__name__)
+    entry = dict(composed(f"perturbation={name}").perturbation)
+    strengths = entry.pop("strengths")
+    assert get_object(entry.pop("_target_")) is kind
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    assert entry == {field: OTHER_VALUES.get((name, field), default) for field, default in defaults.items()}
+    assert (strengths is None) == (kind.strength is None)
+
+
+def test_every_other_perturbation_is_an_alias(composed):
+    names = {snake_case(kind.__name__) for kind in KINDS}
+    assert {file.split("/")[1] for file in FILES if file.startswith("perturbation/")} - names == {"mean", "zero"}
+    for name, kind in {"mean": kinds.ChannelMean(), "zero": kinds.Constant(0.0)}.items():
+        assert build_monitor(composed(f"perturbation={name}")).metrics["importance"].requests[0].perturbation == kind
+
+
+@pytest.mark.parametrize(
+    ("place", "built", "filled_in"),
+    [
+        ("monitor", ExplanationMonitor, {"metrics"}),
+        ("monitor.pictures", Pictures, set()),
+        ("regions", Windows, set()),
+        ("score", targets.Probability, set()),
+    ],
+)
+def test_what_the_default_config_builds_shows_every_argument(place, built, filled_in, composed):
+    entry = composed()
+    for name in place.split("."):
+        entry = entry[name]
+    assert {*entry} - {"_target_", "_convert_"} == {*inspect.signature(built).parameters} - filled_in
+
+
+@pytest.mark.parametrize(
+    ("group", "base", "module", "left_out"),
+    [("score", targets.Score, targets, {"custom", "strongest_class"}), ("select", selection.Selection, selection, ())],
+)
+def test_every_choice_of_an_open_set_has_a_file(group, base, module, left_out):
+    classes = inspect.getmembers(module, lambda entry: inspect.isclass(entry) and issubclass(entry, base))
+    found = {snake_case(name) for name, entry in classes if entry is not base and not name.startswith("_")}
+    assert {file.split("/")[1] for file in FILES if file.startswith(f"{group}/")} == found - {*left_out}
+
+
+# What the config makes of the choices.
+
+
+def test_strengths_are_the_states_of_speed(composed):
+    speed = build_monitor(composed("perturbation.strengths=[.1,.2,.3]")).metrics["speed"]
+    assert [request.perturbation for request in speed.requests] == [kinds.Negative(delta) for delta in (0.1, 0.2, 0.3)]
+    assert speed.abscissae == [0.1, 0.2, 0.3]
+
+
+def test_the_default_explains_by_all_three(composed):
+    metrics = build_monitor(composed()).metrics
+    assert [type(metric) for metric in metrics.values()] == [Importance, Speed, Synergy]
+    assert len({metric.plan for metric in metrics.values()}) == 1
+
+
+@pytest.mark.parametrize("kind", ["mean", "blur perturbation.strengths=null"])
+def test_without_strengths_speed_is_left_out_with_a_word(kind, composed, capsys):
+    assert list(build_monitor(composed(*f"perturbation={kind}".split())).metrics) == ["importance", "synergy"]
+    assert "speed is left out" in capsys.readouterr().out
+
+
+def test_a_metric_keeps_what_its_own_entry_says(composed):
+    config = composed("+metrics.importance.score=logit", "score=margin", "metrics.synergy.anchor=3")
+    metrics = build_monitor(config).metrics
+    assert metrics["importance"].requests[0].score == targets.Logit()
+    assert metrics["speed"].requests[0].score == targets.Margin()
+    assert metrics["synergy"].requests[0].partner == 3
+    assert config.perturbation.strengths == [0.25, 0.5, 0.75, 1.0]  # left as it was, to be written down
+
+
+@pytest.mark.parametrize(
+    ("overrides", "regions"),
+    [
+        (["regions.size=[2,3]", "+select=even"], Windows((2, 3), select=selection.Even())),
+        (["regions.scope=[[0,8],[4,20]]"], Windows(4, scope=((0, 8), (4, 20)))),
+        (["+experiment=blurred_margin"], Windows(6, stride=3)),
+    ],
+)
+def test_regions_of_a_config(overrides, regions, composed):
+    assert build_monitor(composed(*overrides)).metrics["importance"].plan.regions == regions
+
+
+def test_a_nested_list_is_a_label_map(composed):
+    regions = build_monitor(composed("regions=segments", "regions.labels=[[0,0,1],[2,2,1]]")).metrics["importance"].plan
+    assert isinstance(regions.regions, Segments)
+    assert regions.regions.bind((1, 1, 2, 3)).count == 3
+
+
+def test_an_experiment_sets_several_groups(composed):
+    request = build_monitor(composed("+experiment=blurred_margin")).metrics["importance"].requests[0]
+    assert (request.perturbation, request.score) == (kinds.Blur(3.0), targets.Margin())

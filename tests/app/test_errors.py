@@ -1,0 +1,111 @@
+"""Wrong names and values end in one message that names the argument and what to do."""
+
+import pytest
+
+OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=1", "regions.size=4"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("perturbation=blr", ["perturbation 'blr' is unknown. Did you mean 'blur'?", "zero"]),
+        ("score=probabilty", ["score 'probabilty' is unknown. Did you mean 'probability'"]),
+        ("metrics=nothing", ["metrics 'nothing' is unknown. Known: default, importance, speed, synergy."]),
+        ("metrics=[importance,sped]", ["Could not load 'metrics/sped'"]),
+        ("+select=evn", ["select 'evn' is unknown. Did you mean 'even'?"]),
+        ("select=even", ["use +select=even"]),
+        ("perturbation.detla=2", ["'perturbation.detla' is unknown. Did you mean 'perturbation.delta'"]),
+        ("data.limit=2", ["'data.limit' is not in the config", "+data.limit=..."]),
+        ("+experiment", ["Error parsing override '+experiment'"]),
+        ("perturbation=zero,blur", ["add --multirun"]),
+    ],
+)
+def test_what_cannot_be_composed(wrong, words, command, here):
+    code, out, err = command(wrong)
+    assert (code, out) == (1, "")
+    assert err.startswith("lightning-xai: ")
+    assert all(word in err for word in words)
+    assert "Traceback" not in err
+    assert "search path" not in err
+    assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("perturbation=blur perturbation.sigma=-1", "perturbation: sigma must be positive, got -1."),
+        ("perturbation=relu perturbation.strengths=[1,2]", "ReLU has no strength to vary: leave it out."),
+        ("perturbation.strengths=3", "perturbation.strengths must be numbers, e.g. [0.1,0.2,0.3], got 3."),
+        ("perturbation.strengths=[1]", "metrics.speed: perturbations must be two states or more"),
+        ("metrics.speed.abscissa=time", "metrics.speed: abscissa must be one of index, strength, got 'time'."),
+        ("+metrics.speed.scor=logit", "metrics.speed: Unexpected keyword arguments: `scor`"),
+        ("metrics=speed perturbation=relu", "monitor: metrics is empty: name at least one"),
+        ("regions=segments", "regions.labels must be given: regions.labels=..."),
+        ("regions.size=0", "regions: size must be a positive integer or one per spatial axis, got 0."),
+        ("monitor.stages=[fit]", "monitor: stage 'fit' is unknown. Known: validate, test."),
+        ("monitor.max_samples=0", "monitor: max_samples must be at least 1, got 0."),
+        ("monitor.pictures.samples=0", "monitor.pictures: samples must be at least 1, got 0."),
+        ("checkpoint=nowhere.ckpt", "checkpoint=nowhere.ckpt does not exist: name a file that Lightning has saved."),
+        ("checkpoint=my_module.py", "checkpoint=my_module.py is not a checkpoint: name a file"),
+        ("seed=one", "seed must be an integer or null, got 'one'."),
+        ("model._target_=nowhere.Net", "model: Error loading 'nowhere.Net':"),
+        ("model._target_=my_module.Nut", "Are you sure that 'Nut' is importable from module 'my_module'?"),
+        ("data._target_=my_module.Nothing", "data: Error loading 'my_module.Nothing':"),
+        ("+model.widht=3", "model: DemoCNN.__init__() got an unexpected keyword argument 'widht'"),
+        ("+data.limit=0", "data: limit must be at least 1, got 0."),
+        ("trainer.accelerator=gpux", "trainer: You selected an invalid accelerator name: `accelerator='gpux'`."),
+        ("logger=wandb", "logger: Requirement 'wandb"),
+    ],
+)
+def test_what_cannot_be_built(wrong, words, command, here):
+    code, _, err = command(*wrong.split())
+    assert code == 1
+    assert err.startswith("lightning-xai: ")
+    assert words in err
+    assert err.endswith("The whole trace is in run/error.txt.\n")
+    assert "Traceback" not in err
+    assert "Traceback" in (here / "run" / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("regions.size=99", "size 99 of axis 0 is larger than the 8 cells there."),
+        ("perturbation.channels=7", "channels=(7,) is out of range: the input has 1 channels."),
+        ("monitor.model=nett", "model 'nett' is unknown. Did you mean 'net'"),
+        ("model._target_=my_module.Named", "On the command line: score.output=key."),
+        ("data._target_=my_module.Strange", "On the command line: 'monitor.unpack={_target_:my_module.unpack"),
+        ("model._target_=lightning_xai.app.models.DemoCNN", "RuntimeError: "),
+    ],
+)
+def test_what_cannot_be_run(wrong, words, command):
+    code, _, err = command(*OWN, wrong)
+    assert code == 1
+    assert err.startswith("lightning-xai: ")
+    assert words in err
+    assert err.count("\n") == 2
+
+
+def test_without_a_gpu_the_remedy_is_the_cpu(command, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", staticmethod(lambda: False))
+    _, _, err = command("trainer.accelerator=gpu")
+    assert "No supported gpu backend found! On the command line: trainer.accelerator=cpu." in err
+
+
+def test_of_several_processes_the_first_one_speaks(command, here, monkeypatch):
+    command("regions.size=0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert command("regions.size=0")[2] == ""
+    assert "size must be a positive integer" in command("regions.size=0", "hydra.run.dir=alone")[2]
+    assert (here / "run" / "error-1.txt").is_file()
+
+
+def test_help_says_what_it_is_and_what_there_is_to_choose(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    assert out.startswith("lightning-xai trains a network, or loads one, and explains its validation data")
+    assert "perturbation: bidirectional, binary, blur" in out
+    assert "max_samples: 64" in out
