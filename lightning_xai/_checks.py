@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs must be a tensor [N, C, *S], got {type(inputs).__name__}.")
     if not inputs.is_floating_point():
-        raise TypeError(f"inputs must be floating-point numbers, got {inputs.dtype}; use inputs.float().")
+        remedy = "give the parts as channels" if inputs.is_complex() else "use inputs.float()"
+        raise TypeError(f"inputs must be floating-point numbers, got {inputs.dtype}; {remedy}.")
     spatial_shape(inputs)
     if inputs.numel() == 0:
         raise ValueError(f"inputs must hold at least one sample and one cell, got shape {list(inputs.shape)}.")
@@ -53,7 +55,10 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
         )
     if sample_ids is None:
         return tuple(range(inputs.shape[0]))
-    ids = tuple(int(sample) for sample in sample_ids)
+    try:
+        ids = tuple(map(operator.index, sample_ids.tolist() if isinstance(sample_ids, Tensor) else sample_ids))
+    except TypeError as error:
+        raise TypeError(f"sample_ids must be integers, one per sample: {error}.") from error
     if len(ids) != inputs.shape[0]:
         raise ValueError(f"sample_ids must be one per sample: got {len(ids)} for {inputs.shape[0]} samples.")
     return ids

@@ -38,7 +38,8 @@ class Attribution(ABC):
         """
         ids = check_inputs(inputs, sample_ids)
         found = self.attribute(model, inputs, target, ids)
-        if found.shape[0] != inputs.shape[0] or found.shape[2:] != inputs.shape[2:]:
+        pooled = inputs.shape if inputs.ndim == 2 else (inputs.shape[0], 1, *inputs.shape[2:])
+        if found.shape not in (inputs.shape, pooled):
             raise ValueError(
                 f"{type(self).__name__} made a map {list(found.shape)} for inputs {list(inputs.shape)}; it must be "
                 f"shaped like them."

@@ -12,21 +12,22 @@ from torch.overrides import TorchFunctionMode
 
 
 class _LargestResult(TorchFunctionMode):
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
         super().__init__()
-        self.bytes: int = 0
+        self.bytes = least
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.bytes = max(self.bytes, int(result.numel() * result.element_size()))
+        for part in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(part, Tensor):
+                self.bytes = max(self.bytes, _bytes(part))
         return result
 
 
 def largest_activation(model: nn.Module, inputs: Tensor) -> int:
-    """Bytes of the largest tensor that one operation of ``model(inputs)`` returns.
+    """Bytes of the largest tensor that one operation of ``model(inputs)`` takes or returns.
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
     """
@@ -35,7 +36,11 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     if compiler is not None:
         hidden += (compiler.OptimizedModule,)
     if any(isinstance(module, hidden) for module in model.modules()):
-        return 64 * int(inputs.numel() * inputs.element_size())
-    with _LargestResult() as seen:
+        return 64 * _bytes(inputs)
+    with _LargestResult(_bytes(inputs)) as seen:
         model(inputs)
     return int(seen.bytes)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return int(tensor.numel() * tensor.element_size())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -44,11 +44,11 @@ class Score(ABC):
             attribute).
     """
 
-    output: str | int | None = None
+    output: str | int | None = field(default=None, kw_only=True)
 
-    @abstractmethod
-    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """What is fixed on the clean output [N, classes, *P] besides the target: tensors [N, ...]."""
+    def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
+        """What is fixed on the clean output [N, classes, *P] besides target and region: tensors [N, ...]; nothing."""
+        return ()
 
     @abstractmethod
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Score(ABC):
         region = None
         if clean.ndim > 2 and not isinstance(self, Value):
             region = clean.argmax(1) == resolved.view(-1, *[1] * (clean.ndim - 2))
-        fixed = self.fix(clean, resolved)
+        fixed = self.fix(clean, resolved, region)
         return BoundScore(self, resolved, region, fixed, self.predict(clean), self.classes(clean))
 
     def predict(self, clean: Tensor) -> Tensor:
@@ -192,15 +192,8 @@ def _softmax_fits(clean: Tensor) -> None:
         )
 
 
-class _ClassScore(Score):
-    """A score whose only fixed part is the target class."""
-
-    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return ()
-
-
 @dataclass(frozen=True)
-class Probability(_ClassScore):
+class Probability(Score):
     r"""Softmax probability of the target, :math:`p_y = e^{z_y} / \sum_c e^{z_c}`.
 
     >>> z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, 3.0]])
@@ -208,7 +201,7 @@ class Probability(_ClassScore):
     tensor([0.5000, 0.5000, 0.5000])
     """
 
-    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
         _softmax_fits(clean)
         return ()
 
@@ -225,7 +218,7 @@ class LogProbability(Probability):
 
 
 @dataclass(frozen=True)
-class Logit(_ClassScore):
+class Logit(Score):
     r"""The target's output as it is, :math:`z_y`.
 
     >>> z = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
@@ -246,7 +239,7 @@ class Margin(Score):
     tensor([5.])
     """
 
-    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
         if clean.shape[1] < 2:
             raise ValueError("score='margin' needs two classes or more, the model's output has one column.")
         own = target.view(-1, *[1] * (clean.ndim - 1)).expand(-1, 1, *clean.shape[2:])
@@ -257,7 +250,7 @@ class Margin(Score):
 
 
 @dataclass(frozen=True)
-class Sigmoid(_ClassScore):
+class Sigmoid(Score):
     r"""Probability of one label of several, :math:`\sigma(z_y) = 1 / (1 + e^{-z_y})`.
 
     An output of one column is a binary classifier: target 1 is :math:`\sigma(z)`, target 0 is :math:`1 - \sigma(z)`.
@@ -276,7 +269,7 @@ class Sigmoid(_ClassScore):
 
 
 @dataclass(frozen=True)
-class Value(_ClassScore):
+class Value(Score):
     r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
 
     With one column the target is 0. Positions are averaged over all of them, not over a predicted region.
@@ -300,11 +293,8 @@ class CombClasses(Score):
     evidence for the target is lost. :func:`lightning_xai.perturbation.comb_classes` also reports :math:`c^*`.
     """
 
-    def fix(self, clean: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
         _softmax_fits(clean)
-        region = None
-        if clean.ndim > 2:
-            region = clean.argmax(1) == target.view(-1, *[1] * (clean.ndim - 2))
         return (self._lead(clean, target, region),)
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
@@ -330,7 +320,7 @@ class StrongestClass(CombClasses):
 
 
 @dataclass(frozen=True)
-class Custom(_ClassScore):
+class Custom(Score):
     """Any function ``(output [N, classes, *P], target [N]) -> [N]``.
 
     Args:
@@ -338,7 +328,7 @@ class Custom(_ClassScore):
         output: Which tensor of the model's output the function is given.
     """
 
-    function: Callable[[Tensor, Tensor], Tensor] = None  # type: ignore[assignment]
+    function: Callable[[Tensor, Tensor], Tensor]
 
     def __post_init__(self) -> None:
         if not callable(self.function):

@@ -21,7 +21,7 @@ class Ids(Attribution):
 
     def attribute(self, model, inputs, target, sample_ids):
         ids = torch.tensor(sample_ids).view(-1, 1, *[1] * (inputs.ndim - 2))
-        found = ids * torch.ones_like(inputs[:, :1])
+        found = ids * torch.ones_like(inputs if inputs.ndim == 2 else inputs[:, :1])
         return found if self.shape is None else found.new_zeros(self.shape)
 
 
@@ -38,6 +38,8 @@ def test_the_ids_are_handed_on(given):
         (torch.ones(2, 3, 4), [1], ValueError, "sample_ids must be one per sample: got 1 for 2 samples"),
         (torch.ones(2, 3, 4).long(), None, TypeError, "inputs must be floating-point numbers, got torch.int64"),
         (torch.ones(2), None, ValueError, r"inputs must be \[N, C, \*S\]"),
+        (torch.ones(2, 3) * 1j, None, TypeError, "got torch.complex64; give the parts as channels"),
+        (torch.ones(2, 3, 4), torch.tensor([0.2, 0.9]), TypeError, "sample_ids must be integers, one per sample"),
         (torch.full((2, 3), torch.nan), None, ValueError, "inputs hold NaN"),
     ],
 )
@@ -50,6 +52,11 @@ def test_inputs_are_checked_once_for_all(inputs, ids, error, message):
 def test_a_map_must_be_shaped_like_the_inputs(shape):
     with pytest.raises(ValueError, match=r"Ids made a map .* for inputs \[2, 3, 4\]; it must be shaped like them"):
         Ids(shape)(nn.Identity(), torch.ones(2, 3, 4), 0)
+
+
+def test_a_map_of_a_table_has_its_columns():
+    with pytest.raises(ValueError, match=r"Ids made a map \[2, 7\] for inputs \[2, 3\]"):
+        Ids((2, 7))(nn.Identity(), torch.ones(2, 3), 0)
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,10 @@ def test_output_picks_the_tensor(output, key):
     [
         ({"a": LOGITS, "b": LOGITS}, Logit(), r"returned a dict with the keys \['a', 'b'\]: .* score=Logit\(output"),
         ((LOGITS, LOGITS), Value(), r"returned 2 values: say which to explain, e.g. score=Value\(output=...\)"),
-        ({"a": LOGITS}, Logit("z"), r"output='z' is not in the model's output \(\['a'\]\)"),
-        ((LOGITS,), Logit(4), r"output=4 is not in the model's output \(tuple\)"),
-        (Output(LOGITS, LOGITS), Logit("logit"), r"output='logit' is not in the model's output \(Output\)"),
-        (SimpleNamespace(), Logit("z"), r"output='z' is not in the model's output \(SimpleNamespace\)"),
+        ({"a": LOGITS}, Logit(output="z"), r"output='z' is not in the model's output \(\['a'\]\)"),
+        ((LOGITS,), Logit(output=4), r"output=4 is not in the model's output \(tuple\)"),
+        (Output(LOGITS, LOGITS), Logit(output="logit"), r"output='logit' is not in the model's output \(Output\)"),
+        (SimpleNamespace(), Logit(output="z"), r"output='z' is not in the model's output \(SimpleNamespace\)"),
         (SimpleNamespace(), Logit(), "output must be a floating-point tensor to be scored, got SimpleNamespace"),
         (LOGITS.long(), Logit(), "output must be a floating-point tensor to be scored, got torch.int64"),
         (torch.tensor(1.0), Logit(), r"output must have one row per sample, \[3, classes\], got \[\]"),
@@ -267,4 +267,4 @@ def test_a_function_must_return_a_number_per_sample():
     with pytest.raises(ValueError, match=r"Custom must return one value per sample, \[3\], got \[3, 2\]"):
         as_score(lambda output, _: output).bind(z, 0, samples=3)(z)
     with pytest.raises(TypeError, match="function must be callable, got NoneType"):
-        Custom()
+        Custom(None)

@@ -174,18 +174,23 @@ class SweepMetric(ExplanationMetric, ABC):
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
     ) -> Explained:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
-        return self.explained(sweep(model, inputs, target, self.requests, replace(self.plan, sample_ids=sample_ids)))
+        return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids))
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
         """Raise what a sweep of a batch would refuse."""
         check_sweep(model, inputs, target, self.requests, self.plan)
 
-    def _explained(self, swept: Swept, request: Request, values: Tensor, tensors: dict[str, Tensor]) -> Explained:
-        """``tensors`` with the values [N, F] of a request, whose NaN are counted where a value is to be expected."""
-        missing = ~values.isfinite() & _expected(swept.regions, request.partner).to(values.device)
-        score = request.score
-        target, prediction = swept.target[score], swept.prediction[score]
-        return Explained(tensors, target, prediction, missing.flatten(1).sum(1), swept.classes[score])
+    def _explained(self, swept: Swept, tensors: dict[str, Tensor]) -> Explained:
+        """``tensors`` with the sweep's importances that are not numbers counted, where there is one to be expected."""
+        nonfinite = torch.stack([self._missing(swept, request) for request in self.requests]).sum(0)
+        score = self.requests[0].score
+        return Explained(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+
+    @staticmethod
+    def _missing(swept: Swept, request: Request) -> Tensor:
+        local = swept.local(request)
+        missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.partner).to(local.device)
+        return missing.sum(1)
 
 
 class MapMetric(SweepMetric, ABC):
@@ -205,14 +210,14 @@ class MapMetric(SweepMetric, ABC):
         self._plus("map_abs_sum", values.abs().sum(0))
         self._plus("map_count", number.sum(0))
         if found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
-            one_hot = nn.functional.one_hot(found.target, found.classes).to(values)
-            self._plus("class_sum", torch.einsum("nc,n...->c...", one_hot, values))
-            self._plus("class_count", torch.einsum("nc,n...->c...", one_hot, number.to(values)))
-        cells = [sample[kept] for sample, kept in zip(values.abs(), number, strict=True) if kept.any()]
-        self._plus("mean_abs_sum", _total([sample.mean() for sample in cells], values))
-        self._plus("gini_sum", _total([gini(sample) for sample in cells], values))
-        self._plus("top_share_sum", _total([top_share(sample) for sample in cells], values))
-        self._plus("measured", values.new_tensor(float(len(cells))))
+            blank = values.new_zeros(found.classes, *values.shape[1:])
+            self._plus("class_sum", blank.index_add(0, found.target, values))
+            self._plus("class_count", blank.index_add(0, found.target, number.to(values)))
+        sizes, cells = values.abs().flatten(1), number.flatten(1)
+        self._plus("mean_abs_sum", (sizes.sum(1) / cells.sum(1).clamp(min=1)).sum())
+        self._plus("gini_sum", gini(sizes, cells).sum())
+        self._plus("top_share_sum", top_share(sizes, cells).sum())
+        self._plus("measured", cells.any(1).sum())
 
     def _maps(self) -> dict[str, Tensor]:
         found = {
@@ -270,41 +275,60 @@ def update_together(
             found[name] = metric.run(model, inputs, target, sample_ids)
     for plan, sharing in plans.items():
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
-        swept = sweep(model, inputs, target, requests, replace(plan, sample_ids=sample_ids))
+        swept = sweep(model, inputs, target, requests, plan, sample_ids)
         found.update((name, metric.explained(swept)) for name, metric in sharing.items())
     for name, metric in metrics.items():
         metric.accumulate(found[name] if count else found[name].rows(slice(0)))
     return found
 
 
-def gini(magnitudes: Tensor) -> Tensor:
+def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
     r"""Gini coefficient of non-negative numbers: 0 if all are equal, near 1 if one holds everything.
 
     .. math:: G = \frac{\sum_i (2i - n - 1)\, a_{(i)}}{n \sum_i a_{(i)}}
 
     0 if all are 0. Source: :cite:`hurley2009`.
 
-    >>> gini(torch.tensor([0.0, 0.0, 0.0, 8.0]))
-    tensor(0.7500)
+    Args:
+        magnitudes: :math:`a` [..., n].
+        present: Which of them count, Boolean [..., n]; the others must be 0.
+
+    >>> gini(torch.tensor([[0.0, 0.0, 0.0, 8.0], [2.0, 2.0, 2.0, 2.0]]))
+    tensor([0.7500, 0.0000])
     """
-    ordered = magnitudes.sort().values
-    count = len(ordered)
-    ranks = 2 * torch.arange(1, count + 1, device=ordered.device, dtype=ordered.dtype) - count - 1
-    total = ordered.sum()
-    return torch.where(total > 0, (ranks * ordered).sum() / (count * total), 0.0)
+    ordered = magnitudes.sort(-1).values
+    length = ordered.shape[-1]
+    count = torch.full_like(ordered[..., :1], length) if present is None else present.sum(-1, keepdim=True)
+    # What does not count is 0 and comes first, so the ranks of the others start after it.
+    ranks = torch.arange(1, length + 1, device=ordered.device) - (length - count)
+    total = ordered.sum(-1)
+    share = ((2 * ranks - count - 1) * ordered).sum(-1) / (count.squeeze(-1) * total)
+    return torch.where(total > 0, share, 0.0)
 
 
-def top_share(magnitudes: Tensor) -> Tensor:
+def top_share(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
     r"""Share of the total that the strongest tenth of the cells holds, :math:`\lceil n / 10 \rceil` of them.
 
     0 if all are 0.
 
+    Args:
+        magnitudes: Non-negative numbers [..., n].
+        present: Which of them count, Boolean [..., n]; the others must be 0.
+
     >>> top_share(torch.tensor([1.0, 1.0, 2.0, 4.0]))
     tensor(0.5000)
     """
-    strongest = magnitudes.topk(-(-len(magnitudes) // 10)).values.sum()
-    total = magnitudes.sum()
-    return torch.where(total > 0, strongest / total, 0.0)
+    ordered = magnitudes.sort(-1, descending=True).values
+    length = ordered.shape[-1]
+    count = torch.full_like(ordered[..., :1], length) if present is None else present.sum(-1, keepdim=True)
+    strongest = torch.arange(length, device=ordered.device) < (count / 10).ceil()
+    total = ordered.sum(-1)
+    return torch.where(total > 0, (ordered * strongest).sum(-1) / total, 0.0)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """In double precision, except on devices that have none."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _expected(regions: BoundRegions, partner: Partner) -> Tensor:
@@ -319,12 +343,3 @@ def _expected(regions: BoundRegions, partner: Partner) -> Tensor:
         others = torch.arange(regions.count, device=present.device) != partner
         return present & present[:, partner, None] & others
     return present
-
-
-def _precise(values: Tensor) -> Tensor:
-    """In double precision, except on devices that have none."""
-    return values if values.device.type == "mps" else values.double()
-
-
-def _total(numbers: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(numbers).sum() if numbers else like.new_zeros(())

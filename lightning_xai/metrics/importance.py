@@ -71,7 +71,7 @@ class Importance(MapMetric):
         local = swept.local(request)
         paint = swept.regions.paint
         tensors = {"map": paint(local), "relative": paint(relative_importance(local)), "local": local}
-        return self._explained(swept, request, local, tensors)
+        return self._explained(swept, tensors)
 
     def add(self, found: Explained) -> None:
         """Add the maps of a batch."""

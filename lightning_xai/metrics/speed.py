@@ -76,7 +76,7 @@ class Speed(MapMetric):
         fit = fit_slope(self.abscissae, torch.stack([swept.local(request) for request in self.requests]))
         paint = swept.regions.paint
         tensors = {"map": paint(fit.slope), "r_squared": paint(fit.r_squared), "slope": fit.slope}
-        return self._explained(swept, self.requests[0], fit.slope, tensors)
+        return self._explained(swept, tensors)
 
     def add(self, found: Explained) -> None:
         """Add the maps of a batch."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, SweepMetric, _precise, _total
+from lightning_xai.metrics.base import Explained, SweepMetric, _precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions, Segments
 from lightning_xai.perturbation.sweep import Plan, Request, Swept
@@ -19,8 +19,8 @@ class Synergy(SweepMetric):
     r"""Mean joint importance :math:`LI_{j^*,j}` and interaction :math:`I = LI_{j^*,j} - LI_{j^*} - LI_j`.
 
     ``compute()`` gives, over the samples: ``joint`` and ``interaction`` [J, J] ([J] for an anchor), the means, NaN on
-    the diagonal; ``interaction_mean_abs`` the mean magnitude of an interaction; ``redundant_share`` the share of that
-    magnitude in positive (redundant) interactions; ``samples``, ``nonfinite`` and ``left_out``.
+    the diagonal; ``interaction_mean_abs`` the mean magnitude of an interaction; ``redundant_share`` the share of a
+    sample's interaction that is positive (redundant), on average; ``samples``, ``nonfinite`` and ``left_out``.
 
     Args:
         regions: The features j, the same in every sample.
@@ -90,7 +90,7 @@ class Synergy(SweepMetric):
             anchor = alone.nan_to_num(nan=-torch.inf).argmax(1)
             row = joint[torch.arange(len(joint), device=joint.device), anchor]
         tensors = {"joint": joint, "interaction": interaction, "strongest": swept.regions.paint(row), "anchor": anchor}
-        return self._explained(swept, pair, swept.local(pair), tensors)
+        return self._explained(swept, tensors)
 
     def add(self, found: Explained) -> None:
         """Add the matrices of a batch."""
@@ -99,12 +99,11 @@ class Synergy(SweepMetric):
             number = values.isfinite()
             self._plus(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
             self._plus(f"{name}_count", number.sum(0))
-        interaction = _precise(found.tensors["interaction"])
-        pairs = [sample[sample.isfinite()] for sample in interaction]
-        pairs = [sample for sample in pairs if sample.numel()]
-        self._plus("mean_abs_sum", _total([sample.abs().mean() for sample in pairs], interaction))
-        self._plus("redundant_sum", _total([_redundant_share(sample) for sample in pairs], interaction))
-        self._plus("measured", interaction.new_tensor(float(len(pairs))))
+        interaction = _precise(found.tensors["interaction"]).flatten(1)
+        count, total = interaction.isfinite().sum(1), interaction.abs().nansum(1)
+        self._plus("mean_abs_sum", (total / count.clamp(min=1)).sum())
+        self._plus("redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum())
+        self._plus("measured", (count > 0).sum())
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""
@@ -115,8 +114,3 @@ class Synergy(SweepMetric):
             "interaction_mean_abs": self.mean_abs_sum / self.measured,
             "redundant_share": self.redundant_sum / self.measured,
         }
-
-
-def _redundant_share(interaction: Tensor) -> Tensor:
-    total = interaction.abs().sum()
-    return torch.where(total > 0, interaction.clamp(min=0).sum() / total, 0.0)

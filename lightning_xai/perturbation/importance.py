@@ -66,7 +66,7 @@ def importance(
                 [4., 4.]])
     """
     request = Request(perturbation, as_score(score))
-    swept = sweep(model, inputs, target, [request], Plan(regions, sample_ids, chunk_size, engine))
+    swept = sweep(model, inputs, target, [request], Plan(regions, chunk_size, engine), sample_ids)
     return swept.local(request)
 
 
@@ -137,9 +137,9 @@ def comb_classes(
 
     Source: :cite:`grauluque2023`.
     """
-    value, index = CombClasses(output), StrongestClass(output)
+    value, index = CombClasses(output=output), StrongestClass(output=output)
     requests = [Request(perturbation, value), Request(perturbation, index)]
-    swept = sweep(model, inputs, target, requests, Plan(regions, sample_ids, chunk_size, engine))
+    swept = sweep(model, inputs, target, requests, Plan(regions, chunk_size, engine), sample_ids)
     local = swept.local(requests[0])
     leading = swept.arms[requests[0]].nan_to_num().abs().argmax(0, keepdim=True)
     strongest = swept.arms[requests[1]].gather(0, leading).squeeze(0)
@@ -167,6 +167,6 @@ class PerturbationImportance(Attribution):
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
         request = Request(self.perturbation, as_score(self.score))
-        swept = sweep(model, inputs, target, [request], Plan(self.regions, sample_ids))
+        swept = sweep(model, inputs, target, [request], Plan(self.regions), sample_ids)
         painted = swept.regions.paint(swept.local(request))
         return painted if inputs.ndim == 2 else painted.unsqueeze(1)

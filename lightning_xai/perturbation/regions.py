@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -103,8 +104,7 @@ class Windows(Regions):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _whole("size", self.size))
-        if self.stride is not None:
-            object.__setattr__(self, "stride", _whole("stride", self.stride))
+        object.__setattr__(self, "stride", self.size if self.stride is None else _whole("stride", self.stride))
         if self.scope is not None:
             object.__setattr__(self, "scope", _pairs(self.scope))
         if self.remainder not in _REMAINDERS:
@@ -153,7 +153,7 @@ class Windows(Regions):
         return tuple((first, min(first + size, stop)) for first in starts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundWindows(BoundRegions):
     """A grid over one spatial shape.
 
@@ -254,7 +254,10 @@ class Segments(Regions):
             labels, expected = labels.unsqueeze(0), (1, *spatial)
         if tuple(labels.shape) != expected:
             given, needed = (labels.shape, expected) if callable(self.labels) else (labels.shape[1:], spatial)
-            raise ValueError(f"labels are {list(given)}, the inputs need {list(needed)}.")
+            raise ValueError(
+                f"labels are {list(given)}, the inputs need {list(needed)}; one map per sample is made by a function "
+                f"of the inputs."
+            )
         if isinstance(inputs, Tensor):
             labels = labels.to(inputs.device)
         return BoundSegments(labels.long(), int(labels.max()) + 1)
@@ -299,8 +302,13 @@ class BoundSegments(BoundRegions):
         return self if self.labels.shape[0] == 1 else replace(self, labels=self.labels[rows])
 
     def present(self) -> Tensor | None:
-        features = torch.arange(self.count, device=self.labels.device)
-        return torch.stack([(labels.unsqueeze(-1) == features).flatten(0, -2).any(0) for labels in self.labels])
+        return self._present
+
+    @cached_property
+    def _present(self) -> Tensor:
+        labels = self.labels.flatten(1) + 1
+        found = torch.zeros(len(labels), self.count + 1, dtype=torch.bool, device=labels.device)
+        return found.scatter_(1, labels, True)[:, 1:]
 
 
 def _whole(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:

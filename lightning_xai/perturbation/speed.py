@@ -79,7 +79,7 @@ def speed(
     """
     abscissae = state_abscissae(perturbations, abscissa)
     requests = [Request(perturbation, as_score(score)) for perturbation in perturbations]
-    swept = sweep(model, inputs, target, requests, Plan(regions, sample_ids, chunk_size, engine))
+    swept = sweep(model, inputs, target, requests, Plan(regions, chunk_size, engine), sample_ids)
     return fit_slope(abscissae, torch.stack([swept.local(request) for request in requests]))
 
 
@@ -121,6 +121,8 @@ def state_abscissae(perturbations: Sequence[Perturbation], abscissa: str) -> lis
     """
     if abscissa not in _ABSCISSAE:
         raise ValueError(f"abscissa must be one of {', '.join(_ABSCISSAE)}, got {abscissa!r}.")
+    if isinstance(perturbations, Perturbation):
+        raise TypeError("perturbations must be a list of states, e.g. [kinds.Negative(d) for d in (0.1, 0.2, 0.3)].")
     if len(perturbations) < 2:
         raise ValueError(f"perturbations must be two states or more to fit a slope, got {len(perturbations)}.")
     if abscissa == "index":

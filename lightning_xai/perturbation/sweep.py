@@ -36,8 +36,6 @@ _ACTIVATION_BYTES = {"cpu": 2 * 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
 
-_OUT_OF_MEMORY = object()
-
 
 @dataclass(frozen=True)
 class Request:
@@ -96,14 +94,12 @@ class Plan:
 
     Args:
         regions: The features.
-        sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found from the size of the activations unless given. It is
             halved when memory runs out.
         engine: ``"dense"``, every perturbed input goes through the whole network; ``"auto"`` chooses.
     """
 
     regions: Regions
-    sample_ids: Tensor | Sequence[int] | None = None
     chunk_size: int | None = None
     engine: str = "auto"
 
@@ -116,7 +112,14 @@ class Plan:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
 
 
-def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[Request], plan: Plan) -> Swept:
+def sweep(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    requests: Sequence[Request],
+    plan: Plan,
+    sample_ids: Tensor | Sequence[int] | None = None,
+) -> Swept:
     """Score the perturbed inputs of all requests; an input that several need is scored once.
 
     Args:
@@ -124,12 +127,13 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
         inputs: Inputs [N, C, *S] with one to three spatial axes, or a table [N, F].
         target: Class indices [N], one index for all, or ``"predicted"``.
         requests: What is asked for.
-        plan: The features, the samples' ids, and how to go about it.
+        plan: The features, and how to go about it.
+        sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
 
     Raises:
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
     """
-    ids = check_inputs(inputs, plan.sample_ids)
+    ids = check_inputs(inputs, sample_ids)
     if isinstance(target, Tensor):
         check_labels(target, len(ids))
     with explaining(model):
@@ -141,17 +145,19 @@ def sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[R
         start = 0
         while start < inputs.shape[0]:
             rows = slice(start, min(start + network.limit, inputs.shape[0]))
-            output = network(inputs[rows])
-            if output is _OUT_OF_MEMORY:
-                continue
-            start = rows.stop
-            wanted = target[rows] if isinstance(target, Tensor) else target
             samples = _Samples(inputs[rows], bound.rows(rows), ids[rows], network)
-            scores = dict.fromkeys(r.score for r in requests)
-            readers = {score: score.bind(output, wanted, len(samples.ids)) for score in scores}
-            clean = {score: _numbers(reader(output)) for score, reader in readers.items()}
+            wanted = target[rows] if isinstance(target, Tensor) else target
             chosen = {r: partner[rows] if isinstance(partner, Tensor) else partner for r, partner in partners.items()}
-            blocks.append(_Block(readers, clean, samples.answer(chosen, readers)))
+            try:
+                blocks.append(samples.answer(wanted, chosen))
+            except RuntimeError as error:
+                if not _out_of_memory(error) or network.limit == 1:
+                    raise
+            else:
+                start = rows.stop
+                network.reported = 0
+                continue
+            network.shrink()
     return _joined(blocks, bound)
 
 
@@ -191,40 +197,35 @@ def evaluations(requests: Iterable[Request], count: int) -> int:
 
 
 class _Network:
-    """The model, with the most inputs it is given at once; that shrinks when memory runs out."""
+    """The model, and the most inputs that are made and given to it at once; that shrinks when memory runs out."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, chunk_size: int | None) -> None:
         self.model = model
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
-            chunk_size = min(max(budget // max(1, largest_activation(model, inputs[:1])), _FEWEST_INPUTS), _MOST_INPUTS)
+            with calling():
+                largest = largest_activation(model, inputs[:1])
+            chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
         self.limit = chunk_size
+        self.reported = 0
 
     def __call__(self, inputs: Tensor) -> Any:
-        """The model's output; ``_OUT_OF_MEMORY`` if that ran out, and then the limit is half of what it was."""
-        try:
-            with calling():
-                return self.model(inputs)
-        except RuntimeError as error:
-            if not _out_of_memory(error) or self.limit == 1:
-                raise
-        self.limit //= 2
-        if inputs.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return _OUT_OF_MEMORY
+        with calling():
+            return self.model(inputs)
 
-    def score(self, inputs: Tensor, rows: Tensor, readers: Sequence[BoundScore]) -> Tensor:
-        """The scores [readers, M] of inputs [M, ...] whose samples are ``rows``."""
-        parts: list[Tensor] = []
-        done = 0
-        while done < inputs.shape[0]:
-            part = slice(done, done + self.limit)
-            output = self(inputs[part])
-            if output is _OUT_OF_MEMORY:
-                continue
-            parts.append(torch.stack([reader.at(rows[part])(output) for reader in readers]))
-            done = part.stop
-        return torch.cat(parts, 1)
+    def report(self, inputs: int) -> None:
+        """Some perturbed inputs have been scored."""
+        report = _progress.get()
+        if report is not None:
+            self.reported += inputs
+            report(inputs)
+
+    def shrink(self) -> None:
+        """Halve the limit; what was scored of the samples at hand is scored again."""
+        self.limit //= 2
+        self.report(-self.reported)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -245,8 +246,12 @@ class _Samples:
     ids: tuple[int, ...]
     network: _Network
 
-    def answer(self, requests: dict[Request, _Chosen], readers: dict[Score, BoundScore]) -> dict[Request, Tensor]:
-        """The arms [A, n, F] of every request."""
+    def answer(self, target: Target, requests: dict[Request, _Chosen]) -> _Block:
+        """The clean scores, and the arms [A, n, F] of every request."""
+        output = self.network(self.inputs)
+        readers = {r.score: r.score.bind(output, target, len(self.ids)) for r in requests}
+        clean = {score: _numbers(reader(output)) for score, reader in readers.items()}
+        del output
         found: dict[Request, Tensor] = {}
         for request, partner in requests.items():
             if request in found:
@@ -254,7 +259,7 @@ class _Samples:
             same = [r for r in requests if (r.perturbation, r.partner) == (request.perturbation, request.partner)]
             arms = self._together(request.perturbation, partner, [readers[r.score] for r in same])
             found.update(zip(same, arms, strict=True))
-        return found
+        return _Block(readers, clean, found)
 
     def _together(self, kind: Perturbation, partner: _Chosen, readers: list[BoundScore]) -> Tensor:
         """The arms [readers, A, n, F] of one perturbation, by every reader."""
@@ -283,7 +288,6 @@ class _Samples:
         values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
-        report = _progress.get()
         arms = []
         for copy in copies:
             chunks = []
@@ -291,7 +295,7 @@ class _Samples:
             while first < len(features):
                 some = features[first : first + max(1, self.network.limit // samples)]
                 first += len(some)
-                batch = values.expand(len(some), *values.shape).clone()
+                batch = values.new_empty(len(some), *values.shape).copy_(values)
                 for perturbed, together in zip(batch, some, strict=True):
                     for feature in sorted(together, reverse=True):
                         if copy is None:
@@ -299,8 +303,7 @@ class _Samples:
                         else:
                             self.regions.write(perturbed, copy, feature)
                 chunks.append(self._read(batch, readers, suspect))
-                if report is not None:
-                    report(len(some) * samples)
+                self.network.report(len(some) * samples)
             arms.append(torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0))
         found = torch.stack(arms, 1)
         present = self.regions.present()
@@ -319,16 +322,14 @@ class _Samples:
         """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell or the score is not finite."""
         sets, samples = batch.shape[:2]
         flat = batch.view(sets * samples, *self.inputs.shape[1:])
-        broken = None
+        rows = torch.arange(samples, device=batch.device).repeat(sets)
+        broken = torch.zeros_like(rows, dtype=torch.bool)
         if suspect:
             broken = ~flat.isfinite().flatten(1).all(1)
-            flat[broken] = 0
-        rows = torch.arange(samples, device=batch.device).repeat(sets)
-        scores = self.network.score(flat, rows, readers)
-        scores = _numbers(scores)
-        if broken is not None:
-            scores = torch.where(broken, float("nan"), scores)
-        return scores.view(len(readers), sets, samples).transpose(1, 2)
+            flat.masked_fill_(broken.view(-1, *[1] * (flat.ndim - 1)), 0.0)
+        output = self.network(flat)
+        scores = _numbers(torch.stack([reader.at(rows)(output) for reader in readers]))
+        return scores.masked_fill(broken, float("nan")).view(len(readers), sets, samples).transpose(1, 2)
 
 
 def _numbers(scores: Tensor) -> Tensor:
@@ -368,4 +369,5 @@ def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

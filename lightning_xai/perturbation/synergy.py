@@ -65,7 +65,7 @@ def synergy(
         tensor([[nan, 6., 11.]])
     """
     pair, _ = _requests(perturbation, score, anchor)
-    swept = sweep(model, inputs, target, [pair], Plan(regions, sample_ids, chunk_size, engine))
+    swept = sweep(model, inputs, target, [pair], Plan(regions, chunk_size, engine), sample_ids)
     return joint_importance(swept, pair)
 
 
@@ -102,7 +102,7 @@ def interaction(
     tensor([[nan, -6., 0.]])
     """
     pair, single = _requests(perturbation, score, anchor)
-    swept = sweep(model, inputs, target, [pair, single], Plan(regions, sample_ids, chunk_size, engine))
+    swept = sweep(model, inputs, target, [pair, single], Plan(regions, chunk_size, engine), sample_ids)
     return beyond_single(joint_importance(swept, pair), swept.local(single), pair.partner)
 
 

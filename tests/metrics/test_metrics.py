@@ -159,11 +159,12 @@ def test_speed(cnn, batch, regions, states, abscissa):
         states = [state.at(strength) for state, strength in zip(states, (1.5, 3.0, 8.0), strict=True)]
     ask = {"perturbations": states, "abscissa": abscissa, "score": "logit"}
     found = updated(Speed(regions, **ask), cnn, batch).compute()
-    slopes, maps = one_by_one(lambda *args, **how: speed(*args, **how).slope, cnn, batch, regions, **ask)
+    _, maps = one_by_one(lambda *args, **how: speed(*args, **how).slope, cnn, batch, regions, **ask)
     check_maps(found, maps, batch[1])
     _, r_squared = one_by_one(lambda *args, **how: speed(*args, **how).r_squared, cnn, batch, regions, **ask)
     close(found["r_squared"], mean(np.stack(r_squared), 0))
-    assert found["nonfinite"] == missing(regions, batch, slopes)
+    each = [one_by_one(importance, cnn, batch, regions, perturbation=state, score="logit")[0] for state in states]
+    assert found["nonfinite"] == sum(missing(regions, batch, values) for values in each)
 
 
 def test_speed_of_one_perturbation_and_its_strengths(cnn, batch):
@@ -192,14 +193,15 @@ def test_synergy(cnn, batch, regions, states, anchor):
 @every_kind
 @every_region
 @pytest.mark.parametrize("anchor", [None, 1])
-def test_synergy_counts_pairs_that_are_not_numbers(cnn, batch, regions, states, anchor):
+def test_synergy_counts_what_is_not_a_number(cnn, batch, regions, states, anchor):
     found = updated(Synergy(regions, states[0], anchor=anchor), cnn, batch).compute()
     ask = {"regions": regions, "perturbation": states[0]}
     joint = synergy(cnn, *batch[:2], **ask)
     bound = regions.bind(batch[0])
     there = range(bound.count) if bound.present() is None else bound.present()[0].nonzero().flatten().tolist()
     pairs = [pair for pair in itertools.combinations(there, 2) if anchor is None or anchor in pair]
-    assert found["nonfinite"] == sum(int(joint[:, i, j].isnan().sum()) for i, j in pairs)
+    single = importance(cnn, *batch[:2], **ask)[:, there]
+    assert found["nonfinite"] == single.isnan().sum() + sum(int(joint[:, i, j].isnan().sum()) for i, j in pairs)
     assert (found["nonfinite"] > 0) == (states is BREAKING)
 
 

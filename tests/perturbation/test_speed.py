@@ -75,3 +75,8 @@ def test_a_state_that_breaks_is_left_out():
 def test_states_that_make_no_line(states, abscissa, error, message):
     with pytest.raises(error, match=message):
         speed(nn.Linear(4, 2), torch.ones(1, 4), 0, regions=Windows(1), perturbations=states, abscissa=abscissa)
+
+
+def test_states_must_be_a_list():
+    with pytest.raises(TypeError, match=r"perturbations must be a list of states, e\.g\. \[kinds\.Negative"):
+        speed(torch.nn.Identity(), torch.ones(1, 2), 0, regions=Windows(1), perturbations=kinds.Negative())

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation, WindowPerturbation, check_positive
 
@@ -28,16 +27,21 @@ class Blur(Perturbation):
         check_positive("sigma", self.sigma)
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        # Shifted sums, not a convolution: devices round those to TF32, and a constant would not stay one.
+        smooth = values.to(torch.promote_types(values.dtype, torch.float32))
         for axis in range(2, values.ndim):
-            lines = values.movedim(axis, -1)
-            radius = min(math.ceil(4 * self.sigma), lines.shape[-1] - 1)
-            steps = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)
-            kernel = (-(steps**2) / (2 * self.sigma**2)).exp().view(1, 1, -1)
-            flat = lines.reshape(-1, 1, lines.shape[-1])
-            weight = functional.conv1d(torch.ones_like(flat[:1]), kernel, padding=radius)
-            smooth = functional.conv1d(flat, kernel, padding=radius) / weight
-            values = smooth.view(lines.shape).movedim(-1, axis)
-        return values
+            smooth = self._along(smooth, axis)
+        return smooth.to(values.dtype)
+
+    def _along(self, values: Tensor, axis: int) -> Tensor:
+        length = values.shape[axis]
+        reach = min(math.ceil(4 * self.sigma), length - 1)
+        total, weight = torch.zeros_like(values), values.new_zeros(length)
+        for shift in range(-reach, reach + 1):
+            share, start, size = math.exp(-(shift**2) / (2 * self.sigma**2)), max(0, -shift), length - abs(shift)
+            total.narrow(axis, start, size).add_(values.narrow(axis, start + shift, size), alpha=share)
+            weight.narrow(0, start, size).add_(share)
+        return total / weight.view(-1, *[1] * (values.ndim - 1 - axis))
 
 
 @dataclass(frozen=True)
