@@ -152,7 +152,7 @@ class Collector:
             column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
             if column.ndim == 1:
                 return usable(column)[chosen.to(column.device)]
-        self._say_once("the batch has no class labels [N]: the predicted class is explained instead.")
+        warn_once(self._said, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 
     def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
@@ -169,17 +169,12 @@ class Collector:
 
     def _leave_out(self, count: int) -> None:
         if count:
-            self._say_once("samples with NaN or infinite inputs are left out; `left_out` counts them.")
+            warn_once(self._said, "samples with NaN or infinite inputs are left out; `left_out` counts them.")
             for metric in self.metrics.values():
                 metric.leave_out(count)
 
     def _has_shapes(self) -> bool:
         return all(metric.update_called for metric in self.metrics.values())
-
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def explain(
@@ -227,17 +222,23 @@ def explain(
     maps = None if place is None else place / "explanations"
     if maps is not None:
         remove_explanations(maps)
-    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, folder=maps)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+    def moved(batch: Any) -> Any:
+        parts = (unpack or unpack_batch)(batch)
+        there = isinstance(parts, tuple | list)
+        return [part.to(device) if isinstance(part, Tensor) else part for part in parts] if there else parts
+
+    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=moved, folder=maps)
     for metric in metrics.values():
         metric.to(device)
+
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not progress)
     with bar, progress_to(bar.update):
         for batch in dataloader:
-            moved = _on(batch, device)
             if bar.total is None:
-                bar.total = collector.work(moved) * collector.expected(dataloader)
-            collector.add(model, moved)
+                bar.total = collector.work(batch) * collector.expected(dataloader)
+            collector.add(model, batch)
             if collector.done():
                 break
     if collector.seen == 0:
@@ -314,13 +315,20 @@ def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
             raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
 
 
+def warn_once(said: set[str], message: str) -> None:
+    """Warn, unless it has been said."""
+    if message not in said:
+        said.add(message)
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
 def check_choice(max_samples: int, target: str | int) -> None:
     """Refuse a number of samples or a target that makes no sense.
 
     Raises:
         ValueError: If it does not.
     """
-    if max_samples < 1:
+    if not isinstance(max_samples, int) or max_samples < 1:
         raise ValueError(f"max_samples must be at least 1, got {max_samples}.")
     if not isinstance(target, int) and target not in ("label", "predicted"):
         raise ValueError(f"target must be 'label', 'predicted' or a class index, got {target!r}.")
@@ -328,13 +336,3 @@ def check_choice(max_samples: int, target: str | int) -> None:
 
 def _plain(result: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: value.detach().cpu() if value.ndim else value.item() for name, value in result.items()}
-
-
-def _on(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _on(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return [_on(value, device) for value in batch]
-    return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_xai import figures
 from lightning_xai._checks import unknown
 from lightning_xai._guard import called_in
-from lightning_xai.callbacks.explain import Collector, Results, Unpack, check_choice, check_metrics, draw
+from lightning_xai.callbacks.explain import Collector, Results, Unpack, check_choice, check_metrics, draw, warn_once
 from lightning_xai.callbacks.logging import log_figure
 from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import remove_explanations
@@ -49,7 +50,8 @@ class ExplanationMonitor(Callback):
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
             keys are understood without.
         model: The attribute to explain, e.g. ``"net"``, if the module itself is not the network.
-        precision: ``"32"`` explains outside autocast; ``"trainer"`` as the trainer computes.
+        precision: ``"32"`` explains outside autocast; ``"trainer"`` as the trainer computes. A model that is itself in
+            half or double precision (``bf16-true``, ``64-true``) is explained in that.
         pictures: How pictures are drawn; class names and ``denormalize`` go here.
         save_maps: Keep the maps of every sample on disk.
 
@@ -221,7 +223,10 @@ class ExplanationMonitor(Callback):
                 pl_module.log(f"{name}/{key}{suffix}", float(value), batch_size=1, add_dataloader_idx=False, **how)
 
     def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
-        return called_in(nullcontext if self.precision == "32" else trainer.precision_plugin.forward_context)
+        # A plugin without autocast has put the model itself into its precision: there is no other to call it in.
+        plugin = trainer.precision_plugin
+        plain = self.precision == "32" and isinstance(plugin, MixedPrecision)
+        return called_in(nullcontext if plain else plugin.forward_context)
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
         if self.model is not None:
@@ -252,6 +257,9 @@ class _Run:
         self.trainer = trainer
         self.prefix = _PREFIX[stage]
         self.loaders = _loaders(trainer, stage)
+        for loader in self.loaders:
+            if _sampler(loader) is None and trainer.world_size > 1:
+                warn_once(monitor._said, "iterable data are taken to be split between the processes as they are.")
         # log_dir is a collective call: every process asks for it.
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
@@ -313,17 +321,28 @@ def _loaders(trainer: Trainer, stage: str) -> list[Any]:
 
 
 def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-    """Turns places in a process' own data into positions in the whole; -1 where a sampler repeats a sample."""
-    sampler = getattr(loader, "sampler", None)
-    if not isinstance(sampler, DistributedSampler):
-        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    """Turns places in a process' own data into positions in the whole; -1 where another process has the sample."""
+    sampler = _sampler(loader)
     if isinstance(sampler, DistributedSampler):
-        world, rank, length = sampler.num_replicas, sampler.rank, len(sampler.dataset)  # type: ignore[arg-type]
-    else:
-        world, rank, length = trainer.world_size, trainer.global_rank, None
+        # It repeats samples to give every process as many.
+        length: int = len(sampler.dataset)  # type: ignore[arg-type]
+        return lambda places: _below(places * sampler.num_replicas + sampler.rank, length)
+    share = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+    world, rank = share["num_replicas"], share["rank"]
+    if isinstance(sampler, Sized):
+        # Every process goes through all the data.
+        return lambda places: torch.where(places % world == rank, places, -1)
+    return lambda places: places * world + rank
 
-    def position(places: Tensor) -> Tensor:
-        found = places * world + rank
-        return found if length is None else torch.where(found < length, found, -1)
 
-    return position
+def _sampler(loader: Any) -> Any:
+    """What orders the data of a loader, also inside a batch sampler; None for iterable data."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    sampler = getattr(loader, "sampler", None)
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    return inner if isinstance(inner, DistributedSampler) else sampler
+
+
+def _below(positions: Tensor, length: int) -> Tensor:
+    return torch.where(positions < length, positions, -1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+_SECONDS_BETWEEN_FRAMES = 0.1
 
 
 class BarTask:
@@ -21,6 +24,7 @@ class BarTask:
         bar = trainer.progress_bar_callback
         self._rich: tuple[Any, Any] | None = None
         self._tqdm: Tqdm | None = None
+        self._refreshed = 0.0
         if bar is None or not trainer.is_global_zero:
             return
         if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
@@ -33,7 +37,9 @@ class BarTask:
         if self._rich is not None:
             bar, task = self._rich
             bar.progress.update(task, advance=steps)
-            bar.refresh()
+            if time.monotonic() > self._refreshed + _SECONDS_BETWEEN_FRAMES:
+                self._refreshed = time.monotonic()
+                bar.refresh()
         if self._tqdm is not None:
             self._tqdm.update(steps)
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from subjects import Classifier, loader, quiet, samples
 from torch import nn
 
-from lightning_xai import ExplanationMonitor, Windows
+from lightning_xai import ExplanationMonitor, Pictures, Windows
 from lightning_xai.metrics import Importance, Speed, Synergy
 from lightning_xai.perturbation import kinds
 
@@ -108,7 +108,7 @@ def monitor(**options):
         "permuted": Synergy(regions, kinds.Permute()),
         "speed": Speed(regions, [kinds.Negative(0.1), kinds.Negative(0.2)]),
     }
-    return ExplanationMonitor(metrics, max_samples=10, **options)
+    return ExplanationMonitor(metrics, max_samples=10, pictures=Pictures(samples=2), **options)
 
 
 @pytest.mark.usefixtures("pictures")

@@ -61,7 +61,6 @@ def files(folder):
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-@pytest.mark.usefixtures("pictures")
 def test_stages(trainer, tmp_path, stage, inference_mode):
     module = Classifier()
     monitor = ExplanationMonitor(metrics(), max_samples=FIRST, stages=("validate", "test"))
@@ -81,9 +80,18 @@ def test_stages(trainer, tmp_path, stage, inference_mode):
         assert value.item() == pytest.approx(monitor.results[name][number])
 
     place = f"{'test' if stage == 'test' else 'validate'}-epoch0"
+    assert files(tmp_path) == {f"explanations/{place}/rank0-{shard}.safetensors" for shard in range(2)}
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("save_maps", [True, False])
+def test_files(trainer, tmp_path, save_maps):
+    module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST, save_maps=save_maps)
+    trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
+    equal(monitor.results, expected(module))
     assert files(tmp_path) == {
-        *(f"explanations/{place}/rank0-{shard}.safetensors" for shard in range(2)),
-        *(f"figures/{place}/{name}.png" for name in (*NUMBERS, "samples")),
+        *(f"explanations/validate-epoch0/rank0-{shard}.safetensors" for shard in range(2) if save_maps),
+        *(f"figures/validate-epoch0/{name}.png" for name in (*NUMBERS, "samples")),
     }
 
 
@@ -261,12 +269,12 @@ def test_tensorboard_gets_the_pictures(trainer, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path, version=0)
-    run = trainer(callbacks=[ExplanationMonitor(metrics(), max_samples=FIRST)], logger=logger)
+    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=2)], logger=logger)
     run.fit(Classifier(), loader(), loader())
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert set(events.Tags()["images"]) == {f"val/{name}" for name in (*NUMBERS, "samples")}
+    assert set(events.Tags()["images"]) == {"val/zero", "val/samples"}
     (image,) = events.Images("val/zero")
     assert image.step == run.global_step == 6
     height, width, _ = pixels(tmp_path / "lightning_logs/version_0/figures/validate-epoch0/zero.png").shape
@@ -315,9 +323,9 @@ class FakeMLflow(Fake, MLFlowLogger):
 )
 def test_other_loggers_get_the_pictures(trainer, tmp_path, kind, key):
     logger = kind(tmp_path)
-    run = trainer(callbacks=[ExplanationMonitor(metrics(), max_samples=FIRST)], logger=[logger, CSVLogger(tmp_path)])
+    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=2)], logger=[logger, CSVLogger(tmp_path)])
     run.fit(Classifier(), loader(), loader())
-    assert set(logger.images) == {key(name) for name in (*NUMBERS, "samples")}
+    assert set(logger.images) == {key("zero"), key("samples")}
     assert {f"val/zero/{number}" for number in NUMBERS["zero"]} <= logger.numbers.keys()
 
 
@@ -573,14 +581,6 @@ def test_a_tensor_of_inference_mode_is_explained(trainer):
 # Options
 
 
-@pytest.mark.usefixtures("pictures")
-def test_maps_may_be_thrown_away(trainer, tmp_path):
-    module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST, save_maps=False)
-    trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
-    equal(monitor.results, expected(module))
-    assert files(tmp_path) == {f"figures/validate-epoch0/{name}.png" for name in (*NUMBERS, "samples")}
-
-
 def test_a_second_run_replaces_the_maps_of_the_first(trainer, tmp_path):
     module = Classifier()
     for count in (SAMPLES, FIRST):
@@ -757,3 +757,18 @@ def test_what_cannot_be_explained_is_said_before_any_training(trainer, options, 
     with pytest.raises((ValueError, TypeError), match=message):
         trainer(callbacks=[monitor], num_sanity_val_steps=1).fit(module, loader(), loader())
     assert steps == []
+
+
+class MakesTensors(Classifier):
+    """Makes a tensor of the default type in its forward."""
+
+    def forward(self, x):
+        return super().forward(x) @ torch.eye(3)
+
+
+@pytest.mark.parametrize("precision", ["32", "trainer"])
+@pytest.mark.parametrize("trains_in", ["bf16-true", "64-true"])
+def test_a_model_in_another_precision_is_explained_in_that(trainer, trains_in, precision):
+    monitor = ExplanationMonitor(only(), max_samples=2, precision=precision)
+    trainer(callbacks=[monitor], precision=trains_in).validate(MakesTensors(), loader(), verbose=False)
+    assert monitor.results["zero"]["samples"] == 2

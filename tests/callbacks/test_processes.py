@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from subjects import SAMPLES, Still, loader, quiet, samples
 from torch import distributed
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_xai import ExplanationMonitor, Windows, load_explanations
 from lightning_xai.metrics import Importance, Speed, Synergy
@@ -138,3 +139,25 @@ def test_processes_meet_at_the_end_of_an_epoch_only(found, monkeypatch):
     for name in ("all_gather", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list"):
         monkeypatch.setattr(distributed, name, heard(name))
     found("two", two(), monitor=Listening)
+
+
+def test_without_a_distributed_sampler_the_processes_share_the_data(found, tmp_path):
+    whole = {**two(), "use_distributed_sampler": False}
+    one, more = found("one", {}), found("two", whole)
+    same(one, more)
+    assert more[0]["val/zero/samples"] == SAMPLES
+
+
+class Split(IterableDataset):
+    """Gives every process its own samples."""
+
+    def __iter__(self):
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        world = distributed.get_world_size() if distributed.is_initialized() else 1
+        inputs, labels = samples()
+        yield from zip(inputs[rank::world], labels[rank::world], strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:iterable data are taken to be split")
+def test_iterable_data_are_taken_to_be_split(found):
+    same(*(found(name, how, data=DataLoader(Split(), 4)) for name, how in (("one", {}), ("two", two()))))
