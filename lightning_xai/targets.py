@@ -211,7 +211,12 @@ class Probability(Score):
 
 @dataclass(frozen=True)
 class LogProbability(Probability):
-    r"""Log-softmax of the target, :math:`\ln p_y`, in nats."""
+    r"""Log-softmax of the target, :math:`\ln p_y`, in nats.
+
+    >>> z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, 3.0]])
+    >>> LogProbability().bind(z, 1, samples=3)(z)
+    tensor([-0.6931, -0.6931, -0.6931])
+    """
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
         return _over(region, _column(output.log_softmax(1), target))

@@ -265,6 +265,17 @@ def update_together(
 
     Returns:
         What each metric found, per sample.
+
+    Raises:
+        ValueError: If the inputs, the target or the regions do not fit each other or the model.
+
+    >>> from lightning_xai.metrics import Importance, Synergy
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> windows, zero = Windows(2), kinds.Constant(0.0)
+    >>> metrics = {"importance": Importance(windows, zero), "synergy": Synergy(windows, zero)}
+    >>> found = update_together(metrics, nn.Linear(6, 4), torch.randn(5, 6), "predicted")
+    >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
+    (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
     plans: dict[Plan, dict[str, SweepMetric]] = {}
     found: dict[str, Explained] = {}

@@ -133,9 +133,36 @@ def comb_classes(
     .. math:: D_c = (p_c - p_y)(R_j x) - (p_c - p_y)(x), \qquad LI_j = D_{c^*},\; c^* = \arg\max_{c \ne y} |D_c|
 
     A two-sided kind has one :math:`D_{c^*}` per arm, combined as the kind says; the class reported is that of the arm
-    with the larger one. The class is -1 where the importance is NaN.
+    with the larger one.
+
+    The errors are those of :func:`importance`.
+
+    Args:
+        model: The network, with an output of two classes or more.
+        inputs: Inputs [N, C, \*S], or a table [N, F].
+        target: y, class indices [N], one index for all, or ``"predicted"``.
+        regions: The features j.
+        perturbation: R.
+        output: Which tensor to read of a model that returns several.
+        sample_ids: The samples' ids [N].
+        chunk_size: The most inputs per forward pass.
+        engine: ``"auto"`` or ``"dense"``.
+
+    Returns:
+        Importance [N, J], a difference of probabilities, and classes [N, J], -1 where the importance is NaN.
 
     Source: :cite:`grauluque2023`.
+
+    Example:
+        Without its only evidence, class 0 falls behind class 2, which the second column speaks for:
+
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> model = nn.Linear(2, 3, bias=False)
+        >>> model.weight.data = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+        >>> x = torch.tensor([[2.0, 1.0]])
+        >>> found = comb_classes(model, x, 0, regions=Windows(1), perturbation=kinds.Constant(0.0))
+        >>> found.strongest
+        tensor([[2, 2]])
     """
     value, index = CombClasses(output=output), StrongestClass(output=output)
     requests = [Request(perturbation, value), Request(perturbation, index)]

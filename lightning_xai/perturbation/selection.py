@@ -85,7 +85,11 @@ class EveryOther(Selection):
 
 @dataclass(frozen=True)
 class Even(Selection):
-    """The windows 0, 2, 4, ..."""
+    """The windows 0, 2, 4, ...
+
+    >>> Even().mask(3)
+    tensor([ True, False,  True])
+    """
 
     def mask(self, count: int) -> Tensor:
         return torch.arange(count) % 2 == 0
@@ -93,7 +97,11 @@ class Even(Selection):
 
 @dataclass(frozen=True)
 class Odd(Selection):
-    """The windows 1, 3, 5, ..."""
+    """The windows 1, 3, 5, ...
+
+    >>> Odd().mask(3)
+    tensor([False,  True, False])
+    """
 
     def mask(self, count: int) -> Tensor:
         return torch.arange(count) % 2 == 1

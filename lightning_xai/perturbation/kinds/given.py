@@ -14,7 +14,11 @@ from lightning_xai.perturbation.kinds.base import Keys, Perturbation, as_numbers
 
 @dataclass(frozen=True, eq=False)
 class Custom(Perturbation):
-    r""":math:`v \cdot factor`, with a factor per cell: anything that broadcasts to a sample [C, \*S]."""
+    r""":math:`v \cdot factor`, with a factor per cell: anything that broadcasts to a sample [C, \*S].
+
+    >>> Custom(factor=[0.0, 1.0, 2.0]).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.0000, 0.5000, 4.0000]]])
+    """
 
     factor: float | Sequence[Any] | Tensor = 1.0
 
@@ -27,7 +31,11 @@ class Custom(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class CustomSum(Perturbation):
-    r""":math:`v + summand`, with a summand per cell: anything that broadcasts to a sample [C, \*S]."""
+    r""":math:`v + summand`, with a summand per cell: anything that broadcasts to a sample [C, \*S].
+
+    >>> CustomSum(summand=[0.5, 0.0, 1.0]).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.5000,  0.5000,  3.0000]]])
+    """
 
     summand: float | Sequence[Any] | Tensor = 0.0
 
@@ -40,7 +48,11 @@ class CustomSum(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class ClassInterchange(Perturbation):
-    r""":math:`(1 - amount)\, v + amount \cdot other`, with a sample of another class [C, \*S]."""
+    r""":math:`(1 - amount)\, v + amount \cdot other`, with a sample of another class [C, \*S].
+
+    >>> ClassInterchange(other=[4.0, 4.0, 4.0], amount=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[1.5000, 2.2500, 3.0000]]])
+    """
 
     strength: ClassVar[str | None] = "amount"
 
@@ -61,6 +73,9 @@ class Replace(Perturbation):
     Args:
         background: Samples to draw from [B, C, \*S], of the inputs' shape; for a table [B, 1, F] or [B, F].
         seed: Keys the draw together with the sample's id.
+
+    >>> Replace(background=torch.tensor([[[7.0, 8.0, 9.0]]])).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[7., 8., 9.]]])
     """
 
     background: Sequence[Any] | Tensor = ()

@@ -44,7 +44,11 @@ class Bidirectional(Perturbation):
 
 @dataclass(frozen=True)
 class Positive(Perturbation):
-    r""":math:`(v + b)(1 + \delta)`."""
+    r""":math:`(v + b)(1 + \delta)`.
+
+    >>> Positive(delta=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-1.5000,  0.7500,  3.0000]]])
+    """
 
     strength: ClassVar[str | None] = "delta"
 
@@ -57,7 +61,11 @@ class Positive(Perturbation):
 
 @dataclass(frozen=True)
 class Negative(Perturbation):
-    r""":math:`(v + b)(1 - \delta)`; :math:`\delta = 1` fades the window to 0."""
+    r""":math:`(v + b)(1 - \delta)`; :math:`\delta = 1` fades the window to 0.
+
+    >>> Negative(delta=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.5000,  0.2500,  1.0000]]])
+    """
 
     strength: ClassVar[str | None] = "delta"
 
@@ -70,7 +78,11 @@ class Negative(Perturbation):
 
 @dataclass(frozen=True)
 class Log(Perturbation):
-    r""":math:`\log_{base}(v + b)`; not a number below 0 and infinite at 0, which is counted, not hidden."""
+    r""":math:`\log_{base}(v + b)`; not a number below 0 and infinite at 0, which is counted, not hidden.
+
+    >>> Log(base=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[nan, -1.,  1.]]])
+    """
 
     strength: ClassVar[str | None] = "base"
 
@@ -87,7 +99,11 @@ class Log(Perturbation):
 
 @dataclass(frozen=True)
 class Exp(Perturbation):
-    r""":math:`(v + b)^{exponent}`."""
+    r""":math:`(v + b)^{exponent}`.
+
+    >>> Exp(exponent=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[1.0000, 0.2500, 4.0000]]])
+    """
 
     strength: ClassVar[str | None] = "exponent"
 
@@ -100,7 +116,11 @@ class Exp(Perturbation):
 
 @dataclass(frozen=True)
 class Binary(Perturbation):
-    r"""``upper`` where :math:`v` > threshold, ``lower`` elsewhere."""
+    r"""``upper`` where :math:`v` > threshold, ``lower`` elsewhere.
+
+    >>> Binary(threshold=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0., 0., 1.]]])
+    """
 
     strength: ClassVar[str | None] = "threshold"
 
@@ -114,7 +134,11 @@ class Binary(Perturbation):
 
 @dataclass(frozen=True)
 class Sinusoidal(Perturbation):
-    r""":math:`(v + b) \sin(frequency \cdot v) + amplitude`."""
+    r""":math:`(v + b) \sin(frequency \cdot v) + amplitude`.
+
+    >>> Sinusoidal(frequency=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[ 1.9093,  1.4207, -0.5136]]])
+    """
 
     strength: ClassVar[str | None] = "frequency"
 
@@ -128,7 +152,11 @@ class Sinusoidal(Perturbation):
 
 @dataclass(frozen=True)
 class Gaussian(Perturbation):
-    r""":math:`(v + b) \exp(-(v - mean)^2 / 2\, std^2)`."""
+    r""":math:`(v + b) \exp(-(v - mean)^2 / 2\, std^2)`.
+
+    >>> Gaussian(mean=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.0111,  0.1623,  2.0000]]])
+    """
 
     strength: ClassVar[str | None] = "std"
 
@@ -145,7 +173,11 @@ class Gaussian(Perturbation):
 
 @dataclass(frozen=True)
 class Tanh(Perturbation):
-    r""":math:`\tanh(scale (v + b))`."""
+    r""":math:`\tanh(scale (v + b))`.
+
+    >>> Tanh(scale=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.4621,  0.2449,  0.7616]]])
+    """
 
     strength: ClassVar[str | None] = "scale"
 
@@ -158,7 +190,11 @@ class Tanh(Perturbation):
 
 @dataclass(frozen=True)
 class Sigmoid(Perturbation):
-    r""":math:`1 / (1 + e^{-scale (v + b)})`."""
+    r""":math:`1 / (1 + e^{-scale (v + b)})`.
+
+    >>> Sigmoid(scale=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0.1192, 0.7311, 0.9820]]])
+    """
 
     strength: ClassVar[str | None] = "scale"
 
@@ -171,7 +207,11 @@ class Sigmoid(Perturbation):
 
 @dataclass(frozen=True)
 class ReLU(Perturbation):
-    r""":math:`\max(0, v + b)`."""
+    r""":math:`\max(0, v + b)`.
+
+    >>> ReLU(bias=-1.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0., 0., 1.]]])
+    """
 
     bias: float = 0.0
 
@@ -181,7 +221,11 @@ class ReLU(Perturbation):
 
 @dataclass(frozen=True)
 class LeakyReLU(Perturbation):
-    r""":math:`v + b`, times ``slope`` where it is negative."""
+    r""":math:`v + b`, times ``slope`` where it is negative.
+
+    >>> LeakyReLU(slope=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.5000,  0.5000,  2.0000]]])
+    """
 
     strength: ClassVar[str | None] = "slope"
 
@@ -194,7 +238,11 @@ class LeakyReLU(Perturbation):
 
 @dataclass(frozen=True)
 class Softplus(Perturbation):
-    r""":math:`\ln(1 + e^{scale (v + b)})`."""
+    r""":math:`\ln(1 + e^{scale (v + b)})`.
+
+    >>> Softplus().arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0.3133, 0.9741, 2.1269]]])
+    """
 
     strength: ClassVar[str | None] = "scale"
 
@@ -208,7 +256,11 @@ class Softplus(Perturbation):
 
 @dataclass(frozen=True)
 class Inverse(Perturbation):
-    r""":math:`1 / (v + b)`; infinite at 0, which is counted, not hidden."""
+    r""":math:`1 / (v + b)`; infinite at 0, which is counted, not hidden.
+
+    >>> Inverse().arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-1.0000,  2.0000,  0.5000]]])
+    """
 
     bias: float = 0.0
 
@@ -218,7 +270,11 @@ class Inverse(Perturbation):
 
 @dataclass(frozen=True)
 class Offset(Perturbation):
-    r""":math:`v + b + offset`."""
+    r""":math:`v + b + offset`.
+
+    >>> Offset(offset=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.5000,  1.0000,  2.5000]]])
+    """
 
     strength: ClassVar[str | None] = "offset"
 
@@ -231,7 +287,11 @@ class Offset(Perturbation):
 
 @dataclass(frozen=True)
 class Constant(Perturbation):
-    r""":math:`c`."""
+    r""":math:`c`.
+
+    >>> Constant(c=3.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[3., 3., 3.]]])
+    """
 
     strength: ClassVar[str | None] = "c"
 
@@ -243,7 +303,11 @@ class Constant(Perturbation):
 
 @dataclass(frozen=True)
 class UpperThreshold(Perturbation):
-    r""":math:`c` where :math:`v` > threshold."""
+    r""":math:`c` where :math:`v` > threshold.
+
+    >>> UpperThreshold(threshold=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-1.0000,  0.5000,  0.0000]]])
+    """
 
     strength: ClassVar[str | None] = "threshold"
 
@@ -256,7 +320,11 @@ class UpperThreshold(Perturbation):
 
 @dataclass(frozen=True)
 class LowerThreshold(Perturbation):
-    r""":math:`c` where :math:`v` < threshold."""
+    r""":math:`c` where :math:`v` < threshold.
+
+    >>> LowerThreshold(threshold=0.5, c=9.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[9.0000, 0.5000, 2.0000]]])
+    """
 
     strength: ClassVar[str | None] = "threshold"
 

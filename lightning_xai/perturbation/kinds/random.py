@@ -20,7 +20,12 @@ def _draw(values: Tensor, keys: Keys, seed: int, fill: Callable[[Tensor, torch.G
 
 @dataclass(frozen=True)
 class RandomPtn(WindowPerturbation):
-    r""":math:`(v + b)\, u`, one :math:`u \sim U(low, high)` per sample and window."""
+    r""":math:`(v + b)\, u`, one :math:`u \sim U(low, high)` per sample and window.
+
+    >>> scaled = RandomPtn(low=0.5, high=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))
+    >>> scaled[0]
+    tensor([[[-0.5000,  0.2500,  1.0000]]])
+    """
 
     strength: ClassVar[str | None] = "high"
 
@@ -40,7 +45,13 @@ class RandomPtn(WindowPerturbation):
 
 @dataclass(frozen=True)
 class GaussianNoise(Perturbation):
-    r""":math:`v + b + n`, an :math:`n \sim N(mean, std^2)` per cell."""
+    r""":math:`v + b + n`, an :math:`n \sim N(mean, std^2)` per cell, keyed by the sample's id.
+
+    >>> from lightning_xai.perturbation.kinds import Keys
+    >>> noise, values = GaussianNoise(seed=1), torch.zeros(2, 1, 3)
+    >>> torch.equal(noise.arms(values, Keys((4, 7)))[0, 1], noise.arms(values[:1], Keys((7,)))[0, 0])
+    True
+    """
 
     strength: ClassVar[str | None] = "std"
 
@@ -60,7 +71,11 @@ class GaussianNoise(Perturbation):
 
 @dataclass(frozen=True)
 class UniformNoise(Perturbation):
-    r""":math:`v + b + u`, a :math:`u \sim U(low, high)` per cell."""
+    r""":math:`v + b + u`, a :math:`u \sim U(low, high)` per cell.
+
+    >>> UniformNoise(low=0.25, high=0.25).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.7500,  0.7500,  2.2500]]])
+    """
 
     strength: ClassVar[str | None] = "high"
 
@@ -79,7 +94,11 @@ class UniformNoise(Perturbation):
 
 @dataclass(frozen=True)
 class Permute(WindowPerturbation):
-    """The window's own cells in a random order, the same for every channel."""
+    """The window's own cells in a random order, the same for every channel.
+
+    >>> Permute(seed=2).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0].sort().values
+    tensor([[[-1.0000,  0.5000,  2.0000]]])
+    """
 
     seed: int = 0
 

@@ -17,6 +17,9 @@ class Blur(Perturbation):
     r"""A Gaussian filter of standard deviation ``sigma`` (in cells) over the spatial axes.
 
     The kernel reaches :math:`4 \sigma`; its weights are renormalised at the border, so a constant stays as it is.
+
+    >>> Blur(sigma=1.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[-0.2446,  0.5000,  1.2446]]])
     """
 
     strength: ClassVar[str | None] = "sigma"
@@ -46,7 +49,11 @@ class Blur(Perturbation):
 
 @dataclass(frozen=True)
 class LocalMean(WindowPerturbation):
-    """The mean of the window's own cells, per channel."""
+    """The mean of the window's own cells, per channel.
+
+    >>> LocalMean().arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0.5000, 0.5000, 0.5000]]])
+    """
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values.mean(tuple(range(2, values.ndim)), keepdim=True).expand_as(values)
@@ -54,7 +61,11 @@ class LocalMean(WindowPerturbation):
 
 @dataclass(frozen=True)
 class ChannelMean(Perturbation):
-    """The mean of the sample, per channel."""
+    """The mean of the sample, per channel.
+
+    >>> ChannelMean().arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0.5000, 0.5000, 0.5000]]])
+    """
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values.mean(tuple(range(2, values.ndim)), keepdim=True).expand_as(values)
