@@ -72,6 +72,7 @@ class ExplanationMetric(Metric, ABC):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._identify()  # the first state, as torchmetrics 1.5 compares no other
         for name in ("samples", "nonfinite", "left_out"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 

@@ -602,7 +602,7 @@ def test_two_monitors_do_not_meet(trainer, tmp_path):
     run.fit(module, loader(), loader())
     equal(monitors[0].results, expected(module, names=names[0]))
     equal(monitors[1].results, expected(module, 3, names=names[1]))
-    kept = torch.load(checkpoint.last_model_path)["callbacks"]
+    kept = torch.load(checkpoint.last_model_path, weights_only=True)["callbacks"]
     for monitor in monitors:
         assert kept[monitor.state_key]["results"].keys() == monitor.results.keys()
     folders = {path.parent for path in tmp_path.rglob("*.safetensors")}

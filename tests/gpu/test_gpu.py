@@ -159,7 +159,7 @@ def two(tmp_path_factory):
     inherited = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run(command, env=inherited, timeout=600, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("shards", ["halves", "uneven", "nothing"])
