@@ -32,7 +32,7 @@ _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", d
 
 # How large the largest activation of a chunk may be. On a CPU it should stay in the cores' caches, beyond that fresh
 # pages cost more than a larger chunk gains; on a GPU only memory limits it.
-_ACTIVATION_BYTES = {"cpu": 2 * 2**20}
+_ACTIVATION_BYTES = {"cpu": 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
 
@@ -288,6 +288,7 @@ class _Samples:
         values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
+        repeated: dict[int, list[BoundScore]] = {1: readers}
         arms = []
         for copy in copies:
             chunks = []
@@ -302,10 +303,13 @@ class _Samples:
                             self._write_window(perturbed, values, kind, feature)
                         else:
                             self.regions.write(perturbed, copy, feature)
-                chunks.append(self._read(batch, readers, suspect))
+                if len(some) not in repeated:
+                    rows = torch.arange(samples, device=values.device).repeat(len(some))
+                    repeated[len(some)] = [reader.at(rows) for reader in readers]
+                chunks.append(self._read(batch, repeated[len(some)], suspect))
                 self.network.report(len(some) * samples)
             arms.append(torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0))
-        found = torch.stack(arms, 1)
+        found = _numbers(torch.stack(arms, 1))
         present = self.regions.present()
         if present is not None and features:
             index = torch.tensor(features, device=present.device)
@@ -319,17 +323,18 @@ class _Samples:
                 self.regions.put(target, rows, perturbed[0], feature)
 
     def _read(self, batch: Tensor, readers: list[BoundScore], suspect: bool) -> Tensor:
-        """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell or the score is not finite."""
+        """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell is not finite."""
         sets, samples = batch.shape[:2]
         flat = batch.view(sets * samples, *self.inputs.shape[1:])
-        rows = torch.arange(samples, device=batch.device).repeat(sets)
-        broken = torch.zeros_like(rows, dtype=torch.bool)
+        broken = None
         if suspect:
             broken = ~flat.isfinite().flatten(1).all(1)
             flat.masked_fill_(broken.view(-1, *[1] * (flat.ndim - 1)), 0.0)
         output = self.network(flat)
-        scores = _numbers(torch.stack([reader.at(rows)(output) for reader in readers]))
-        return scores.masked_fill(broken, float("nan")).view(len(readers), sets, samples).transpose(1, 2)
+        scores = torch.stack([reader(output) for reader in readers])
+        if broken is not None:
+            scores = scores.masked_fill(broken, float("nan"))
+        return scores.view(len(readers), sets, samples).transpose(1, 2)
 
 
 def _numbers(scores: Tensor) -> Tensor:
