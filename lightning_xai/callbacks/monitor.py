@@ -208,7 +208,8 @@ class ExplanationMonitor(Callback):
                 self._log(pl_module, f"{run.prefix}/{name}", result, suffix)
             if trainer.is_global_zero:
                 for name, figure in draw(collector, found, self.pictures).items():
-                    figures.save(figure, run.figures / run.part(index) / f"{name}.png")
+                    if run.writes:
+                        figures.save(figure, run.figures / run.part(index) / f"{name}.png")
                     title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
                     log_figure(trainer.loggers, title, figure, trainer.global_step)
         if not self.save_maps:
@@ -264,6 +265,7 @@ class _Run:
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
         self.figures = place / "figures" / self.maps.name
+        self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]  # it promises to leave no files
         monitors = [other for other in _monitors(trainer) if stage in other.stages]
         self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
         self.collectors: dict[int, Collector] = {}
@@ -307,7 +309,8 @@ class _Run:
 
     def _collector(self, index: int) -> Collector:
         metrics = deepcopy(self.monitor.metrics) if len(self.loaders) > 1 else self.monitor.metrics
-        return self.monitor._collector(metrics, folder=self.maps / self.part(index), rank=self.trainer.global_rank)
+        folder = self.maps / self.part(index) if self.writes else None
+        return self.monitor._collector(metrics, folder=folder, rank=self.trainer.global_rank)
 
 
 def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:

@@ -581,6 +581,15 @@ def test_a_tensor_of_inference_mode_is_explained(trainer):
 # Options
 
 
+@pytest.mark.usefixtures("pictures")
+def test_a_fast_dev_run_leaves_no_files(trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monitor = ExplanationMonitor(only())
+    trainer(callbacks=[monitor], fast_dev_run=True).fit(Classifier(), loader(), loader())
+    assert monitor.results["zero"]["samples"] == 4
+    assert files(tmp_path) == set()
+
+
 def test_a_second_run_replaces_the_maps_of_the_first(trainer, tmp_path):
     module = Classifier()
     for count in (SAMPLES, FIRST):
