@@ -51,7 +51,7 @@ def _find_conf() -> None:
         "lightning_xai.conf", source, submodule_search_locations=[str(source.parent)]
     )
     if spec is not None:
-        sys.modules.setdefault("lightning_xai.conf", importlib.util.module_from_spec(spec))
+        globals()["conf"] = sys.modules.setdefault("lightning_xai.conf", importlib.util.module_from_spec(spec))
 
 
 _find_conf()

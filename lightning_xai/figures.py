@@ -35,6 +35,7 @@ _STYLE: dict[Any, Any] = {
 _UNSIGNED_NAMES = ("relative", "map_abs", "r_squared")
 _NOTHING_HERE = "0.8"
 _MOST_PANELS = 16
+_TITLES = {"map": "mean", "map_abs": "mean magnitude", "relative": "mean, relative", "r_squared": "mean R²"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
     for name, value in tensors.items():
         values = _plane(value)
         matrix = values.ndim == 2 and "map" not in tensors
-        panels.append(_Panel(name.replace("_", " "), values, _limits(values, name), matrix=matrix))
+        panels.append(_Panel(_TITLES.get(name, name.replace("_", " ")), values, _limits(values, name), matrix=matrix))
     if per_class is not None:
         planes = {index: _plane(plane) for index, plane in enumerate(per_class) if plane.isfinite().any()}
         shown = dict(list(planes.items())[:_MOST_PANELS])

@@ -185,7 +185,7 @@ def test_results_by_name(shape):
     slices = ", middle slices" if len(space) == 3 else ""
     assert figure.get_suptitle() == f"faded{slices}: samples 12, gini 0.25"
     wanted = {
-        **{name.replace("_", " "): found[name] for name in ("map", "map_abs", "relative")},
+        **{"mean": found["map"], "mean magnitude": found["map_abs"], "mean, relative": found["relative"]},
         **{f"class {CLASSES[index]}": found["per_class"][index] for index in (0, 2)},  # class 1 has no samples
     }
     axes = {axes.get_title(): axes for axes in panels(figure)}
@@ -193,7 +193,7 @@ def test_results_by_name(shape):
     for title, values in wanted.items():
         close(shown(axes[title]), plane(values))
         if len(space) > 1 and "class" not in title:
-            check_limits(axes[title], signed=title == "map")
+            check_limits(axes[title], signed=title == "mean")
     shared = [axes[f"class {name}"] for name in ("cat", "rocket")]
     limits = [panel.images[0].get_clim() if len(space) > 1 else panel.get_ylim() for panel in shared]
     assert limits[0] == limits[1]

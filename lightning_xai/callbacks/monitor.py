@@ -305,6 +305,9 @@ class _Run:
         if self.trainer.is_global_zero:
             for index in range(len(self.loaders)):
                 remove_explanations(self.maps / self.part(index))
+            for emptied in (self.maps, self.maps.parent):
+                if emptied.is_dir() and not any(emptied.iterdir()):
+                    emptied.rmdir()
         self.trainer.strategy.barrier("explanations are removed")
 
     def _collector(self, index: int) -> Collector:
