@@ -166,5 +166,5 @@ def test_own_apps_find_the_configs_wherever_they_lie(conf, tmp_path):
     package, configs, regions = ended.stdout.split(maxsplit=2)
     assert package == str(installed / "lightning_xai" / "__init__.py")
     assert configs == str(installed / conf / "config.yaml")
-    assert regions.startswith("Windows(size=3, stride=None")
+    assert regions.startswith("Windows(size=3, stride=3")
     assert regions.endswith("lightning_xai.targets.Margin\n")
