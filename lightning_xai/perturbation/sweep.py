@@ -32,7 +32,7 @@ _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", d
 
 # How large the largest activation of a chunk may be. On a CPU it should stay in the cores' caches, beyond that fresh
 # pages cost more than a larger chunk gains; on a GPU only memory limits it.
-_ACTIVATION_BYTES = {"cpu": 2 * 2**20}
+_ACTIVATION_BYTES = {"cpu": 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
 

@@ -63,31 +63,30 @@ def seconds(contender: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ratio(numerator: Callable[[], object], denominator: Callable[[], object], pairs: int) -> float:
-    """Median ratio of times, the two called in turn."""
-    numerator(), denominator()
-    return statistics.median(seconds(numerator) / seconds(denominator) for _ in range(pairs))
+def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, all called in turn so that a slow moment of the machine meets every one of them."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, contender in contenders.items():
+            times[name].append(seconds(contender))
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
-def fastest(contenders: dict[int, Callable[[], object]]) -> int:
-    """The setting of the fastest contender, the best of two calls each."""
-    return min(contenders, key=lambda setting: min(seconds(contenders[setting]) for _ in range(2)))
-
-
-def compare(name: str, model: nn.Module, x: Tensor, size: int, stride: int, pairs: int) -> None:
-    """Print the ratios for one model."""
+def compare(
+    name: str, model: nn.Module, x: Tensor, size: int, stride: int, chunks: list[int], passes: list[int], rounds: int
+) -> None:
+    """Print the ratios for one model; the peers at the best of the given settings."""
     target = model(x).argmax(1)
     job = (model, x, target, size, stride)
-    chunks = fastest({chunk: partial(plain_loop, *job, chunk) for chunk in (8, 16, 32, 64, 256, 1024)})
-    passes = fastest({count: partial(captum_occlusion, *job, count) for count in (1, 4, 16, 64)})
-    plain, captum = partial(plain_loop, *job, chunks), partial(captum_occlusion, *job, passes)
-    error = (ours(*job).T - plain()).abs().max()
-    print(
-        f"{name}: ours / best plain loop (chunk {chunks}) {ratio(partial(ours, *job), plain, pairs):.3f}   "
-        f"captum (perturbations_per_eval {passes}) / ours {ratio(captum, partial(ours, *job), pairs):.2f}   "
-        f"largest difference {error:.1e}",
-        flush=True,
-    )
+    plain = {f"plain loop, {chunk} inputs": partial(plain_loop, *job, chunk) for chunk in chunks}
+    captum = {f"captum, {count} per pass": partial(captum_occlusion, *job, count) for count in passes}
+    found = medians({"ours": partial(ours, *job), **plain, **captum}, rounds)
+    error = (ours(*job).T - plain_loop(*job, chunks[0])).abs().max()
+    print(f"{name} (largest difference to the plain loop {error:.1e})")
+    for contender, median in found.items():
+        print(f"  {contender:24} {median * 1e3:8.1f} ms")
+    best_plain, best_captum = (min(found[key] for key in peers) for peers in (plain, captum))
+    print(f"  ours / best plain loop {found['ours'] / best_plain:.3f}   best captum / ours {best_captum / found['ours']:.2f}")
 
 
 def main() -> None:
@@ -96,11 +95,29 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, and the small network only")
     quick = parser.parse_args().quick
     torch.manual_seed(0)
-    compare("demo CNN, 28 px, window 4", DemoCNN().eval(), torch.rand(16, 1, 28, 28), 4, 4, 3 if quick else 15)
+    compare(
+        "demo CNN, 28 px, window 4",
+        DemoCNN().eval(),
+        torch.rand(16, 1, 28, 28),
+        size=4,
+        stride=4,
+        chunks=[16, 32, 64],
+        passes=[1, 2, 4],
+        rounds=5 if quick else 60,
+    )
     if not quick:
         from torchvision.models import resnet18
 
-        compare("ResNet-18, 224 px, window 32/16", resnet18().eval(), torch.randn(2, 3, 224, 224), 32, 16, 5)
+        compare(
+            "ResNet-18, 224 px, window 32, stride 16",
+            resnet18().eval(),
+            torch.randn(2, 3, 224, 224),
+            size=32,
+            stride=16,
+            chunks=[2, 4, 8],
+            passes=[1, 2, 4],
+            rounds=3,
+        )
 
 
 if __name__ == "__main__":
