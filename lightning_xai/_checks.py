@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+_MOST_NAMES = 60
+
 
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
     """The spatial shape S of inputs [N, C, *S]; the columns (F,) of a table [N, F].
@@ -64,9 +66,26 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
     return ids
 
 
+def named_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The module with a dotted name relative to ``model``; ``""`` is the model itself.
+
+    Raises:
+        TypeError: If ``layer`` is not a string.
+        ValueError: If there is no such module; the message lists the near misses.
+    """
+    if not isinstance(layer, str):
+        raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
+    known = dict(model.named_modules(remove_duplicate=False))
+    if layer not in known:
+        raise ValueError(unknown("layer", layer, [name for name in known if name]))
+    found: nn.Module = known[layer]
+    return found
+
+
 def unknown(argument: str, given: str, known: Iterable[str]) -> str:
     """The message for a name that is not known, with the nearest ones first."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{argument} {given!r} is unknown.{hint} Known: {', '.join(known)}."
+    rest = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return f"{argument} {given!r} is unknown.{hint} Known: {', '.join(known[:_MOST_NAMES])}{rest}."

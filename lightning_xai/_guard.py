@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_model
+from lightning_xai._checks import check_model, named_layer
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
 
@@ -67,6 +67,33 @@ def usable(tensor: Tensor) -> Tensor:
     """``tensor`` detached, and copied if it was made in inference mode, so that autograd can save it."""
     with torch.inference_mode(False):
         return tensor.clone().detach() if tensor.is_inference() else tensor.detach()
+
+
+@contextmanager
+def tapping(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    """Show the output of layers to functions whenever the model runs; what a function returns takes its place.
+
+    Args:
+        model: The network.
+        taps: Per dotted layer name a function of the layer's output; one that returns None only looks.
+
+    Raises:
+        ValueError: If a layer does not exist, or its output is not a tensor.
+    """
+
+    def hook(layer: str, tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+        def shown(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor):
+                raise ValueError(f"layer {layer!r} returns {type(output).__name__}, not a tensor; name one inside it.")
+            return tap(output)
+
+        return shown
+
+    with ExitStack() as stack:
+        for layer, tap in taps.items():
+            handle = named_layer(model, layer).register_forward_hook(hook(layer, tap))
+            stack.callback(handle.remove)
+        yield
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai._guard import called_in, calling, explaining, usable
+from lightning_xai._guard import called_in, calling, explaining, tapping, usable
 from lightning_xai.perturbation import Windows, importance, kinds
 
 
@@ -241,3 +241,32 @@ def test_usable_copies_only_what_autograd_cannot_save():
 def test_only_modules_are_explained():
     with pytest.raises(TypeError, match=r"model must be .*, got function; wrap a function"), explaining(lambda x: x):
         pass
+
+
+class TestTapping:
+    def test_shows_and_replaces(self):
+        model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+        seen = []
+        with tapping(model, {"0": seen.append, "1": torch.zeros_like}):
+            assert torch.equal(model(X), model[2].bias.expand(4, 3))
+        assert torch.equal(seen[0], model[0](X))
+        assert len(seen) == 1
+
+    def test_leaves_no_hook_when_the_model_or_a_tap_breaks(self):
+        model = nn.Sequential(nn.Linear(6, 4), nn.LSTM(4, 2))
+        with (
+            pytest.raises(ValueError, match=r"layer '1' returns tuple"),
+            tapping(model, {"0": lambda _: None, "1": lambda _: None}),
+        ):
+            model(X)
+        assert not any(module._forward_hooks for module in model.modules())
+
+    def test_lists_near_misses(self):
+        model = nn.Sequential()
+        model.add_module("head", nn.Linear(6, 4))
+        with (
+            pytest.raises(ValueError, match=r"layer 'heads' is unknown. Did you mean 'head'\?"),
+            tapping(model, {"heads": lambda _: None}),
+        ):
+            pass
+        assert not model.head._forward_hooks

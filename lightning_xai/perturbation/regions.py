@@ -206,7 +206,8 @@ class BoundWindows(BoundRegions):
         window.copy_(values.reshape(window.shape))
 
     def _window(self, inputs: Tensor, feature: int) -> Tensor:
-        return inputs[(..., *self.boxes[feature])]
+        window: tuple[Any, ...] = (..., *self.boxes[feature])
+        return inputs[window]
 
     def rows(self, rows: slice | Tensor) -> BoundWindows:  # noqa: ARG002 - the grid is the same for every sample
         return self
