@@ -17,6 +17,7 @@ from lightning_xai._guard import usable
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
 from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, update_together
+from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations, progress_to
 
 Unpack = Callable[[Any], Sequence[Any]]
@@ -110,8 +111,7 @@ class Collector:
 
         With several processes this synchronises them, so all must call it.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            return {name: _plain(metric.compute()) for name, metric in self.metrics.items()}
+        return compute_collected({0: self})[0]
 
     def work(self, batch: Any) -> int:
         """How many perturbed inputs a sample of this batch needs."""
@@ -248,6 +248,17 @@ def explain(
         for name, figure in draw(collector, results, pictures).items():
             figures.save(figure, place / "figures" / f"{name}.png")
     return results
+
+
+def compute_collected(collectors: Mapping[int, Collector]) -> dict[int, Results]:
+    """The results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
+
+    With several processes this synchronises them once for all, so all must call it.
+    """
+    metrics = {(index, name): metric for index, some in collectors.items() for name, metric in some.metrics.items()}
+    with torch.inference_mode(False), torch.no_grad():
+        found = {place: _plain(result) for place, result in compute_together(metrics).items()}
+    return {index: {name: found[index, name] for name in collector.metrics} for index, collector in collectors.items()}
 
 
 def draw(collector: Collector, results: Results, pictures: Pictures | None) -> dict[str, Any]:

@@ -1,15 +1,46 @@
-"""Pictures for the loggers that take them."""
+"""Numbers and pictures for the loggers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+from torchmetrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Known(Metric):
+    """A number that every process knows already: what Lightning logs of it, it does not reduce once more."""
+
+    full_state_update = False
+    value: Tensor
+
+    def __init__(self, value: float, device: torch.device) -> None:
+        super().__init__(sync_on_compute=False)
+        self.add_state("value", torch.zeros(()))
+        self.to(device)
+        self.update(value)
+
+    def update(self, value: float) -> None:
+        """Keep the number."""
+        self.value = torch.full_like(self.value, value)
+
+    def compute(self) -> Tensor:
+        """The number."""
+        return self.value
+
+
+def log_number(module: LightningModule, name: str, value: float) -> None:
+    """Log a number that every process knows, at the end of an epoch."""
+    how: dict[str, Any] = {"metric_attribute": name, "add_dataloader_idx": False}
+    module.log(name, Known(value, module.device), on_step=False, on_epoch=True, batch_size=1, **how)
 
 
 def log_figure(loggers: Iterable[Logger], name: str, figure: Figure, step: int) -> None:

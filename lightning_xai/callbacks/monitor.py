@@ -18,8 +18,17 @@ from torch.utils.data import DistributedSampler, IterableDataset
 from lightning_xai import figures
 from lightning_xai._checks import unknown
 from lightning_xai._guard import called_in
-from lightning_xai.callbacks.explain import Collector, Results, Unpack, check_choice, check_metrics, draw, warn_once
-from lightning_xai.callbacks.logging import log_figure
+from lightning_xai.callbacks.explain import (
+    Collector,
+    Results,
+    Unpack,
+    check_choice,
+    check_metrics,
+    compute_collected,
+    draw,
+    warn_once,
+)
+from lightning_xai.callbacks.logging import log_figure, log_number
 from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import remove_explanations
 from lightning_xai.figures import Pictures
@@ -200,12 +209,15 @@ class ExplanationMonitor(Callback):
             return
         run.close()
         self.results = {}
+        computed = compute_collected(run.collectors)
         for index, collector in run.collectors.items():
             suffix = run.suffix(index)
-            found = collector.compute()
+            found = computed[index]
             self.results.update((name + suffix, result) for name, result in found.items())
             for name, result in found.items():
-                self._log(pl_module, f"{run.prefix}/{name}", result, suffix)
+                for key, value in result.items():
+                    if not isinstance(value, Tensor):
+                        log_number(pl_module, f"{run.prefix}/{name}/{key}{suffix}", float(value))
             if trainer.is_global_zero:
                 for name, figure in draw(collector, found, self.pictures).items():
                     if run.writes:
@@ -214,14 +226,6 @@ class ExplanationMonitor(Callback):
                     log_figure(trainer.loggers, title, figure, trainer.global_step)
         if not self.save_maps:
             run.clear()
-
-    @staticmethod
-    def _log(pl_module: LightningModule, name: str, result: dict[str, Any], suffix: str) -> None:
-        # Every process holds the same values already, and the maximum of equals is exact.
-        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "reduce_fx": "max"}
-        for key, value in result.items():
-            if not isinstance(value, Tensor):
-                pl_module.log(f"{name}/{key}{suffix}", float(value), batch_size=1, add_dataloader_idx=False, **how)
 
     def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
         # A plugin without autocast has put the model itself into its precision: there is no other to call it in.

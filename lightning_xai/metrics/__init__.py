@@ -5,4 +5,5 @@ from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.base import update_together as update_together
 from lightning_xai.metrics.importance import Importance as Importance
 from lightning_xai.metrics.speed import Speed as Speed
+from lightning_xai.metrics.synchronisation import compute_together as compute_together
 from lightning_xai.metrics.synergy import Synergy as Synergy

@@ -128,17 +128,31 @@ class Listening(ExplanationMonitor):
     def on_validation_epoch_end(self, *args, **kwargs):
         before = len(CALLS)
         super().on_validation_epoch_end(*args, **kwargs)
-        assert "all_gather" in CALLS[before:]
+        met = [name for name in CALLS[before:] if name != "barrier"]
+        assert met == ["all_gather", "all_gather"], met  # the shapes of all states, and all states
 
 
-def test_processes_meet_at_the_end_of_an_epoch_only(found, monkeypatch):
+def listen(monkeypatch):
     def heard(name):
         call = getattr(distributed, name)
         return lambda *args, **kwargs: (CALLS.append(name), call(*args, **kwargs))[1]
 
     for name in ("all_gather", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list"):
         monkeypatch.setattr(distributed, name, heard(name))
+
+
+def test_processes_meet_once_at_the_end_of_an_epoch(found, monkeypatch):
+    listen(monkeypatch)
     found("two", two(), monitor=Listening)
+    found("more", two(), data=[loader(), loader()], monitor=Listening)
+
+
+def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
+    listen(monkeypatch)
+    one_by_one = "lightning_xai.callbacks.explain.compute_together"
+    monkeypatch.setattr(one_by_one, lambda metrics: {name: metric.compute() for name, metric in metrics.items()})
+    with pytest.raises(Exception, match="all_gather"):
+        found("two", two(), monitor=Listening)
 
 
 def test_without_a_distributed_sampler_the_processes_share_the_data(found, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
-from lightning_xai.metrics import Importance, Speed, Synergy, update_together
+from lightning_xai.metrics import Importance, Speed, Synergy, compute_together, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 
 TIMEOUT = 60
@@ -46,15 +46,33 @@ def explained(shard, batch_size):
         update_together(found, model, inputs[ids], target[ids], ids)
     if not shard:
         update_together(found, model, inputs[:1], target[:1], count=False)
-    return {name: metric.compute() for name, metric in found.items()}
+    return compute_together(found), {name: metric.compute() for name, metric in found.items()}
 
 
-def work(rank, shards, folder):
+def unequal_sizes(rank):
+    """What two processes with inputs of different sizes are told."""
+    metric = Importance(Windows(2), kinds.Blur(), score="value")
+    metric.update(nn.Flatten(), torch.ones(1, 1, 4 + rank), 0)
+    with pytest.raises(ValueError, match=r"other shapes in another process.*Resize the inputs"):
+        compute_together({"importance": metric})
+    return "told"
+
+
+def work(rank, job, folder):
     torch.set_num_threads(1)
     meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(seconds=TIMEOUT)}
-    distributed.init_process_group("gloo", rank=rank, world_size=len(shards), **meeting)
-    torch.save(explained(shards[rank], batch_size=3 - rank), f"{folder}/rank{rank}.pt")
+    distributed.init_process_group("gloo", rank=rank, world_size=2, **meeting)
+    torch.save(job(rank), f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
+
+
+def in_two_processes(job, folder):
+    """What ``job(rank)`` returns in each of two processes."""
+    processes = start_processes(work, (job, str(folder)), nprocs=2, join=False, start_method="fork")
+    deadline = time.monotonic() + TIMEOUT
+    while not processes.join(timeout=1):
+        assert time.monotonic() < deadline, "the processes did not end in time"
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +86,17 @@ def work(rank, shards, folder):
     ids=lambda shards: "+".join(str(len(shard)) for shard in shards),
 )
 def test_two_processes_give_the_numbers_of_one(tmp_path, shards):
-    processes = start_processes(work, (shards, str(tmp_path)), nprocs=2, join=False, start_method="fork")
-    deadline = time.monotonic() + TIMEOUT
-    while not processes.join(timeout=1):
-        assert time.monotonic() < deadline, "the processes did not end in time"
-    one = explained(range(9), batch_size=4)
-    for rank in range(2):
-        two = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    found = in_two_processes(lambda rank: explained(shards[rank], batch_size=3 - rank), tmp_path)
+    one, again = explained(range(9), batch_size=4)
+    torch.testing.assert_close(again, one, rtol=0, atol=0, equal_nan=True)
+    for two, again in found:
+        torch.testing.assert_close(again, two, rtol=0, atol=0, equal_nan=True)
         for name, result in one.items():
             for key, value in result.items():
                 exact = not value.is_floating_point()
                 how = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-6, "atol": 1e-12}
                 torch.testing.assert_close(two[name][key], value, equal_nan=True, **how)
+
+
+def test_inputs_of_different_sizes_are_told_to_every_process(tmp_path):
+    assert in_two_processes(unequal_sizes, tmp_path) == ["told", "told"]

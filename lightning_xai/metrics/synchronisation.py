@@ -1,0 +1,103 @@
+"""Bringing the processes together: the states of any number of metrics in one exchange."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from lightning_xai.metrics.base import ExplanationMetric
+
+_Name = TypeVar("_Name", bound=Hashable)
+
+# Every state starts at a multiple of this, so that it can be read as numbers of any type.
+_ALIGNMENT = 16
+
+
+def compute_together(metrics: Mapping[_Name, ExplanationMetric]) -> dict[_Name, dict[str, Tensor]]:
+    """The results of every metric; with several processes over the data of all, in one exchange of all states.
+
+    Each metric's own ``compute()`` gives the same, but exchanges its states one by one. Every process must call it,
+    with the same metrics in the same order.
+
+    Args:
+        metrics: The metrics by name.
+
+    Returns:
+        What ``compute()`` of each metric gives.
+
+    Raises:
+        ValueError: If the states have other shapes in another process, e.g. because its inputs were larger.
+
+    >>> from lightning_xai.metrics import Importance
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> metrics = {"zero": Importance(Windows(2), kinds.Constant(0.0), score="value")}
+    >>> metrics["zero"].update(torch.nn.Flatten(), torch.tensor([[1.0, 2.0, 4.0]]), 1)
+    >>> compute_together(metrics)["zero"]["map"]
+    tensor([2., 2., 0.], dtype=torch.float64)
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return {name: metric.compute() for name, metric in metrics.items()}
+    states = {name: _states(metric) for name, metric in metrics.items()}
+    gathered = _gather([state for found in states.values() for state in found])
+    results = {}
+    for name, metric in metrics.items():
+        own = [next(gathered) for _ in states[name]]
+        results[name] = _compute(metric, own)
+    return results
+
+
+def _states(metric: ExplanationMetric) -> list[Tensor]:
+    """The tensors that the metric would exchange, in its order."""
+    found: list[Tensor] = []
+
+    def see(state: Tensor, group: Any = None) -> list[Tensor]:  # noqa: ARG001 - the form that torchmetrics calls
+        found.append(state)
+        return [state]
+
+    metric.sync(dist_sync_fn=see, distributed_available=lambda: True)
+    metric.unsync()
+    return found
+
+
+def _compute(metric: ExplanationMetric, gathered: Sequence[list[Tensor]]) -> dict[str, Tensor]:
+    """The metric's results over states that have been exchanged already."""
+    coming = iter(gathered)
+    before, metric.dist_sync_fn = metric.dist_sync_fn, lambda _state, group=None: next(coming)  # noqa: ARG005
+    try:
+        found: dict[str, Tensor] = metric.compute()
+    finally:
+        metric.dist_sync_fn = before
+    return found
+
+
+def _gather(states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Every state of every process: the bytes of all in one collective, after one that compares their shapes."""
+    device = states[0].device
+    pieces = []
+    for state in states:
+        raw = state.detach().contiguous().reshape(-1).view(torch.uint8)
+        pieces += [raw, raw.new_zeros(-len(raw) % _ALIGNMENT)]
+    packed = torch.cat(pieces)
+    shapes = zlib.crc32(repr([(state.dtype, tuple(state.shape)) for state in states]).encode())
+    same = torch.tensor([shapes], device=device)
+    if len({int(other) for other in _all(same)}) > 1:
+        raise ValueError(
+            "the metrics' states have other shapes in another process: means over the data need inputs of one size and "
+            "every process the same metrics. Resize the inputs, or use one metric per size."
+        )
+    processes = _all(packed)
+    start = 0
+    for state in states:
+        stop = start + state.numel() * state.element_size()
+        yield [raw[start:stop].view(state.dtype).view(state.shape) for raw in processes]
+        start = stop + (start - stop) % _ALIGNMENT
+
+
+def _all(tensor: Tensor) -> list[Tensor]:
+    found = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, tensor)
+    return found
