@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -94,6 +95,76 @@ def tapping(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | Non
             handle = named_layer(model, layer).register_forward_hook(hook(layer, tap))
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def watching(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None]:
+    """Call ``see(name, output)`` whenever a module of ``model`` has run, with its dotted name and whatever it returns.
+
+    Args:
+        model: The network.
+        see: Is told of every module but the network itself; of a module of two names the first one.
+    """
+
+    def hook(name: str) -> Callable[..., None]:
+        def shown(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            see(name, output)
+
+        return shown
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name:
+                stack.callback(module.register_forward_hook(hook(name)).remove)
+        yield
+
+
+@contextmanager
+def branching(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """Record gradients from the output of a layer on, and nothing before it.
+
+    Inside ``explaining(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that the
+    layer has run.
+
+    Args:
+        model: The network.
+        layer: The layer's dotted name.
+
+    Raises:
+        ValueError: If the layer does not exist, or its output is not a tensor of floating-point numbers.
+    """
+    found: list[Tensor] = []
+
+    def branch(output: Tensor) -> Tensor:
+        if not output.is_floating_point():
+            raise ValueError(f"layer {layer!r} returns {output.dtype}: gradients need floating-point numbers.")
+        torch.set_grad_enabled(True)  # until `explaining` ends, which restores what was set before it
+        found.append(output.detach().clone().requires_grad_())
+        return found[-1].clone()  # what follows may work in place, which a leaf does not allow
+
+    with tapping(model, {layer: branch}):
+        yield found
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside wrappers that only distribute or compile it.
+
+    A gradient that passes through ``DistributedDataParallel`` would take part in the training's own bookkeeping, and a
+    compiled network does not show its layers.
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def keyed_generator(*key: object) -> torch.Generator:
+    """A random generator on the CPU whose draws depend on the key and on nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

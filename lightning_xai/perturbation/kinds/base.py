@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,12 +25,7 @@ class Keys:
 
     def of(self, seed: int) -> list[torch.Generator]:
         """One generator per sample."""
-        return [_generator(seed, sample, self.feature) for sample in self.sample_ids]
-
-
-def _generator(seed: int, sample: int, feature: int | None) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}/{sample}/{feature}".encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        return [keyed_generator(seed, sample, self.feature) for sample in self.sample_ids]
 
 
 @dataclass(frozen=True, eq=False)  # a kind that holds tensors compares by identity, and must not inherit another way
