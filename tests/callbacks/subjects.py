@@ -1,10 +1,14 @@
-"""The small network and data that the callback's tests explain."""
+"""The small network, data and metrics that the callback's tests explain."""
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_xai import Windows
+from lightning_xai.metrics import Importance, Speed, Synergy
+from lightning_xai.perturbation import kinds
 
 SAMPLES = 21
 
@@ -64,3 +68,51 @@ class Still(Classifier):
 
     def training_step(self, batch, batch_idx):
         return 0.0 * sum(parameter.sum() for parameter in self.parameters())
+
+
+FIRST = 6  # more than a batch of 4, less than two
+REGIONS, ZERO, FADE = Windows(3), kinds.Constant(0.0), [kinds.Negative(0.2), kinds.Negative(0.4)]
+NUMBERS = {
+    "zero": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
+    "speed": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
+    "pairs": {"samples", "nonfinite", "left_out", "interaction_mean_abs", "redundant_share"},
+}
+
+
+def metrics():
+    return {"zero": Importance(REGIONS, ZERO), "speed": Speed(REGIONS, FADE), "pairs": Synergy(REGIONS, ZERO)}
+
+
+def only(**options):
+    """The first of the metrics, with other options."""
+    return {"zero": Importance(**{"regions": REGIONS, "perturbation": ZERO, **options})}
+
+
+def expected(module, count=FIRST, target=None, names=tuple(NUMBERS)):
+    """The results of the metrics over the first samples, without Lightning."""
+    inputs, labels = samples()
+    found = {}
+    for name in names:
+        metric = metrics()[name]
+        metric.update(module, inputs[:count], labels[:count] if target is None else target)
+        found[name] = {key: value if value.ndim else value.item() for key, value in metric.compute().items()}
+    return found
+
+
+def equal(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, equal_nan=True)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class Stop(Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise KeyboardInterrupt
+
+
+def tqdm_lines(bar):
+    from tqdm import tqdm
+
+    return [(line.n, line.total) for line in list(tqdm._instances) if line.desc and line.desc.startswith("Explaining")]

@@ -1,60 +1,36 @@
-"""The monitor in a Trainer: what it explains, logs, writes and refuses."""
+"""The monitor in a Trainer: what it explains, writes and refuses."""
 
-import warnings
-from collections import OrderedDict
-
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from subjects import SAMPLES, Classifier, loader, quiet, samples
+from subjects import (
+    FADE,
+    FIRST,
+    NUMBERS,
+    REGIONS,
+    SAMPLES,
+    ZERO,
+    Classifier,
+    Stop,
+    equal,
+    expected,
+    files,
+    loader,
+    metrics,
+    only,
+    quiet,
+    samples,
+    tqdm_lines,
+)
 from torch import nn
 
-from lightning_xai import ExplanationMonitor, Segments, Windows, load_explanations
-from lightning_xai.metrics import Importance, Speed, Synergy
+from lightning_xai import ExplanationMonitor, Windows, load_explanations
+from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import importance, interaction, kinds, speed
 
 pytestmark = quiet
-
-FIRST = 6  # more than a batch of 4, less than two
-REGIONS, ZERO, FADE = Windows(3), kinds.Constant(0.0), [kinds.Negative(0.2), kinds.Negative(0.4)]
-NUMBERS = {
-    "zero": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
-    "speed": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
-    "pairs": {"samples", "nonfinite", "left_out", "interaction_mean_abs", "redundant_share"},
-}
-
-
-def metrics():
-    return {"zero": Importance(REGIONS, ZERO), "speed": Speed(REGIONS, FADE), "pairs": Synergy(REGIONS, ZERO)}
-
-
-def only(**options):
-    """The first of the metrics, with other options."""
-    return {"zero": Importance(**{"regions": REGIONS, "perturbation": ZERO, **options})}
-
-
-def expected(module, count=FIRST, target=None, names=tuple(NUMBERS)):
-    """The results of the metrics over the first samples, without Lightning."""
-    inputs, labels = samples()
-    found = {}
-    for name in names:
-        metric = metrics()[name]
-        metric.update(module, inputs[:count], labels[:count] if target is None else target)
-        found[name] = {key: value if value.ndim else value.item() for key, value in metric.compute().items()}
-    return found
-
-
-def equal(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, equal_nan=True)
-
-
-def files(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
 
 # Where it runs
 
@@ -152,11 +128,6 @@ def test_every_n_epochs(trainer, tmp_path, every):
     equal(monitor.results, expected(module, names=["zero"]))
 
 
-class Stop(Callback):
-    def on_train_start(self, trainer, pl_module):
-        raise KeyboardInterrupt
-
-
 def test_the_sanity_check_is_not_explained(trainer, tmp_path):
     module, monitor = Classifier(), ExplanationMonitor(only())
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -230,352 +201,6 @@ def test_precision(trainer, tmp_path, stage, precision, trainers):
         with torch.no_grad():
             assert not torch.allclose(local, hand_made(module, inputs, labels), rtol=0, atol=1e-4)
     assert monitor.results["zero"]["map"].dtype == torch.float64
-
-
-# Logging
-
-
-@pytest.mark.parametrize(("mode", "epochs"), [("max", 2), ("min", 2)])
-def test_results_drive_early_stopping(trainer, mode, epochs):
-    stopping = EarlyStopping("val/zero/mean_abs", patience=1, mode=mode, min_delta=1e3)
-    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=FIRST), stopping], max_epochs=5)
-    run.fit(Classifier(), loader(), loader())
-    assert run.current_epoch == epochs
-    assert stopping.best_score != torch.inf
-    equal(run.callback_metrics["val/zero/mean_abs"].double().isfinite(), torch.tensor(True))
-
-
-@pytest.mark.usefixtures("pictures")
-def test_results_choose_the_checkpoint_and_reach_the_logger(trainer, tmp_path):
-    monitor, best = ExplanationMonitor(only(), max_samples=FIRST), ModelCheckpoint(monitor="val/zero/gini")
-    logger = CSVLogger(tmp_path, version=0)
-    run = trainer(callbacks=[monitor, best], max_epochs=2, logger=logger, enable_checkpointing=True)
-    run.fit(Classifier(), loader(), loader())
-    assert best.best_model_score is not None
-    header, *rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 2
-    assert {f"val/zero/{key}" for key in NUMBERS["zero"]} <= set(header.split(","))
-    assert (tmp_path / "lightning_logs" / "version_0" / "figures" / "validate-epoch1" / "zero.png").is_file()
-
-
-def pixels(path):
-    from matplotlib.image import imread
-
-    return imread(path)[..., :3]
-
-
-@pytest.mark.usefixtures("pictures")
-def test_tensorboard_gets_the_pictures(trainer, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    logger = TensorBoardLogger(tmp_path, version=0)
-    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=2)], logger=logger)
-    run.fit(Classifier(), loader(), loader())
-    logger.finalize("success")
-    events = EventAccumulator(logger.log_dir)
-    events.Reload()
-    assert set(events.Tags()["images"]) == {"val/zero", "val/samples"}
-    (image,) = events.Images("val/zero")
-    assert image.step == run.global_step == 6
-    height, width, _ = pixels(tmp_path / "lightning_logs/version_0/figures/validate-epoch0/zero.png").shape
-    assert image.width / image.height == pytest.approx(width / height, rel=0.02)
-    assert {f"val/zero/{key}" for key in NUMBERS["zero"]} <= set(events.Tags()["scalars"])
-
-
-class Fake:
-    """The part of a logger that Lightning itself uses."""
-
-    def __init__(self, folder):
-        self.folder, self.images, self.numbers = folder, {}, {}
-        self._run_id = "run"
-
-    experiment = property(lambda self: self)
-    name = version = "fake"
-    save_dir = property(lambda self: str(self.folder))
-    root_dir = log_dir = save_dir
-    run_id = property(lambda self: self._run_id)
-
-    def log_hyperparams(self, *_args, **_kwargs):
-        pass
-
-    log_graph = save = finalize = after_save_checkpoint = log_hyperparams
-
-    def log_metrics(self, metrics, step=None):
-        self.numbers.update(metrics)
-
-
-class FakeWandb(Fake, WandbLogger):
-    def log_image(self, key, images, step=None, **_):
-        assert all(image.dtype == np.uint8 and image.ndim == 3 for image in images)
-        self.images[key, step] = images
-
-
-class FakeMLflow(Fake, MLFlowLogger):
-    def log_figure(self, run_id, figure, artifact_file):
-        assert run_id == "run"
-        self.images[artifact_file] = figure
-
-
-@pytest.mark.usefixtures("pictures")
-@pytest.mark.parametrize(
-    ("kind", "key"),
-    [(FakeWandb, lambda name: (f"val/{name}", 6)), (FakeMLflow, lambda name: f"val/{name}/step6.png")],
-)
-def test_other_loggers_get_the_pictures(trainer, tmp_path, kind, key):
-    logger = kind(tmp_path)
-    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=2)], logger=[logger, CSVLogger(tmp_path)])
-    run.fit(Classifier(), loader(), loader())
-    assert set(logger.images) == {key("zero"), key("samples")}
-    assert {f"val/zero/{number}" for number in NUMBERS["zero"]} <= logger.numbers.keys()
-
-
-class Watch(Callback):
-    """Looks at the line on the progress bar after every batch."""
-
-    def __init__(self, lines):
-        self.lines, self.during, self.after = lines, [], None
-
-    def on_validation_batch_end(self, trainer, *_args, **_kwargs):
-        self.during += self.lines(trainer.progress_bar_callback)
-
-    def on_validation_end(self, trainer, *_args):
-        self.after = self.lines(trainer.progress_bar_callback)
-
-
-def rich_lines(bar):
-    return [(task.completed, task.total) for task in bar.progress.tasks if task.description == "Explaining"]
-
-
-def tqdm_lines(bar):
-    from tqdm import tqdm
-
-    return [(line.n, line.total) for line in list(tqdm._instances) if line.desc and line.desc.startswith("Explaining")]
-
-
-@pytest.mark.parametrize(("bar", "lines"), [(RichProgressBar, rich_lines), (TQDMProgressBar, tqdm_lines)])
-@pytest.mark.parametrize("stage", ["fit", "validate"])
-def test_progress_is_shown_on_the_trainers_bar(trainer, bar, lines, stage):
-    watch, monitor = Watch(lines), ExplanationMonitor(metrics(), max_samples=FIRST)
-    run = trainer(callbacks=[monitor, bar(), watch], enable_progress_bar=True)
-    if stage == "fit":
-        run.fit(Classifier(), loader(), loader())
-    else:
-        run.validate(Classifier(), loader(), verbose=False)
-    per_sample = 4 + 2 * 4 + 6  # zero; two states; pairs, which use zero again
-    total = per_sample * FIRST
-    assert watch.during == [(4 * per_sample, total), *[(total, total)] * 5]
-    assert watch.after == []
-
-
-# Awkward batches and models
-
-
-class Loose(Classifier):
-    """Takes batches of any form, as it never looks at them."""
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    training_step = validation_step
-
-
-def shaped(form):
-    """A loader whose batches have another form."""
-    return loader(collate_fn=lambda pairs: form(*(torch.stack(part) for part in zip(*pairs, strict=True))))
-
-
-@pytest.mark.parametrize(
-    ("form", "unpack"),
-    [
-        (lambda x, y: {"image": x, "label": y}, None),
-        (lambda x, y: OrderedDict(pixel_values=x, labels=y, mask=None), None),
-        (lambda x, y: [x, y.unsqueeze(1), "extra"], None),
-        (lambda x, y: (x, y.int()), None),
-        (lambda x, y: ([x, 3], y), lambda batch: (batch[0][0], batch[1])),
-        (lambda x, y: {"a": {"b": x}, "c": y}, lambda batch: (batch["a"]["b"], batch["c"])),
-    ],
-)
-def test_batches_of_other_forms(trainer, form, unpack):
-    module, monitor = Loose(), ExplanationMonitor(metrics(), max_samples=FIRST, unpack=unpack)
-    trainer(callbacks=[monitor]).validate(module, shaped(form), verbose=False)
-    equal(monitor.results, expected(module))
-
-
-def test_unpack_may_give_ids_of_its_own(trainer, tmp_path):
-    module, noise, (inputs, labels) = Classifier(), kinds.GaussianNoise(), samples()
-    monitor = ExplanationMonitor(only(perturbation=noise), max_samples=FIRST, unpack=lambda batch: batch)
-    ids = 1000 - 7 * torch.arange(SAMPLES)
-    trainer(callbacks=[monitor]).validate(module, loader(inputs, labels, ids), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
-    assert found["sample_id"].tolist() == ids[:FIRST].flip(0).tolist()
-    ask = {"regions": REGIONS, "perturbation": noise, "sample_ids": ids[:FIRST]}
-    equal(found["zero/local"], importance(module, inputs[:FIRST], labels[:FIRST], **ask).flip(0))
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda x, _: x,
-        lambda x, _: [x],
-        lambda x, _: {"x": x, "y": ["a"] * len(x)},
-        lambda x, y: (x, y.float()),
-        lambda x, y: (x, nn.functional.one_hot(y)),
-    ],
-)
-def test_without_class_labels_the_prediction_is_explained(trainer, form):
-    module, monitor = Loose(), ExplanationMonitor(metrics(), max_samples=FIRST)
-    with pytest.warns(UserWarning, match="no class labels .*: the predicted class is explained instead") as said:
-        trainer(callbacks=[monitor]).validate(module, shaped(form), verbose=False)
-    assert len([warning for warning in said if "predicted" in str(warning.message)]) == 1
-    equal(monitor.results, expected(module, target="predicted"))
-
-
-@pytest.mark.parametrize(
-    ("form", "unpack", "error", "message"),
-    [
-        (lambda x, y: {"foo": x, "bar": y}, None, TypeError, r"keys \['foo', 'bar'\].* say which .*unpack=lambda"),
-        (lambda x, y: {"x": x, "image": y}, None, TypeError, r"in which the inputs cannot be told; .*unpack=lambda"),
-        (lambda _x, _y: "text", None, TypeError, "the batch is a str"),
-        (lambda x, y: [[x, x], y], None, TypeError, "inputs of the batch are a list, not a tensor; .*unpack=lambda"),
-        (lambda x, y: [x, y], lambda batch: batch[0], TypeError, r"unpack must return \(inputs, target\) or"),
-        (lambda x, y: [x, y], lambda batch: (*batch, [1]), ValueError, "returned 1 sample ids for 4 samples"),
-        (lambda x, y: [x.long(), y], None, TypeError, r"inputs must be floating-point .* use inputs.float\(\)"),
-        (lambda x, y: [x, y + 3], None, ValueError, r"target \[.*\] is out of range: .* has 3 classes"),
-    ],
-)
-@pytest.mark.parametrize("stage", ["fit", "validate"])
-def test_batches_that_cannot_be_explained(trainer, stage, form, unpack, error, message):
-    module, run = Loose(), trainer(callbacks=[ExplanationMonitor(only(), unpack=unpack), Stop()])
-    with pytest.raises(error, match=message):  # before training starts, if there is any
-        run.fit(module, loader(), shaped(form)) if stage == "fit" else run.validate(module, shaped(form))
-
-
-def broken(rows):
-    inputs, labels = samples()
-    inputs[rows] = inputs.new_tensor([torch.nan, torch.inf])[torch.tensor(rows) % 2].view(-1, 1, 1, 1)
-    return inputs, labels
-
-
-def test_samples_that_are_not_finite_are_left_out(trainer, tmp_path):
-    module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST + 3)
-    rows = [0, 3, 5, 12]
-    inputs, labels = broken(rows)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("default")
-        trainer(callbacks=[monitor], max_epochs=2).fit(module, loader(), loader(inputs, labels))
-    assert len([warning for warning in said if "are left out" in str(warning.message)]) == 1
-    kept = [1, 2, 4, 6, 7, 8]
-    assert load_explanations(tmp_path / "explanations" / "validate-epoch1")["sample_id"].tolist() == kept
-    for name, metric in metrics().items():
-        metric.update(module, inputs[kept], labels[kept])
-        result = monitor.results[name]
-        assert (result["left_out"], result["samples"]) == (3, 6)
-        equal({**result, "left_out": 0}, {key: v if v.ndim else v.item() for key, v in metric.compute().items()})
-
-
-@pytest.mark.filterwarnings("ignore:samples with NaN or infinite inputs are left out")
-@pytest.mark.usefixtures("pictures")
-def test_data_without_any_finite_sample(trainer):
-    module, monitor = Classifier(), ExplanationMonitor(metrics())
-    trainer(callbacks=[monitor]).validate(module, loader(*broken(list(range(SAMPLES)))), verbose=False)
-    for name in NUMBERS:
-        assert (monitor.results[name]["samples"], monitor.results[name]["left_out"]) == (0, SAMPLES)
-    assert monitor.results["zero"]["map"].isnan().all()
-    assert monitor.results["zero"]["map"].shape == (6, 6)
-
-
-def by_brightness(inputs):
-    """More labels, the brighter the brightest cell."""
-    return inputs.sum(1).mul(2).long().clamp(min=-1)
-
-
-@pytest.mark.usefixtures("pictures")
-def test_segments_of_every_sample(trainer, tmp_path):
-    module, (inputs, labels) = Classifier(), samples()
-    regions = Segments(by_brightness)
-    assert len({regions.bind(batch).count for batch in inputs[:FIRST].split(2)}) > 1
-    monitor = ExplanationMonitor(only(regions=regions), max_samples=FIRST)
-    trainer(callbacks=[monitor]).validate(module, loader(batch_size=2), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
-    local = importance(module, inputs[:FIRST], labels[:FIRST], regions=regions, perturbation=ZERO)
-    equal(found["zero/local"], local)
-    equal(found["zero/map"], regions.bind(inputs[:FIRST]).paint(local))
-    assert monitor.results["zero"]["nonfinite"] == 0
-
-
-class Bare(Loose):
-    """A module whose network is an attribute."""
-
-    forward = LightningModule.forward
-
-
-class Chatty(Classifier):
-    """Logs in its forward, where the perturbed inputs come by too."""
-
-    def forward(self, x):
-        self.log("mean", x.mean(), on_epoch=True)
-        self.log_dict({"max": x.max()})
-        return self.net(x)
-
-    def validation_step(self, batch, batch_idx):
-        self(batch[0])
-
-
-@pytest.mark.parametrize("name", ["net", "inner.net"])
-def test_an_attribute_may_be_what_is_explained(trainer, name):
-    module = Bare()
-    module.inner = nn.Module()
-    module.inner.net = module.net
-    monitor = ExplanationMonitor(metrics(), max_samples=FIRST, model=name)
-    trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
-    equal(monitor.results, expected(module.net))
-
-
-@pytest.mark.parametrize("stage", ["fit", "validate"])
-@pytest.mark.parametrize(
-    ("module", "name", "message"),
-    [
-        (Bare, None, r"Bare has no forward of its own: .*ExplanationMonitor\(model=...\), one of net"),
-        (Classifier, "ned", r"model 'ned' is unknown. Did you mean 'net'.* Known: net, net.0"),
-        (Classifier, "net.01", r"model 'net.01' is unknown. Did you mean 'net.1' or 'net.0'"),
-    ],
-)
-def test_a_network_that_is_not_there_is_named_before_training(trainer, stage, module, name, message):
-    run = trainer(callbacks=[ExplanationMonitor(only(), model=name), Stop()])
-    with pytest.raises(ValueError, match=message):
-        run.fit(module(), loader(), loader()) if stage == "fit" else run.validate(module(), loader())
-
-
-def test_what_a_module_logs_in_its_forward_stays_its_own(trainer):
-    logged = []
-    for callbacks in ([], [ExplanationMonitor(only(), max_samples=FIRST)]):
-        run = trainer(callbacks=callbacks)
-        run.validate(Chatty(), loader(), verbose=False)
-        logged.append({key: value for key, value in run.callback_metrics.items() if not key.startswith("val/")})
-    assert set(logged[0]) == {"mean", "max"}
-    equal(logged[1], logged[0])
-    assert len(run.callback_metrics) == 2 + len(NUMBERS["zero"])
-
-
-class Keeps(Classifier):
-    """Keeps a tensor of its first validation for later."""
-
-    def forward(self, x):
-        if not hasattr(self, "kept"):
-            self.kept = torch.ones(1)
-        self.net[0].weight.data_ptr()
-        return self.net(x) + self.kept.mul_(1.0)
-
-    def validation_step(self, batch, batch_idx):
-        self(batch[0])
-
-
-def test_a_tensor_of_inference_mode_is_explained(trainer):
-    monitor = ExplanationMonitor(only(), max_samples=FIRST)
-    with pytest.raises(RuntimeError, match=r"keeps a tensor .* inference mode; use Trainer\(inference_mode=False\)"):
-        trainer(callbacks=[monitor]).validate(Keeps(), loader(), verbose=False)
-    trainer(callbacks=[monitor], inference_mode=False).validate(Keeps(), loader(), verbose=False)
-    assert monitor.results["zero"]["samples"] == FIRST
 
 
 # Options
