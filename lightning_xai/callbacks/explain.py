@@ -113,6 +113,11 @@ class Collector:
         """
         return compute_collected({0: self})[0]
 
+    def discard(self) -> None:
+        """Remove what this process wrote."""
+        if self._writer is not None:
+            self._writer.remove()
+
     def work(self, batch: Any) -> int:
         """How many perturbed inputs a sample of this batch needs."""
         inputs, _, _ = self._unpacked(batch)

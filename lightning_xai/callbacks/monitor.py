@@ -177,9 +177,13 @@ class ExplanationMonitor(Callback):
         self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the progress line away."""
+        """Take the progress line away, and maps that were to be kept only until the pictures are drawn."""
         if self._run is not None:
             self._run.close()
+            if not self.save_maps:
+                # Each process its own: the others may not come to meet this one.
+                for collector in self._run.collectors.values():
+                    collector.discard()
         self._run = None
 
     def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:

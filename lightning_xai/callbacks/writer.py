@@ -34,10 +34,18 @@ class ShardWriter:
         self.written += 1
         return path
 
+    def remove(self) -> None:
+        """Remove what was written; the folder too if nothing else is in it."""
+        _remove(self.folder, f"rank{self.rank}-*.safetensors")
+
 
 def remove_explanations(folder: Path) -> None:
     """Remove the files of an earlier run, so that they are not read as part of this one; nothing below the folder."""
-    for path in folder.glob(_SHARDS):
+    _remove(folder, _SHARDS)
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

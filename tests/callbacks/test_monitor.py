@@ -376,6 +376,18 @@ def test_a_run_that_fails_leaves_nothing_behind(trainer, where, bar):
     equal(monitor.results, expected(module))
 
 
+@pytest.mark.parametrize("save_maps", [True, False])
+def test_a_run_that_fails_keeps_the_maps_only_if_they_are_to_be_kept(trainer, tmp_path, save_maps):
+    class Breaks(Classifier):
+        def validation_step(self, batch, batch_idx):
+            assert batch_idx == 0
+
+    monitor = ExplanationMonitor(metrics(), max_samples=FIRST, save_maps=save_maps)
+    with pytest.raises(AssertionError):
+        trainer(callbacks=[monitor]).validate(Breaks(), loader(), verbose=False)
+    assert files(tmp_path) == ({"explanations/validate-epoch0/rank0-0.safetensors"} if save_maps else set())
+
+
 @pytest.mark.parametrize(
     ("options", "metric", "message"),
     [

@@ -299,6 +299,8 @@ def test_a_key_of_a_dict(name, kind):
         (lambda: kinds.GaussianNoise(std=-1.0), "std must not be negative"),
         (lambda: kinds.Blur(sigma=0.0), "sigma must be positive"),
         (lambda: kinds.Blur(sigma=1.0).at(-1.0), "sigma must be positive"),
+        (lambda: kinds.Blur(sigma=float("nan")), "sigma of Blur must be a number, got nan"),
+        (lambda: kinds.Negative(0.5).at(float("nan")), "delta of Negative must be a number, got nan"),
         (lambda: kinds.Replace(), "background must hold at least one sample"),
         (lambda: kinds.Replace(torch.zeros(0, 1, 4)), "background must hold at least one sample"),
         (lambda: kinds.Constant(channels=-1), "channels must be channel indices from 0, got -1"),

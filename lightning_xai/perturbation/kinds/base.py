@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -52,6 +53,10 @@ class Perturbation(ABC):
             if not chosen or not all(isinstance(channel, int) and channel >= 0 for channel in chosen):
                 raise ValueError(f"channels must be channel indices from 0, got {self.channels!r}.")
             object.__setattr__(self, "channels", chosen)
+        for name in (part.name for part in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"{name} of {type(self).__name__} must be a number, got nan.")
         self.check()
 
     def check(self) -> None:  # noqa: B027 - most kinds accept every number
