@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, unknown
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
+from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.targets import BoundScore, Score, Target, check_labels
@@ -35,6 +36,8 @@ _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", d
 _ACTIVATION_BYTES = {"cpu": 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
+# A sweep that captures makes its clean pass as large as a chunk: with this many chunks that costs little.
+_CHUNKS_PER_CLEAN_PASS = 16
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,23 @@ class Request:
     partner: Partner = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.perturbation, Perturbation):
-            raise TypeError(
-                f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur(), "
-                f"got {type(self.perturbation).__name__}."
-            )
+        _check_kind(self.perturbation)
+
+
+@dataclass(frozen=True)
+class CaptureRequest:
+    """What is read inside the model while every feature is perturbed alone.
+
+    Args:
+        perturbation: R.
+        capture: What is read.
+    """
+
+    perturbation: Perturbation
+    capture: Capture
+
+    def __post_init__(self) -> None:
+        _check_kind(self.perturbation)
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,7 @@ class Swept:
         arms: The scores of the perturbed inputs of each request: [A, N, J]; the pairs i < j row by row, [A, N, P], for
             the partner ``"all"``. NaN where a perturbed cell or the score is not finite, for a feature that a sample
             does not have, and for an anchor with itself.
+        captured: What each capture kept.
     """
 
     regions: BoundRegions
@@ -81,6 +97,7 @@ class Swept:
     prediction: dict[Score, Tensor]
     classes: dict[Score, int]
     arms: dict[Request, Tensor]
+    captured: dict[CaptureRequest, Captured] = field(default_factory=dict)
 
     def local(self, request: Request) -> Tensor:
         r"""Local importance :math:`s(x) - s(R x)`, [N, J] or [N, P], the arms combined as the perturbation says."""
@@ -119,6 +136,7 @@ def sweep(
     requests: Sequence[Request],
     plan: Plan,
     sample_ids: Tensor | Sequence[int] | None = None,
+    captures: Sequence[CaptureRequest] = (),
 ) -> Swept:
     """Score the perturbed inputs of all requests; an input that several need is scored once.
 
@@ -129,6 +147,7 @@ def sweep(
         requests: What is asked for.
         plan: The features, and how to go about it.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
+        captures: What is to be read inside the model in the same passes.
 
     Raises:
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
@@ -141,6 +160,8 @@ def sweep(
         bound = plan.regions.bind(inputs)
         partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
         network = _Network(model, inputs, plan.chunk_size)
+        for capture in {request.capture: None for request in captures}:
+            network.watches[capture] = capture.watch(model, inputs[:1])
         blocks: list[_Block] = []
         start = 0
         while start < inputs.shape[0]:
@@ -149,7 +170,7 @@ def sweep(
             wanted = target[rows] if isinstance(target, Tensor) else target
             chosen = {r: partner[rows] if isinstance(partner, Tensor) else partner for r, partner in partners.items()}
             try:
-                blocks.append(samples.answer(wanted, chosen))
+                blocks.append(samples.answer(wanted, chosen, captures))
             except RuntimeError as error:
                 if not _out_of_memory(error) or network.limit == 1:
                     raise
@@ -161,7 +182,14 @@ def sweep(
     return _joined(blocks, bound)
 
 
-def check_sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequence[Request], plan: Plan) -> None:
+def check_sweep(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    requests: Sequence[Request],
+    plan: Plan,
+    captures: Sequence[CaptureRequest] = (),
+) -> None:
     """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one."""
     check_inputs(inputs)
     if isinstance(target, Tensor):
@@ -170,6 +198,8 @@ def check_sweep(model: nn.Module, inputs: Tensor, target: Target, requests: Sequ
         inputs = usable(inputs)
         bound = plan.regions.bind(inputs)
         first = inputs[:1]
+        for wanted in captures:
+            wanted.capture.watch(model, first)
         with calling():
             output = model(first)
         for request in requests:
@@ -208,9 +238,13 @@ class _Network:
             chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
         self.limit = chunk_size
         self.reported = 0
+        self.watches: dict[Capture, Watch] = {}
 
-    def __call__(self, inputs: Tensor) -> Any:
-        with calling():
+    def __call__(self, inputs: Tensor, watches: Iterable[Watch] = ()) -> Any:
+        with ExitStack() as stack:
+            for watch in watches:
+                stack.enter_context(watch.around())
+            stack.enter_context(calling())
             return self.model(inputs)
 
     def report(self, inputs: int) -> None:
@@ -235,6 +269,7 @@ class _Block:
     readers: dict[Score, BoundScore]
     clean: dict[Score, Tensor]
     arms: dict[Request, Tensor]
+    captured: dict[CaptureRequest, Captured]
 
 
 @dataclass(frozen=True)
@@ -246,20 +281,41 @@ class _Samples:
     ids: tuple[int, ...]
     network: _Network
 
-    def answer(self, target: Target, requests: dict[Request, _Chosen]) -> _Block:
-        """The clean scores, and the arms [A, n, F] of every request."""
-        output = self.network(self.inputs)
-        readers = {r.score: r.score.bind(output, target, len(self.ids)) for r in requests}
-        clean = {score: _numbers(reader(output)) for score, reader in readers.items()}
+    def answer(
+        self, target: Target, requests: dict[Request, _Chosen], captures: Sequence[CaptureRequest] = ()
+    ) -> _Block:
+        """The clean scores, the arms [A, n, F] of every request, and what was captured."""
+        sets, samples = self._sets() if captures else 1, len(self.ids)
+        output = self.network(self.inputs.repeat(sets, *[1] * (self.inputs.ndim - 1)), self.network.watches.values())
+        for watch in self.network.watches.values():
+            watch.clean(samples)
+        wanted = target.repeat(sets) if isinstance(target, Tensor) else target
+        readers = {r.score: r.score.bind(output, wanted, sets * samples) for r in requests}
+        clean = {score: _numbers(reader(output))[:samples] for score, reader in readers.items()}
+        if sets > 1:
+            rows = torch.arange(samples, device=self.inputs.device)
+            readers = {score: reader.at(rows) for score, reader in readers.items()}
         del output
         found: dict[Request, Tensor] = {}
-        for request, partner in requests.items():
-            if request in found:
-                continue
-            same = [r for r in requests if (r.perturbation, r.partner) == (request.perturbation, request.partner)]
-            arms = self._together(request.perturbation, partner, [readers[r.score] for r in same])
+        captured: dict[CaptureRequest, Captured] = {}
+        groups = [(r.perturbation, r.partner) for r in requests] + [(c.perturbation, None) for c in captures]
+        for kind, partner in dict.fromkeys(groups):
+            same = [r for r in requests if (r.perturbation, r.partner) == (kind, partner)]
+            looks = [c for c in captures if c.perturbation == kind] if partner is None else []
+            bound = [readers[r.score] for r in same]
+            if looks:
+                arms, kept = self._watched(kind, bound, [self.network.watches[c.capture] for c in looks], sets)
+                captured.update(zip(looks, kept, strict=True))
+            else:
+                arms = self._together(kind, requests[same[0]], bound)
             found.update(zip(same, arms, strict=True))
-        return _Block(readers, clean, found)
+        return _Block(readers, clean, found, captured)
+
+    def _sets(self) -> int:
+        """How many features a chunk of a sweep that captures holds, as many in every chunk."""
+        count = self.regions.count
+        most = min(max(1, self.network.limit // len(self.ids)), max(1, count // _CHUNKS_PER_CLEAN_PASS))
+        return -(-count // -(-count // most))
 
     def _together(self, kind: Perturbation, partner: _Chosen, readers: list[BoundScore]) -> Tensor:
         """The arms [readers, A, n, F] of one perturbation, by every reader."""
@@ -282,34 +338,53 @@ class _Samples:
         assert found is not None
         return found
 
-    def _score(self, kind: Perturbation, features: list[Features], readers: list[BoundScore]) -> Tensor:
+    def _watched(
+        self, kind: Perturbation, readers: list[BoundScore], watches: list[Watch], sets: int
+    ) -> tuple[Tensor, list[Captured]]:
+        """The arms [readers, A, n, J] of the single features, and what was captured on the way."""
+        looks = Looks(watches, sets)
+        alone: list[Features] = [(feature,) for feature in range(self.regions.count)]
+        return self._score(kind, alone, readers, looks), looks.captured()
+
+    def _score(
+        self, kind: Perturbation, features: list[Features], readers: list[BoundScore], looks: Looks | None = None
+    ) -> Tensor:
         """The scores [readers, A, n, F] of sets of features, in chunks of whole sets."""
         samples = len(self.ids)
         values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
         repeated: dict[int, list[BoundScore]] = {1: readers}
-        arms = []
-        for copy in copies:
-            chunks = []
-            first = 0
-            while first < len(features):
-                some = features[first : first + max(1, self.network.limit // samples)]
-                first += len(some)
-                batch = values.new_empty(len(some), *values.shape).copy_(values)
-                for perturbed, together in zip(batch, some, strict=True):
+        arms: list[list[Tensor]] = [[] for _ in copies]
+        first = 0
+        while first < len(features):
+            some = features[first : first + (looks.sets if looks else max(1, self.network.limit // samples))]
+            first += len(some)
+            # What captures compares rows of batches of one size, so the last chunk is filled up with clean inputs.
+            size = looks.sets if looks else len(some)
+            if size not in repeated:
+                rows = torch.arange(samples, device=values.device).repeat(size)
+                repeated[size] = [reader.at(rows) for reader in readers]
+            for copy, scores in zip(copies, arms, strict=True):
+                batch = values.new_empty(size, *values.shape).copy_(values)
+                for perturbed, together in zip(batch, some, strict=False):
                     for feature in sorted(together, reverse=True):
                         if copy is None:
                             self._write_window(perturbed, values, kind, feature)
                         else:
                             self.regions.write(perturbed, copy, feature)
-                if len(some) not in repeated:
-                    rows = torch.arange(samples, device=values.device).repeat(len(some))
-                    repeated[len(some)] = [reader.at(rows) for reader in readers]
-                chunks.append(self._read(batch, repeated[len(some)], suspect))
+                if looks:
+                    looks.note_change(batch[: len(some)], values, len(copies))
+                read = self._read(batch, repeated[size], suspect, looks.watches if looks else ())
+                scores.append(read[:, :, : len(some)])
                 self.network.report(len(some) * samples)
-            arms.append(torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0))
-        found = _numbers(torch.stack(arms, 1))
+            if looks:
+                looks.end_chunk([together[0] for together in some])
+        found = _numbers(
+            torch.stack(
+                [torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0) for chunks in arms], 1
+            )
+        )
         present = self.regions.present()
         if present is not None and features:
             index = torch.tensor(features, device=present.device)
@@ -322,7 +397,7 @@ class _Samples:
                 perturbed = kind.arms(cells, Keys(self.ids[rows], feature))
                 self.regions.put(target, rows, perturbed[0], feature)
 
-    def _read(self, batch: Tensor, readers: list[BoundScore], suspect: bool) -> Tensor:
+    def _read(self, batch: Tensor, readers: list[BoundScore], suspect: bool, watches: Sequence[Watch] = ()) -> Tensor:
         """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell is not finite."""
         sets, samples = batch.shape[:2]
         flat = batch.view(sets * samples, *self.inputs.shape[1:])
@@ -330,11 +405,23 @@ class _Samples:
         if suspect:
             broken = ~flat.isfinite().flatten(1).all(1)
             flat.masked_fill_(broken.view(-1, *[1] * (flat.ndim - 1)), 0.0)
-        output = self.network(flat)
+        output = self.network(flat, watches)
+        for watch in watches:
+            watch.passed(broken)
+        if not readers:
+            return batch.new_empty(0, samples, sets)
         scores = torch.stack([reader(output) for reader in readers])
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
         return scores.view(len(readers), sets, samples).transpose(1, 2)
+
+
+def _check_kind(perturbation: Perturbation) -> None:
+    if not isinstance(perturbation, Perturbation):
+        raise TypeError(
+            f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur(), "
+            f"got {type(perturbation).__name__}."
+        )
 
 
 def _numbers(scores: Tensor) -> Tensor:
@@ -370,6 +457,9 @@ def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:
         prediction={score: torch.cat([block.readers[score].prediction for block in blocks]) for score in first.readers},
         classes={score: reader.classes for score, reader in first.readers.items()},
         arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
+        captured={
+            request: Captured.joined([block.captured[request] for block in blocks]) for request in first.captured
+        },
     )
 
 

@@ -1,0 +1,103 @@
+"""What a sweep can read besides the model's output: an open set that other chapters fill."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+class Capture(ABC):
+    """Something to be read inside the model, e.g. at a layer: a frozen dataclass, compared like a score.
+
+    Every pass of a sweep that captures has the same number of rows, the clean pass too, so that what differs between
+    a perturbed and a clean row is not how the batch was rounded.
+    """
+
+    @abstractmethod
+    def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
+        """Get ready for a sweep of a model; ``inputs`` is one clean sample."""
+
+
+class Watch(ABC):
+    """A capture at work on one model: it sees pass after pass and keeps what is needed, never a whole sweep."""
+
+    @abstractmethod
+    def around(self) -> AbstractContextManager[None]:
+        """What a pass of the model is made in."""
+
+    @abstractmethod
+    def clean(self, samples: int) -> None:
+        """The pass was that of n clean inputs, repeated set after set."""
+
+    @abstractmethod
+    def passed(self, broken: Tensor | None) -> None:
+        """The pass was that of an arm of the perturbed inputs [F * n], in which ``broken`` rows are not finite."""
+
+    @abstractmethod
+    def chunk(self, features: list[int]) -> dict[str, Tensor]:
+        """All arms of some features have passed: what is kept of each, [F, n, ...]."""
+
+    def finish(self) -> dict[str, Tensor]:
+        """All features of the samples have passed: what is kept of each sample, [n, ...]."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a capture found in a sweep.
+
+    Attributes:
+        features: Per sample and feature, [N, J, ...] by name; ``change`` [N, J] among them, the mean over the cells of
+            a sample of |R_j x - x|, over the arms too.
+        samples: Per sample, [N, ...] by name.
+    """
+
+    features: dict[str, Tensor]
+    samples: dict[str, Tensor]
+
+    @staticmethod
+    def joined(blocks: Sequence[Captured]) -> Captured:
+        """What was found in blocks of samples, in one."""
+        features, samples = (
+            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            for parts in ([block.features for block in blocks], [block.samples for block in blocks])
+        )
+        return Captured(features, samples)
+
+
+@dataclass
+class Looks:
+    """The watches over one perturbation, and what they have kept so far, chunk by chunk."""
+
+    watches: list[Watch]
+    sets: int
+    kept: list[dict[str, list[Tensor]]] = field(init=False)
+    change: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.kept = [{} for _ in self.watches]
+
+    def note_change(self, batch: Tensor, values: Tensor, arms: int) -> None:
+        """Add the mean over the cells of |R x - x| of an arm [F, n, C, *S]."""
+        change = (batch - values).abs_().flatten(2).mean(2) / arms
+        self.change = change if self.change is None else self.change + change
+
+    def end_chunk(self, features: list[int]) -> None:
+        """Take from every watch what it keeps of these features."""
+        assert self.change is not None
+        for watch, parts in zip(self.watches, self.kept, strict=True):
+            for name, values in {**watch.chunk(features), "change": self.change}.items():
+                parts.setdefault(name, []).append(values)
+        self.change = None
+
+    def captured(self) -> list[Captured]:
+        """What every watch has kept of these samples."""
+        return [
+            Captured({name: torch.cat(chunks).transpose(0, 1) for name, chunks in parts.items()}, watch.finish())
+            for watch, parts in zip(self.watches, self.kept, strict=True)
+        ]
