@@ -2,24 +2,197 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+_NAMES = {
+    "convolution": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    "linear": "linear",
+    "matmul": "matmul rmatmul mm bmm mv dot inner einsum tensordot addmm addmv addbmm baddbmm bilinear multi_dot",
+    "affine_norm": "batch_norm",
+    "norm": "layer_norm group_norm instance_norm rms_norm normalize local_response_norm",
+    "activation": "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid tanh "
+    "sigmoid logsigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min clamp_max "
+    "expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
+    "softmax": "softmax log_softmax softmin logsumexp",
+    "sum": "add radd iadd sub subtract rsub isub sum nansum mean nanmean cat concat concatenate stack hstack vstack "
+    "dstack cumsum neg negative",
+    "product": "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod",
+    "statistic": "var std var_mean std_mean norm vector_norm rsqrt reciprocal",
+    "pooling": "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
+    "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices avg_pool1d "
+    "avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max min amax amin maximum "
+    "minimum topk sort median max_unpool1d max_unpool2d max_unpool3d",
+    "interpolation": "interpolate upsample upsample_nearest upsample_bilinear grid_sample fold unfold",
+    "reshape": "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes "
+    "swapdims t movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave "
+    "contiguous getitem setitem select narrow index_select gather take take_along_dim masked_select masked_fill where "
+    "split split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
+    "pixel_shuffle pixel_unshuffle channel_shuffle as_strided scatter index_copy index_fill zero fill pad_sequence "
+    "atleast_1d atleast_2d atleast_3d meshgrid block_diag index_put",
+    "identity": "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias",
+    "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
+    "attention": "scaled_dot_product_attention multi_head_attention_forward",
+    "embedding": "embedding embedding_bag",
+    "recurrent": "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
+}
 
-class _LargestResult(TorchFunctionMode):
-    def __init__(self, least: int) -> None:
+KINDS = tuple(_NAMES)
+_KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+
+# What asks about a tensor, or takes it out of the pass: no operation of the network.
+_QUERY_NAMES = """get set size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point
+is_complex len bool item tolist numpy detach data_ptr get_device is_inference element_size is_pinned is_set_to storage
+untyped_storage is_same_size register_hook retain_grad is_nonzero format repr str hash set_grad_enabled is_signed
+is_conj is_neg resolve_conj resolve_neg result_type assert"""
+_QUERIES = frozenset(_QUERY_NAMES.split())
+_VIEWING_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real"})
+
+_INPLACE = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"})
+
+_MODULE_CALL = nn.Module._call_impl.__code__
+
+
+@functools.lru_cache(maxsize=4096)
+def operation_name(func: Callable[..., Any]) -> str:
+    """The plain name of a function of the torch API: ``add`` for ``add``, ``add_`` and ``__add__``."""
+    name = str(getattr(func, "__name__", ""))
+    if name == "__get__":
+        attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+        return "transpose" if attribute in _VIEWING_ATTRIBUTES else "get"
+    return name.strip("_")
+
+
+@functools.lru_cache(maxsize=4096)
+def kind_of(func: Callable[..., Any]) -> str | None:
+    """The kind of operation that a function of the torch API makes, one of :data:`KINDS`; None for any other.
+
+    >>> kind_of(torch.Tensor.add_), kind_of(functional.hardswish), kind_of(torch.cdist)
+    ('sum', 'activation', None)
+    """
+    return _KIND_OF.get(operation_name(func))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_query(func: Callable[..., Any]) -> bool:
+    return operation_name(func) in _QUERIES
+
+
+@functools.lru_cache(maxsize=4096)
+def _writes(func: Callable[..., Any]) -> bool:
+    name = str(getattr(func, "__name__", ""))
+    return name in _INPLACE or (name.endswith("_") and not name.endswith("__") and not name.startswith("_"))
+
+
+def is_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call writes its result into its first argument."""
+    return _writes(func) or kwargs.get("inplace") is True
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers for several processes or devices, and inside ``torch.compile``."""
+    compiled = _compiled_type()
+    inner: Any = model
+    while True:
+        if isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif compiled is not None and isinstance(inner, compiled):
+            inner = inner._orig_mod
+        else:
+            found: nn.Module = inner
+            return found
+
+
+def module_names(model: nn.Module) -> dict[int, str]:
+    """The dotted name of every module by its id, without what wrappers add; a shared module has its first name."""
+    return {id(module): name.replace("_orig_mod.", "") for name, module in model.named_modules()}
+
+
+class Operations(TorchFunctionMode):
+    """Shows every operation that a model makes while it is active; nothing is installed on the model.
+
+    A subclass implements :meth:`operation`. Calls that only ask about tensors (``x.shape``, ``x.dim()``) are left out,
+    and ``multi_head_attention_forward`` is opened into the projections and the attention that it is made of.
+
+    Args:
+        model: The network, for the names of its modules.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.bytes = least
+        self._names = module_names(model)
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one operation; the default just calls the function."""
+        return func(*args, **kwargs)
+
+    def running(self) -> str:
+        """The dotted name of the module that is running; ``""`` for the model itself. To ask inside a call only."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is _MODULE_CALL:
+                name = self._names.get(id(frame.f_locals["self"]))
+                if name is not None:
+                    return name
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if _is_query(func):
+            return self.query(func, args, kwargs)
+        if func is functional.multi_head_attention_forward:
+            with self:  # its inner calls come here; the function itself, seen from outside, would hide them
+                return _open_attention()(*args, **kwargs)
+        return self.operation(func, args, kwargs)
+
+    def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call that is no operation; the default just calls the function."""
+        return func(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_attention() -> Callable[..., Any]:
+    """The Python code of ``multi_head_attention_forward``, told that nobody is watching it."""
+    outer = functional.multi_head_attention_forward
+    unseen = {name: lambda *_: False for name in ("has_torch_function", "has_torch_function_unary")}
+    opened = types.FunctionType(
+        outer.__code__, {**outer.__globals__, **unseen}, outer.__name__, outer.__defaults__, outer.__closure__
+    )
+    opened.__kwdefaults__ = outer.__kwdefaults__
+    return opened
+
+
+def tensors_in(arguments: Any) -> Iterator[Tensor]:
+    """The tensors among arguments, also inside lists, tuples and dicts."""
+    if isinstance(arguments, Tensor):
+        yield arguments
+    elif isinstance(arguments, tuple | list):
+        for argument in arguments:
+            yield from tensors_in(argument)
+    elif isinstance(arguments, dict):
+        yield from tensors_in(list(arguments.values()))
+
+
+class _LargestResult(Operations):
+    def __init__(self, model: nn.Module, least: int) -> None:
+        super().__init__(model)
+        self.bytes = least
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         for part in result if isinstance(result, tuple | list) else (result,):
             if isinstance(part, Tensor):
                 self.bytes = max(self.bytes, _bytes(part))
@@ -32,15 +205,198 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
     """
     hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
-    compiler = sys.modules.get("torch._dynamo.eval_frame")  # takes seconds to import; loaded if a module was compiled
-    if compiler is not None:
-        hidden += (compiler.OptimizedModule,)
+    compiled = _compiled_type()
+    if compiled is not None:
+        hidden += (compiled,)
     if any(isinstance(module, hidden) for module in model.modules()):
         return 64 * _bytes(inputs)
-    with _LargestResult(_bytes(inputs)) as seen:
+    with _LargestResult(model, _bytes(inputs)) as seen:
         model(inputs)
     return int(seen.bytes)
 
 
+def _compiled_type() -> type[nn.Module] | None:
+    """What ``torch.compile`` makes of a module; None while nothing has been compiled: it takes seconds to import."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    found: type[nn.Module] | None = getattr(compiler, "OptimizedModule", None)
+    return found
+
+
 def _bytes(tensor: Tensor) -> int:
     return int(tensor.numel() * tensor.element_size())
+
+
+def check_visible(model: nn.Module) -> None:
+    """Refuse a model whose operations cannot be seen.
+
+    Raises:
+        ValueError: If a module is scripted or traced; the message names it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"module {name!r}" if name else "the model"
+            raise ValueError(
+                f"{where} is scripted or traced (torch.jit), which hides its operations; use the module that it was "
+                f"made from."
+            )
+
+
+@dataclass(frozen=True)
+class Following:
+    """What follows a layer's output.
+
+    Attributes:
+        outcome: ``"found"``, an activation function takes it, possibly through batch norm, dropout or reshapes;
+            ``"none"``, a convolution, a linear layer or nothing takes it; ``"sum"``, it is added to something else;
+            ``"unknown"``, several or other operations take it.
+        reason: The same in words, naming the operations.
+        module: The module in which the operation runs that takes it.
+        name: The name of that operation, e.g. ``"relu"``.
+        occurrence: Which call of that name in that module it is, from 0.
+        function: The activation, as a function of the pre-activation alone that leaves its argument as it is.
+    """
+
+    outcome: Literal["found", "none", "sum", "unknown"]
+    reason: str
+    module: str = ""
+    name: str = ""
+    occurrence: int = 0
+    function: Callable[[Tensor], Tensor] | None = None
+
+
+_THROUGH = {"affine_norm", "dropout", "identity", "reshape"}
+
+
+@dataclass(frozen=True)
+class _Reader:
+    kind: str | None
+    module: str
+    name: str
+    occurrence: int
+    function: Callable[[Tensor], Tensor] | None
+
+
+class _Followed(Operations):
+    """Follows a tensor, and notes which operations take it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.readers: list[_Reader] = []
+        self._carriers: dict[int, tuple[Tensor, int]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def follow(self, tensor: Tensor) -> None:
+        """Follow this tensor from now on; it is kept, so that no other can take its id."""
+        self._carriers[id(tensor)] = (tensor, tensor._version)
+
+    def _carries(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._carriers and self._carriers[id(tensor)][1] == tensor._version
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module, name = self.running(), operation_name(func)
+        occurrence = self._counts.get((module, name), 0)
+        self._counts[module, name] = occurrence + 1
+        takes = [tensor for tensor in tensors_in([args, kwargs]) if self._carries(tensor)]
+        result = func(*args, **kwargs)
+        if not takes:
+            return result
+        kind = kind_of(func)
+        results = [part for part in tensors_in(result) if part.is_floating_point()]
+        if kind in _THROUGH:
+            for part in results:
+                self.follow(part)
+        elif results:  # a comparison or an argmax reads it without passing it on
+            first = isinstance(args[0] if args else None, Tensor) and takes[0] is args[0] and len(takes) == 1
+            applied = _on_copy(func, args[1:], kwargs) if first and kind == "activation" else None
+            known = kind if kind != "activation" or applied is not None else None
+            self.readers.append(_Reader(known, module, name, occurrence, applied))
+        return result
+
+
+def _on_copy(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    def applied(values: Tensor) -> Tensor:
+        found: Tensor = func(values.clone() if is_in_place(func, kwargs) else values, *rest, **kwargs)
+        return found
+
+    return applied
+
+
+def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> Following:
+    """Which activation function takes the output of a layer, found by following it through one forward pass.
+
+    Args:
+        model: The network, already in the mode and context in which it is to be called.
+        layer: The dotted name of a layer that returns one tensor.
+        inputs: Any inputs of the model.
+
+    Raises:
+        ValueError: If the layer does not exist, does not return a tensor or is not reached by these inputs.
+    """
+    from lightning_xai._guard import tapping
+
+    check_visible(model)
+    reached: list[Tensor] = []
+    with _Followed(model) as seen:
+
+        def tap(output: Tensor) -> None:
+            reached.append(output)
+            seen.follow(output)
+
+        with tapping(model, {layer: tap}):
+            model(inputs)
+    if not reached:
+        raise ValueError(f"layer {layer!r} is not reached by the model's forward pass; name one that runs.")
+    readers = seen.readers
+    if not readers:
+        return Following("none", f"the output of {layer!r} is the model's output")
+    places = [f"{reader.name} in {reader.module or 'the model'!r}" for reader in readers]
+    if len(readers) > 1:
+        return Following("unknown", f"the output of {layer!r} is taken by {len(places)} calls: {', '.join(places)}")
+    (reader,), (place,) = readers, places
+    told = f"the output of {layer!r} is taken by {place}"
+    named = (reader.module, reader.name, reader.occurrence)
+    if reader.kind == "activation":
+        return Following("found", told, *named, reader.function)
+    if reader.kind in ("convolution", "linear"):
+        return Following("none", told, *named)
+    return Following("sum" if reader.kind == "sum" else "unknown", told, *named)
+
+
+class PreActivation(Operations):
+    """Keeps, while the model runs, what the activation of a :class:`Following` receives.
+
+    Args:
+        model: The network.
+        following: What :func:`following_activation` found.
+
+    Attributes:
+        tensor: What the activation received in the last forward pass, before any change in place.
+
+    Raises:
+        ValueError: If no activation was found.
+    """
+
+    tensor: Tensor | None
+
+    def __init__(self, model: nn.Module, following: Following) -> None:
+        if following.outcome != "found":
+            raise ValueError(f"there is no activation to look at: {following.reason}.")
+        super().__init__(model)
+        self._following = following
+        self._model = model
+        self._count = 0
+        self.tensor = None
+
+    def __call__(self, inputs: Tensor) -> Any:
+        """The model's output; what the activation received is in ``tensor``."""
+        self._count, self.tensor = 0, None
+        with self:
+            return self._model(inputs)
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one operation, and keep what it receives if it is the one."""
+        if operation_name(func) == self._following.name and self.running() == self._following.module:
+            if self._count == self._following.occurrence:
+                self.tensor = args[0].clone() if is_in_place(func, kwargs) else args[0]
+            self._count += 1
+        return func(*args, **kwargs)
