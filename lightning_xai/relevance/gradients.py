@@ -1,0 +1,172 @@
+r"""Attributions that read the gradient of the score at the input."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import bare, calling, explaining, usable
+from lightning_xai.attribution import Attribution
+from lightning_xai.targets import BoundScore, CombClasses, Score, Target, as_score
+
+
+@dataclass(frozen=True)
+class ScoreAttribution(Attribution, ABC):
+    """An attribution of a score that is bound to the clean output.
+
+    Args:
+        score: s: a name, a :class:`~lightning_xai.targets.Score`, or a function of (output, target).
+    """
+
+    score: str | Score = field(default="logit", kw_only=True)
+
+    def __post_init__(self) -> None:
+        score = as_score(self.score)
+        if isinstance(score, CombClasses):
+            raise ValueError(
+                "score='comb_classes' is 0 at the clean input, where it has no gradient: use score='margin' instead."
+            )
+        object.__setattr__(self, "score", score)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse hyper-parameters that make no sense; called once, when the attribution is built."""
+
+    def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
+        """The score, bound to a clean output."""
+        return as_score(self.score).bind(output, target, samples)
+
+
+@dataclass(frozen=True)
+class GradientAttribution(ScoreAttribution, ABC):
+    """An attribution made of the inputs and the gradient at the inputs: implements :meth:`read`."""
+
+    @abstractmethod
+    def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        r"""The map, from inputs and gradient of the same shape [N, C, \*S]."""
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        model = bare(model)
+        with explaining(model, gradients=True):
+            leaf = usable(inputs).requires_grad_()
+            output = run(model, leaf)
+            score = self.bind(output, target, len(leaf))(output)
+            found = gradient(score, leaf)
+            return self.read(leaf.detach(), found)
+
+
+@dataclass(frozen=True)
+class Saliency(GradientAttribution):
+    r"""The gradient of the score, or its magnitude.
+
+    .. math:: R = |\nabla s(x)| \quad\text{or}\quad R = \nabla s(x)
+
+    In units of the score per unit of the input.
+
+    Args:
+        absolute: The magnitude; with its sign if not.
+        score: s.
+
+    Source: :cite:`simonyan2014`.
+
+    >>> model = nn.Linear(3, 2, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.0, 5.0, -4.0]])
+    >>> Saliency()(model, torch.ones(2, 3), torch.tensor([0, 1]))
+    tensor([[1., 2., 3.],
+            [0., 5., 4.]])
+    """
+
+    absolute: bool = True
+
+    def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.abs() if self.absolute else gradient
+
+
+@dataclass(frozen=True)
+class Sensitivity(GradientAttribution):
+    r"""The squared gradient of the score.
+
+    .. math:: R = (\nabla s(x))^2, \qquad \sum R = \|\nabla s(x)\|^2
+
+    Args:
+        score: s.
+
+    Source: :cite:`montavon2018`.
+
+    >>> model = nn.Linear(3, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0]])
+    >>> Sensitivity()(model, torch.ones(1, 3), 0)
+    tensor([[1., 4., 9.]])
+    """
+
+    def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.square()
+
+
+@dataclass(frozen=True)
+class GradientXInput(GradientAttribution):
+    r"""Input times gradient.
+
+    .. math:: R = x \odot \nabla s(x)
+
+    In units of the score. Networks of linear layers, ReLU and pooling without biases conserve it, :math:`\sum R = s`;
+    with biases the rest is :math:`\sum b \cdot \partial s / \partial b`.
+
+    Args:
+        score: s.
+
+    Source: :cite:`shrikumar2016`.
+
+    >>> model = nn.Linear(3, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0]])
+    >>> GradientXInput()(model, torch.tensor([[2.0, 1.0, 0.0]]), 0)
+    tensor([[ 2., -2.,  0.]])
+    """
+
+    def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        return inputs * gradient
+
+
+def run(model: nn.Module, inputs: Tensor) -> Any:
+    """What the model returns for inputs, of which it may change its own copy in place."""
+    with calling():
+        return model(inputs.clone())
+
+
+def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
+    r"""The gradient of every sample's score [N] with respect to its row of a leaf [N, ...].
+
+    The parameters' gradients are not computed.
+
+    Args:
+        score: The scores.
+        leaf: What the scores were computed from.
+        where: What the leaf is, for the error.
+
+    Raises:
+        ValueError: If no gradient path leads from the score to the leaf.
+    """
+    found = None
+    if score.requires_grad:
+        (found,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
+    if found is None:
+        raise ValueError(
+            f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "
+            f"numpy or .item() in the model's forward; inputs that are rounded to integers or ids, of which the "
+            f"embedding is what can be explained (give the part of the model after it the embedded inputs); or a "
+            f"score that does not read them."
+        )
+    broken = int((~found.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        warnings.warn(
+            f"the gradient with respect to {where} is not finite in {broken} of {len(found)} samples, and neither is "
+            f"their map: some operation has no derivative there, e.g. a root or a logarithm at 0.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return found

@@ -1,0 +1,157 @@
+r"""Attributions of noisy inputs, averaged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import bare, explaining, keyed_generator, usable
+from lightning_xai.attribution import Attribution
+from lightning_xai.relevance.gradients import Saliency, run
+from lightning_xai.targets import Score, Target, as_score
+
+_INPUTS_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class NoisyAttribution(Attribution, ABC):
+    r"""Something averaged over the maps of noisy inputs.
+
+    The noise of a sample depends on ``seed``, its id and the number of the draw alone. The target is that of the clean
+    input; what a score fixes besides (the runner-up of a margin, the region of a segmentation) is that of the noisy
+    one.
+
+    Args:
+        attribution: R, any attribution.
+        sigma: :math:`\sigma`, the noise's standard deviation, in units of the input.
+        draws: How often noise is drawn.
+        relative: Take sigma in units of a sample's range, :math:`\max x - \min x`.
+        seed: Other seeds, other noise.
+        chunk_size: The most inputs given to the attribution at once, if a batch is smaller.
+    """
+
+    attribution: Attribution = field(default_factory=lambda: Saliency(absolute=False))
+    sigma: float = 0.1
+    draws: int = 25
+    relative: bool = False
+    seed: int = 0
+    chunk_size: int = _INPUTS_TOGETHER
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attribution, Attribution):
+            raise TypeError(f"attribution must be an Attribution, got {type(self.attribution).__name__}.")
+        if not 0 <= self.sigma < float("inf"):
+            raise ValueError(f"sigma must not be negative, got {self.sigma}.")
+        for name in ("draws", "chunk_size"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
+
+    @property
+    def score(self) -> str | Score:
+        """The score of the attribution."""
+        score: str | Score = getattr(self.attribution, "score", "logit")
+        return score
+
+    @property
+    def own_size(self) -> bool:
+        """As of the attribution."""
+        return self.attribution.own_size
+
+    @abstractmethod
+    def average(self, maps: Iterator[Tensor]) -> Tensor:
+        r"""What is made of the maps [n, N, C, \*S], which come some n draws at a time."""
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        if isinstance(target, str):
+            with explaining(bare(model)):
+                target = as_score(self.score).bind(run(bare(model), usable(inputs)), target, len(inputs)).target
+        return self.average(self._maps(model, usable(inputs), target, sample_ids))
+
+    def _maps(self, model: nn.Module, x: Tensor, target: Any, ids: tuple[int, ...]) -> Iterator[Tensor]:
+        width = torch.full_like(x[:, :1], self.sigma)
+        if self.relative:
+            cells = x.flatten(1)
+            width = width * (cells.amax(1) - cells.amin(1)).view(-1, *[1] * (x.ndim - 1))
+        together = max(1, self.chunk_size // len(x))
+        for first in range(0, self.draws, together):
+            draws = range(first, min(first + together, self.draws))
+            noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in draws])
+            repeated = target.repeat(len(draws)) if isinstance(target, Tensor) else target
+            maps = self.attribution(model, noisy, repeated, ids * len(draws))
+            yield maps.view(len(draws), len(x), *maps.shape[1:])
+
+    def _noise(self, x: Tensor, ids: tuple[int, ...], draw: int) -> Tensor:
+        drawn = [torch.randn(x.shape[1:], generator=keyed_generator(self.seed, sample, draw)) for sample in ids]
+        return torch.stack(drawn).to(x)
+
+
+@dataclass(frozen=True)
+class SmoothGrad(NoisyAttribution):
+    r"""The mean map of noisy inputs.
+
+    .. math:: \mathbb{E}[R(x + \xi)], \qquad \xi \sim N(0, \sigma^2)
+
+    Source: :cite:`smilkov2017`.
+
+    The gradient of an affine score is the same everywhere:
+
+    >>> model = nn.Linear(3, 1)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0]])
+    >>> SmoothGrad(sigma=0.5, draws=4)(model, torch.zeros(2, 3), 0)
+    tensor([[ 1., -2.,  3.],
+            [ 1., -2.,  3.]])
+    """
+
+    def average(self, maps: Iterator[Tensor]) -> Tensor:
+        return sum((some.sum(0) for some in maps), torch.zeros(())) / self.draws
+
+
+@dataclass(frozen=True)
+class SquareGrad(NoisyAttribution):
+    r"""The mean squared map of noisy inputs.
+
+    .. math:: \mathbb{E}[R(x + \xi)^2], \qquad \xi \sim N(0, \sigma^2)
+
+    Source: :cite:`hooker2019`.
+
+    >>> model = nn.Linear(3, 1)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0]])
+    >>> SquareGrad(sigma=0.5, draws=4)(model, torch.zeros(1, 3), 0)
+    tensor([[1., 4., 9.]])
+    """
+
+    def average(self, maps: Iterator[Tensor]) -> Tensor:
+        return sum((some.square().sum(0) for some in maps), torch.zeros(())) / self.draws
+
+
+@dataclass(frozen=True)
+class VarGrad(NoisyAttribution):
+    r"""The variance of the maps of noisy inputs.
+
+    .. math:: \mathbb{E}[(R(x + \xi) - \mathbb{E}[R(x + \xi)])^2], \qquad \xi \sim N(0, \sigma^2)
+
+    The sum of squares is divided by the number of draws.
+
+    Source: :cite:`adebayo2018`.
+
+    >>> model = nn.Linear(3, 1)
+    >>> VarGrad(sigma=0.5, draws=4)(model, torch.zeros(1, 3), 0)
+    tensor([[0., 0., 0.]])
+    """
+
+    def average(self, maps: Iterator[Tensor]) -> Tensor:
+        mean = squares = torch.zeros(())
+        count = 0
+        for some in maps:
+            # Merged chunk by chunk (Chan et al.): a difference of sums would lose small variances.
+            count += len(some)
+            own = some.mean(0)
+            step = own - mean
+            mean = mean + step * (len(some) / count)
+            squares = squares + (some - own).square().sum(0) + step.square() * (len(some) * (count - len(some)) / count)
+        return squares / self.draws
