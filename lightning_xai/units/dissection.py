@@ -1,0 +1,422 @@
+r"""Dissection: which concept of labelled images a unit detects, by the overlap of its upsampled map with the masks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_xai._checks import check_inputs, unknown
+from lightning_xai._guard import explaining, usable
+from lightning_xai.operations import unwrapped
+from lightning_xai.units._capture import all_finite, capture, chunks, upper_quantile, with_positions
+from lightning_xai.units.groups import UnitGroups
+
+UNIONS = ("all", "present")
+NO_CONCEPT = -1
+
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+# The most cells of upsampled maps that exist at once.
+_MOST_CELLS = 2**24
+
+Masks = Tensor | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What the masks label.
+
+    Args:
+        names: The Q concepts, in the order of their labels 0..Q-1.
+        categories: The category of each concept, e.g. ``"color"``; every concept its own unless given.
+
+    Raises:
+        ValueError: If there is no name, one occurs twice, or the categories are not one per concept.
+
+    >>> Concepts(["disk", "stripes"]).count
+    2
+    """
+
+    names: Sequence[str]
+    categories: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise TypeError(f"names must be a sequence of names, got the string {self.names!r}; use [{self.names!r}].")
+        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"names must be different names, at least one, got {list(self.names)}.")
+        if self.categories is not None:
+            object.__setattr__(self, "categories", tuple(str(name) for name in self.categories))
+            if len(self.categories) != len(self.names):
+                raise ValueError(
+                    f"categories must be one per concept: got {len(self.categories)} for {len(self.names)} concepts."
+                )
+
+    @property
+    def count(self) -> int:
+        """Q, the number of concepts."""
+        return len(self.names)
+
+    def masks(self, labels: Tensor, inputs: Tensor) -> Tensor:
+        r"""Labels as masks L [N, Q, \*S].
+
+        Args:
+            labels: A concept per cell [N, \*S], integers 0..Q-1 or -1 for none; or Boolean masks [N, Q, \*S].
+            inputs: The inputs [N, C, \*S] that they belong to.
+
+        Raises:
+            TypeError: If the labels are neither integers nor Boolean.
+            ValueError: If they are of another size, or a label is outside the concepts.
+        """
+        cells = (len(inputs), *inputs.shape[2:])
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+            found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"masks must be integer labels [N, *S] or Boolean [N, Q, *S], got {found}.")
+        if labels.dtype == torch.bool:
+            expected = (cells[0], self.count, *cells[1:])
+            if labels.shape != expected:
+                raise ValueError(
+                    f"masks are {list(labels.shape)}; {self.count} concepts of inputs {list(inputs.shape)} need "
+                    f"{list(expected)}: resize them to the inputs, without mixing labels."
+                )
+            return labels.to(inputs.device)
+        if labels.shape != cells:
+            raise ValueError(
+                f"masks are {list(labels.shape)}, the inputs {list(inputs.shape)} need {list(cells)}: resize them to "
+                f"the inputs, without mixing labels (nearest)."
+            )
+        labels = labels.to(inputs.device)
+        low, high = int(labels.min()), int(labels.max())
+        if low < NO_CONCEPT or high >= self.count:
+            outside = sorted({label for label in labels.flatten().tolist() if not NO_CONCEPT <= label < self.count})
+            raise ValueError(
+                f"masks hold the labels {outside}, but there are {self.count} concepts, 0 to {self.count - 1}; mark "
+                f"cells without a concept by {NO_CONCEPT}."
+            )
+        numbers = torch.arange(self.count, device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+        return labels.unsqueeze(1) == numbers
+
+    def present(self, areas: Tensor) -> Tensor:
+        """Which samples are labelled with a concept's category, Boolean [N, Q], from the areas |L| [N, Q]."""
+        own = self.categories or self.names
+        there = areas > 0
+        same = torch.tensor([[a == b for b in own] for a in own], device=areas.device)
+        return (there.unsqueeze(1) & same).any(2)
+
+
+class Overlap(NamedTuple):
+    """Cells of each sample, counted.
+
+    Attributes:
+        intersection: |M ∩ L| [N, U, Q].
+        area: |M| [N, U].
+        concept_area: |L| [N, Q].
+    """
+
+    intersection: Tensor
+    area: Tensor
+    concept_area: Tensor
+
+
+def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
+    r"""Where upsampled activations are above their thresholds, and how much of that lies in each concept.
+
+    .. math:: M_k = [\,\mathrm{upsample}(A_k) > T_k\,]
+
+    Args:
+        maps: Activations A [N, U, \*P].
+        masks: L, Boolean [N, Q, \*S].
+        threshold: T [U].
+
+    >>> maps = torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])
+    >>> masks = torch.tensor([[[[True, True], [False, False]]]])
+    >>> overlap(maps, masks, torch.tensor([1.0]))
+    Overlap(intersection=tensor([[[1]]]), area=tensor([[2]]), concept_area=tensor([[2]]))
+    """
+    samples, units = maps.shape[:2]
+    flat = masks.flatten(2)
+    cells = flat.shape[2]
+    # Counts are exact in floating point below the length of its mantissa.
+    kind = torch.float32 if cells < 2**24 else torch.float64
+    weights = flat.to(kind)
+    intersection = maps.new_empty(samples, units, flat.shape[1], dtype=torch.long)
+    area = maps.new_empty(samples, units, dtype=torch.long)
+    across = max(1, _MOST_CELLS // cells)
+    for row in range(samples):
+        for start in range(0, units, across):
+            some = slice(start, start + across)
+            above = above_threshold(maps[row : row + 1, some], threshold[some], masks.shape[2:])[0].flatten(1)
+            area[row, some] = above.sum(1)
+            intersection[row, some] = (above.to(kind) @ weights[row].T).long()
+    return Overlap(intersection, area, flat.sum(2))
+
+
+def above_threshold(maps: Tensor, threshold: Tensor, size: Sequence[int]) -> Tensor:
+    r"""The binary maps M, Boolean [N, U, \*S]: activations [N, U, \*P] upsampled (bi-, tri-) linearly, above T [U]."""
+    raised = functional.interpolate(maps, size=tuple(size), mode=_MODES[maps.ndim - 2], align_corners=False)
+    return raised > threshold.to(raised).view(-1, *[1] * (maps.ndim - 2))
+
+
+def intersection_over_union(intersection: Tensor, area: Tensor, concept_area: Tensor) -> Tensor:
+    r"""Overlap of unit and concept from counts of cells; 0 where neither has a cell.
+
+    .. math:: \mathrm{IoU} = \frac{|M \cap L|}{|M| + |L| - |M \cap L|}
+
+    Args:
+        intersection: [..., U, Q].
+        area: |M|, [..., U, 1] or [..., U, Q].
+        concept_area: |L|, [..., 1, Q].
+
+    >>> intersection_over_union(torch.tensor([[3, 0]]), torch.tensor([[4]]), torch.tensor([[5, 0]]))
+    tensor([[0.5000, 0.0000]], dtype=torch.float64)
+    """
+    union = area + concept_area - intersection
+    return torch.where(union > 0, intersection.double() / union.clamp(min=1), 0.0)
+
+
+class Row(NamedTuple):
+    """A unit in a table of dissected units."""
+
+    unit: int
+    concept: str
+    category: str
+    iou: float
+    detector: bool
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
+class Dissected:
+    r"""Units against concepts: counts of cells, pooled over the data, and what follows from them.
+
+    Two readings of the union are found in the literature. ``"all"``: over all samples. ``"present"``: over the samples
+    that are labelled with the concept's category only, so that a unit is not blamed for what is not labelled; without
+    categories these are the samples that contain the concept.
+
+    Attributes:
+        concepts: What the masks label.
+        threshold: T [U].
+        intersection: |M ∩ L| [U, Q].
+        area: |M| [U].
+        area_present: |M| over the samples labelled with the concept's category [U, Q].
+        concept_area: |L| [Q].
+        samples: How many there were.
+        union: ``"all"`` or ``"present"``.
+        detector: A unit is a detector if its best IoU is above this.
+
+    Source: :cite:`bau2017`, :cite:`bau2020`.
+    """
+
+    concepts: Concepts
+    threshold: Tensor
+    intersection: Tensor
+    area: Tensor
+    area_present: Tensor
+    concept_area: Tensor
+    samples: int
+    union: str = "all"
+    detector: float = 0.04
+
+    def __post_init__(self) -> None:
+        check_reading(self.union, self.detector)
+
+    @property
+    def iou(self) -> Tensor:
+        """IoU [U, Q]."""
+        area = self.area.unsqueeze(1) if self.union == "all" else self.area_present
+        return intersection_over_union(self.intersection, area, self.concept_area)
+
+    @property
+    def best(self) -> Tensor:
+        """The concept [U] that each unit overlaps most, the first of equals; -1 if it overlaps none."""
+        iou = self.iou
+        return torch.where(iou.amax(1) > 0, first_largest(iou), NO_CONCEPT)
+
+    @property
+    def best_iou(self) -> Tensor:
+        """The largest IoU [U] of each unit."""
+        return self.iou.amax(1)
+
+    @property
+    def is_detector(self) -> Tensor:
+        """Which units detect their best concept, Boolean [U]."""
+        return self.best_iou > self.detector
+
+    def read(self, union: str) -> Dissected:
+        """The same counts under the other reading of the union."""
+        return replace(self, union=union)
+
+    def joined(self, other: Dissected) -> Dissected:
+        """The counts of two parts of the data together, which are those of all of it.
+
+        Raises:
+            ValueError: If they are of other concepts or thresholds.
+        """
+        if self.concepts != other.concepts or not torch.equal(self.threshold, other.threshold):
+            raise ValueError("parts of a dissection must have the same concepts and thresholds.")
+        names = ("intersection", "area", "area_present", "concept_area", "samples")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def strongest(self, concept: str, n: int) -> list[int]:
+        """The n units of the largest IoU with a concept, ties by smaller unit.
+
+        Raises:
+            ValueError: If the concept is unknown.
+        """
+        if concept not in self.concepts.names:
+            raise ValueError(unknown("concept", concept, self.concepts.names))
+        column = self.iou[:, list(self.concepts.names).index(concept)]
+        return [int(unit) for unit in column.sort(descending=True, stable=True).indices[:n]]
+
+    def table(self) -> list[Row]:
+        """A row per unit, by falling IoU."""
+        own = self.concepts.categories or self.concepts.names
+        best, iou, is_detector = self.best.tolist(), self.best_iou, self.is_detector.tolist()
+        rows = []
+        for unit in iou.sort(descending=True, stable=True).indices.tolist():
+            concept = best[unit]
+            name, category = ("", "") if concept == NO_CONCEPT else (self.concepts.names[concept], own[concept])
+            rows.append(Row(unit, name, category, float(iou[unit]), is_detector[unit], float(self.threshold[unit])))
+        return rows
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as CSV; the folder is made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Row._fields)
+            writer.writerows(self.table())
+        return path
+
+
+def dissect(
+    model: nn.Module,
+    inputs: Tensor,
+    masks: Masks,
+    *,
+    layer: str,
+    concepts: Concepts | Sequence[str],
+    threshold: Tensor | float = 0.005,
+    groups: UnitGroups | None = None,
+    union: str = "all",
+    sample_ids: Tensor | Sequence[int] | None = None,
+    chunk_size: int | None = None,
+) -> Dissected:
+    r"""Which concept every unit of a layer detects.
+
+    .. math:: \mathrm{IoU}_{k,c} = \frac{\sum_x |M_k(x) \cap L_c(x)|}{\sum_x |M_k(x) \cup L_c(x)|}, \qquad
+        M_k(x) = [\,\mathrm{upsample}(A_k(x)) > T_k\,]
+
+    Args:
+        model: The network; left as it was.
+        inputs: Inputs [N, C, \*S] with one to three spatial axes.
+        masks: A concept per cell [N, \*S] (-1 for none), Boolean masks [N, Q, \*S], or a segmenter: a function of some
+            inputs that returns one or the other.
+        layer: The dotted name of a layer that gives maps [N, K, \*P].
+        concepts: What the masks label.
+        threshold: T [U], or p: T is then the value above which a share p of the activations of these inputs lies.
+        groups: Dissect groups of units instead of single ones.
+        union: ``"all"`` or ``"present"``; see :class:`Dissected`.
+        sample_ids: The samples' ids [N].
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the layer is unknown or has no positions, the masks do not fit, p is not inside (0, 1), or an
+            activation is not finite.
+
+    Source: :cite:`bau2017`.
+
+    Example:
+        A unit that is the input itself, and a concept that covers half of what is above its threshold:
+
+        >>> x = torch.tensor([[[[0.0, 0.0, 5.0, 5.0]]]])
+        >>> masks = torch.tensor([[[-1, -1, -1, 0]]])
+        >>> found = dissect(nn.Sequential(nn.Identity()), x, masks, layer="0", concepts=["peak"],
+        ...                 threshold=torch.tensor([1.0]))
+        >>> found.iou, found.table()[0].concept
+        (tensor([[0.5000]], dtype=torch.float64), 'peak')
+    """
+    ids = check_inputs(inputs, sample_ids)
+    concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
+    check_reading(union, 0.0)
+    model = unwrapped(model)
+    with explaining(model):
+        inputs = usable(inputs)
+        labelled = concepts.masks(masks(inputs) if callable(masks) else masks, inputs)
+        parts = list(chunks(model, inputs, layer, chunk_size))
+
+        def maps(rows: slice) -> Tensor:
+            found = with_positions(capture(model, inputs[rows], layer).maps, layer)
+            found = all_finite(found, layer, ids[rows])
+            return found if groups is None else groups.combine(found)
+
+        if not isinstance(threshold, Tensor):
+            threshold = upper_quantile((maps(rows) for rows in parts), threshold, len(ids))
+        parts_found = []
+        for rows in parts:
+            activations = maps(rows)
+            threshold = check_threshold(threshold, activations)
+            parts_found.append(overlap(activations, labelled[rows], threshold))
+    return dissected(Overlap(*map(torch.cat, zip(*parts_found, strict=True))), concepts, threshold, union)
+
+
+def dissected(found: Overlap, concepts: Concepts, threshold: Tensor, union: str = "all") -> Dissected:
+    """The counts of samples, pooled."""
+    return Dissected(
+        concepts=concepts,
+        threshold=threshold,
+        intersection=found.intersection.sum(0),
+        area=found.area.sum(0),
+        area_present=area_where_present(found, concepts),
+        concept_area=found.concept_area.sum(0),
+        samples=len(found.area),
+        union=union,
+    )
+
+
+def area_where_present(found: Overlap, concepts: Concepts) -> Tensor:
+    """|M| over the samples labelled with each concept's category [U, Q]."""
+    present = concepts.present(found.concept_area)
+    # Sums of products of integers below 2**53, so exact; integers have no matrix product on a GPU.
+    return (found.area.double().T @ present.double()).long()
+
+
+def check_threshold(threshold: Tensor, maps: Tensor) -> Tensor:
+    """T [U], on the device of the maps.
+
+    Raises:
+        ValueError: If there is not one number per unit.
+    """
+    if threshold.shape != maps.shape[1:2]:
+        raise ValueError(f"threshold must be one per unit, [{maps.shape[1]}], got shape {list(threshold.shape)}.")
+    if not bool(threshold.isfinite().all()):
+        raise ValueError("threshold holds NaN or infinite values.")
+    return threshold.to(maps.device)
+
+
+def check_reading(union: str, detector: float) -> None:
+    """Refuse an unknown reading of the union, or an IoU outside 0 to 1.
+
+    Raises:
+        ValueError: If so.
+    """
+    if union not in UNIONS:
+        raise ValueError(unknown("union", union, UNIONS))
+    if not 0 <= detector < 1:
+        raise ValueError(f"detector must be an IoU, 0 or more and less than 1, got {detector}.")
+
+
+def first_largest(values: Tensor) -> Tensor:
+    """The index of the largest number along the last axis, the first of equals."""
+    places = torch.arange(values.shape[-1], device=values.device)
+    last = values.shape[-1]
+    return torch.where(values == values.amax(-1, keepdim=True), places, last).amin(-1)

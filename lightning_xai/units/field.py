@@ -1,0 +1,236 @@
+r"""Receptive fields: which cells of the input a position of a layer can read, by the geometry of the operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import calling, explaining, tapping, usable
+from lightning_xai.operations import Operations, kind_of, operation_name, tensors_in, unwrapped
+from lightning_xai.units._capture import with_positions
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Position p of a layer reads the cells start + jump * p to start + jump * p + length - 1 of one input axis.
+
+    Args:
+        start: May be negative, where padding is read.
+        jump: How far apart neighbouring positions are in the input.
+        length: The length of the field; None for the whole axis.
+    """
+
+    start: int = 0
+    jump: int = 1
+    length: int | None = 1
+
+    def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
+        """The field after a convolution or pooling."""
+        if self.length is None:
+            return self
+        reach = (kernel - 1) * dilation
+        return Axis(self.start - padding * self.jump, self.jump * stride, self.length + reach * self.jump)
+
+    def joined(self, other: Axis) -> Axis:
+        """The field of what reads both."""
+        if self == other:
+            return self
+        if self.length is None or other.length is None or self.jump != other.jump:
+            return WHOLE
+        start = min(self.start, other.start)
+        return Axis(start, self.jump, max(self.start + self.length, other.start + other.length) - start)
+
+
+WHOLE = Axis(0, 0, None)
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The cells that a layer's positions read, per axis of the input.
+
+    Attributes:
+        axes: One per spatial axis.
+        size: The spatial shape S of the input.
+    """
+
+    axes: tuple[Axis, ...]
+    size: tuple[int, ...]
+
+    def box(self, position: Sequence[int]) -> tuple[slice, ...]:
+        """The cells of the input that a position can read, cut at the border.
+
+        Raises:
+            ValueError: If the position does not have one index per axis.
+
+        >>> ReceptiveField((Axis(-1, 2, 3), WHOLE), (9, 6)).box((0, 2))
+        (slice(0, 2, None), slice(0, 6, None))
+        """
+        if len(position) != len(self.axes):
+            raise ValueError(f"position must have {len(self.axes)} indices, got {list(position)}.")
+        boxes = []
+        for axis, place, size in zip(self.axes, position, self.size, strict=True):
+            first = 0 if axis.length is None else axis.start + axis.jump * int(place)
+            last = size if axis.length is None else first + axis.length
+            boxes.append(slice(min(max(first, 0), size), min(max(last, 0), size)))
+        return tuple(boxes)
+
+
+def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> ReceptiveField:
+    r"""Which cells of the input each position of a layer can read.
+
+    Convolutions, poolings, paddings, sums and what works cell by cell are followed exactly; anything else, e.g.
+    attention, an interpolation or a mean over all positions, reads the whole input.
+
+    .. math:: l_{out} = l_{in} + (k - 1)\,d\,j_{in}, \qquad j_{out} = j_{in}\,s, \qquad o_{out} = o_{in} - p\,j_{in}
+
+    Args:
+        model: The network; left as it was.
+        inputs: Inputs [N, C, \*S]; the first one is run.
+        layer: The dotted name of a layer that gives maps [N, K, \*P].
+
+    Raises:
+        ValueError: If the layer is unknown, gives no map, or hides how (a scripted or compiled model).
+
+    Source: :cite:`araujo2019`.
+
+    >>> model = nn.Sequential(nn.Conv1d(1, 2, 5, padding=2), nn.ReLU(), nn.MaxPool1d(2))
+    >>> receptive_field(model, torch.zeros(1, 1, 10), layer="2").box([3])
+    (slice(4, 10, None),)
+    """
+    check_inputs(inputs)
+    model = unwrapped(model)
+    found: list[tuple[Axis, ...] | None] = []
+    with explaining(model), torch.no_grad():
+        first = usable(inputs[:1]).clone()
+        fields = _Fields(model, first)
+
+        def look(output: Tensor) -> None:
+            with_positions(output, layer)
+            found.append(fields.of(output))
+
+        with fields, tapping(model, {layer: look}), calling():
+            model(first)
+    if len(found) != 1:
+        raise ValueError(f"layer {layer!r} runs {len(found)} times in a forward pass; name one that runs once.")
+    if found[0] is None:
+        raise ValueError(
+            f"the receptive field of layer {layer!r} cannot be told: its operations are hidden; give the model as it "
+            f"was before it was scripted or compiled."
+        )
+    return ReceptiveField(found[0], tuple(first.shape[2:]))
+
+
+_Field = tuple[Axis, ...]
+
+# What works cell by cell: a position of the result reads what the same position of the arguments does.
+_CELLWISE_KINDS = {"activation", "affine_norm", "identity", "dropout"}
+_CELLWISE_NAMES = """add radd iadd sub subtract rsub isub neg negative cat concat concatenate mul multiply rmul imul div
+divide true_divide truediv itruediv rdiv rtruediv maximum minimum where contiguous masked_fill detach"""
+_CELLWISE = frozenset(_CELLWISE_NAMES.split())
+
+
+class _Fields(Operations):
+    """Follows which cells of an input every tensor of a forward pass reads, position by position."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        super().__init__(model)
+        self.axes = inputs.ndim - 2
+        self.fields = WeakTensorKeyDictionary()
+        self.fields[inputs] = (inputs._version, (Axis(),) * self.axes)
+
+    def of(self, tensor: Tensor) -> _Field | None:
+        """The field of a tensor's positions, None if it is not known to read the input."""
+        if tensor not in self.fields:
+            return None
+        version, field = self.fields[tensor]
+        # Written to in a way that was not followed, such as through a view of it.
+        return field if version == tensor._version else (WHOLE,) * self.axes
+
+    def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.operation(func, args, kwargs)
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        read = [(self.of(tensor), tensor.shape[2:]) for tensor in tensors_in([args, kwargs])]
+        before = [(field, shape) for field, shape in read if field is not None]
+        result = func(*args, **kwargs)
+        if before:
+            for tensor in tensors_in(result):
+                self.fields[tensor] = (tensor._version, self._after(func, args, kwargs, before, tensor))
+            if func is Tensor.__setitem__:
+                self.fields[args[0]] = (args[0]._version, (WHOLE,) * self.axes)
+        return result
+
+    def _after(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: list[tuple[_Field, torch.Size]],
+        result: Tensor,
+    ) -> _Field:
+        whole = (WHOLE,) * self.axes
+        name = operation_name(func)
+        if result.ndim != self.axes + 2:
+            return whole
+        if kind_of(func) in _CELLWISE_KINDS or name in _CELLWISE:
+            # Of other positions: a row that is broadcast, or parts put one after the other.
+            if any(shape != result.shape[2:] for _, shape in before):
+                return whole
+            field = before[0][0]
+            for other, _ in before[1:]:
+                field = tuple(a.joined(b) for a, b in zip(field, other, strict=True))
+            return field
+        geometry = _geometry(name, args, kwargs, self.axes, before[0][1], result.shape[2:])
+        if geometry is None or len(before) > 1:
+            return whole
+        return tuple(axis.window(*window) for axis, window in zip(before[0][0], geometry, strict=True))
+
+
+_Windows = list[tuple[int, int, int, int]]
+
+
+def _geometry(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axes: int, before: torch.Size, after: torch.Size
+) -> _Windows | None:
+    """Kernel, stride, padding before and dilation per axis of an operation; None if it is of another kind."""
+    if name == f"conv{axes}d":
+        weight = _argument(args, kwargs, 1, "weight", None)
+        kernel = tuple(weight.shape[2:])
+        stride = _spread(_argument(args, kwargs, 3, "stride", 1), axes)
+        dilation = _spread(_argument(args, kwargs, 5, "dilation", 1), axes)
+        padding = _argument(args, kwargs, 4, "padding", 0)
+        if padding == "same":
+            padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True))
+        padding = (0,) * axes if padding == "valid" else _spread(padding, axes)
+        return list(zip(kernel, stride, padding, dilation, strict=True))
+    if name in (f"max_pool{axes}d", f"avg_pool{axes}d", f"max_pool{axes}d_with_indices"):
+        kernel = _spread(_argument(args, kwargs, 1, "kernel_size", 1), axes)
+        stride = _spread(_argument(args, kwargs, 2, "stride", None) or kernel, axes)
+        padding = _spread(_argument(args, kwargs, 3, "padding", 0), axes)
+        dilated = _argument(args, kwargs, 4, "dilation", 1) if name.startswith("max") else 1
+        return list(zip(kernel, stride, padding, _spread(dilated, axes), strict=True))
+    if name == "pad" and _argument(args, kwargs, 2, "mode", "constant") == "constant":
+        pads = list(_argument(args, kwargs, 1, "pad", ()))
+        # The last axis is padded first; axes that are not named are not padded.
+        lead = [pads[2 * i] if 2 * i < len(pads) else 0 for i in range(axes)][::-1]
+        return [(1, 1, pad, 1) for pad in lead] if len(pads) <= 2 * axes else None
+    if name in (f"adaptive_avg_pool{axes}d", f"adaptive_max_pool{axes}d"):
+        exact = all(size % out == 0 for size, out in zip(before, after, strict=True))
+        windows = [(size // out, size // out, 0, 1) for size, out in zip(before, after, strict=True)]
+        return windows if exact else None
+    return None
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _spread(value: Any, axes: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    return values * axes if len(values) == 1 else values

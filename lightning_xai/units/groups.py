@@ -1,0 +1,383 @@
+r"""Groups of units: non-negative factors of activations, and clusters of units that are active together.
+
+A group stands wherever a unit does: its activation is a weighted mean of those of its units.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_xai._checks import unknown
+
+LINKAGES = ("average", "complete", "single")
+
+
+@dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
+class UnitGroups:
+    r"""G groups of the K units of a layer.
+
+    .. math:: a_g = \sum_k w_{gk} a_k, \qquad w_{gk} \ge 0, \quad \sum_k w_{gk} = 1
+
+    Args:
+        weights: w [G, K], not negative; every row is scaled to sum to 1.
+        members: Which units count as the group's when it is ablated, Boolean [G, K]; those with a weight unless given.
+
+    Raises:
+        TypeError: If the weights are not a floating-point tensor.
+        ValueError: If a weight is negative or not finite, a group has no units, or the shapes differ.
+
+    >>> groups = UnitGroups.of([[0, 2], [1]], units=4)
+    >>> groups.combine(torch.tensor([[1.0, 5.0, 3.0, 9.0]]))
+    tensor([[2., 5.]])
+    >>> groups.rest
+    [3]
+    """
+
+    weights: Tensor
+    members: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        weights = self.weights
+        if not isinstance(weights, Tensor) or not weights.is_floating_point():
+            found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+            raise TypeError(f"weights must be a floating-point tensor [groups, units], got {found}.")
+        if weights.ndim != 2 or not weights.numel():
+            raise ValueError(f"weights must be [groups, units], got shape {list(weights.shape)}.")
+        if not bool((weights.isfinite() & (weights >= 0)).all()):
+            raise ValueError("weights must be finite and not negative.")
+        total = weights.sum(1, keepdim=True)
+        if not bool((total > 0).all()):
+            empty = (total.squeeze(1) == 0).nonzero().flatten().tolist()
+            raise ValueError(f"every group needs a unit with a weight; the groups {empty} have none.")
+        members = weights > 0 if self.members is None else self.members
+        if members.shape != weights.shape or members.dtype != torch.bool:
+            raise ValueError(
+                f"members must be Boolean, shaped like the weights {list(weights.shape)}, got {members.dtype} "
+                f"{list(members.shape)}."
+            )
+        object.__setattr__(self, "weights", weights.detach() / total)
+        object.__setattr__(self, "members", members)
+
+    @classmethod
+    def of(cls, members: Sequence[Sequence[int]], units: int) -> UnitGroups:
+        """Groups given by their units, all of the same weight within a group.
+
+        Raises:
+            ValueError: If there is no group, one is empty, or a unit does not exist.
+        """
+        return cls(_membership(members, units).double())
+
+    @property
+    def count(self) -> int:
+        """G, the number of groups."""
+        return self.weights.shape[0]
+
+    @property
+    def units(self) -> int:
+        """K, the number of units of the layer."""
+        return self.weights.shape[1]
+
+    @property
+    def rest(self) -> list[int]:
+        """The units that are in no group."""
+        return [int(unit) for unit in (~self.membership.any(0)).nonzero().flatten()]
+
+    @property
+    def membership(self) -> Tensor:
+        """Which units are whose members, Boolean [G, K]."""
+        assert self.members is not None
+        return self.members
+
+    def combine(self, maps: Tensor) -> Tensor:
+        r"""The groups' activations [N, G, \*P] of those of the units [N, K, \*P].
+
+        Raises:
+            ValueError: If there are not K units.
+        """
+        if maps.ndim < 2 or maps.shape[1] != self.units:
+            raise ValueError(f"groups are of {self.units} units, the layer gives {list(maps.shape)}.")
+        weights = self.weights.to(maps)
+        return torch.einsum("gk,nk...->ng...", weights, maps)
+
+
+class Grouping(ABC):
+    """A way to group units: a frozen dataclass that implements :meth:`group`."""
+
+    @abstractmethod
+    def group(self, values: Tensor) -> UnitGroups:
+        """Groups of the units of values [rows, K], which are finite and not negative."""
+
+
+def group_units(values: Tensor, grouping: Grouping) -> UnitGroups:
+    r"""Group the units of a layer by what they do.
+
+    Args:
+        values: Activations [N, K, \*P], or a re-activation matrix M [J, K]; the units are the second axis.
+        grouping: How, e.g. ``NMF(groups=8)``, ``CoActivation(groups=8)``, ``CoReactivation(groups=8)``.
+
+    Returns:
+        The groups; units that never vary, or are never re-activated, are in none.
+
+    Raises:
+        TypeError: If the values are not a tensor or the grouping is none.
+        ValueError: If a value is not finite, or there are fewer units to group than groups.
+        ImportError: If scikit-learn is missing.
+
+    Source: :cite:`lee1999`, :cite:`olah2018`.
+
+    >>> a = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [2.0, 0.0, 4.0], [0.0, 1.0, 0.0]])
+    >>> sorted(row.nonzero().flatten().tolist() for row in group_units(a, CoActivation(groups=2)).membership)
+    [[0, 2], [1]]
+    """
+    if not isinstance(grouping, Grouping):
+        raise TypeError(f"grouping must be e.g. NMF(groups=8) or CoActivation(groups=8), got {grouping!r}.")
+    return grouping.group(_rows(values))
+
+
+@dataclass(frozen=True)
+class NMF(Grouping):
+    r"""Non-negative factors of activations: :math:`A \approx W H`, rows of A the positions of all samples.
+
+    The weights of a group are a row of H [G, K]. A unit is a member of the group that explains most of it, the g with
+    the largest :math:`H_{gk} \sum_i W_{ig}`. Activations must not be negative: take them after the ReLU.
+
+    Args:
+        groups: G.
+        seed: Of the start.
+        iterations: The most steps of coordinate descent.
+
+    Source: :cite:`lee1999`, :cite:`olah2018`.
+    """
+
+    groups: int = 8
+    seed: int = 0
+    iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        _positive(groups=self.groups, iterations=self.iterations)
+
+    def group(self, values: Tensor) -> UnitGroups:
+        """Groups of the units of activations [rows, K]."""
+        if bool((values < 0).any()):
+            raise ValueError("NMF needs activations that are not negative: name the layer after its ReLU.")
+        live = _live(values.any(0), self.groups, "active")
+        if len(values) < self.groups:
+            raise ValueError(f"NMF needs as many positions as groups, {self.groups}, got {len(values)}.")
+        factorization = _sklearn("decomposition").NMF(
+            n_components=self.groups, init="nndsvda", random_state=self.seed, max_iter=self.iterations
+        )
+        table = values[:, live].double().cpu().numpy()
+        coefficients = torch.from_numpy(factorization.fit_transform(table))
+        weights = torch.zeros(self.groups, values.shape[1], dtype=torch.float64)
+        weights[:, live] = torch.from_numpy(factorization.components_).double()
+        share = weights * coefficients.sum(0).unsqueeze(1)
+        owned = torch.zeros_like(weights, dtype=torch.bool).scatter(0, share.argmax(0, keepdim=True), value=True)
+        return UnitGroups(weights, owned & (share > 0))
+
+
+@dataclass(frozen=True)
+class CoActivation(Grouping):
+    """Clusters of units whose activations rise and fall together: correlation over all positions of all samples.
+
+    Args:
+        groups: G.
+        linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
+    """
+
+    groups: int = 8
+    linkage: str = "average"
+
+    def __post_init__(self) -> None:
+        _positive(groups=self.groups)
+        _known_linkage(self.linkage)
+
+    def group(self, values: Tensor) -> UnitGroups:
+        """Clusters of the units of activations [rows, K]."""
+        return _clusters(co_activation(values), _varies(values), self.groups, self.linkage)
+
+
+@dataclass(frozen=True)
+class CoReactivation(Grouping):
+    """Clusters of units that the same features re-activate.
+
+    Args:
+        groups: G.
+        linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
+    """
+
+    groups: int = 8
+    linkage: str = "average"
+
+    def __post_init__(self) -> None:
+        _positive(groups=self.groups)
+        _known_linkage(self.linkage)
+
+    def group(self, values: Tensor) -> UnitGroups:
+        """Clusters of the units of a re-activation matrix [J, K]."""
+        return _clusters(co_reactivation(values), values.any(0), self.groups, self.linkage)
+
+
+def co_activation(activations: Tensor) -> Tensor:
+    r"""How alike units respond: the correlation of their activations over positions and samples.
+
+    Args:
+        activations: :math:`A` [N, K, \*P].
+
+    Returns:
+        Correlations [K, K]; those of a unit that never varies are 0.
+
+    >>> co_activation(torch.tensor([[1.0, 3.0, 0.0], [2.0, 2.0, 0.0], [3.0, 1.0, 0.0]]))
+    tensor([[ 1.0000, -1.0000,  0.0000],
+            [-1.0000,  1.0000,  0.0000],
+            [ 0.0000,  0.0000,  0.0000]], dtype=torch.float64)
+    """
+    rows = _rows(activations).double()
+    centred = rows - rows.mean(0)
+    length = centred.norm(dim=0)
+    varies = _varies(activations)
+    unit = torch.where(varies, centred / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0)
+    return (unit.T @ unit).clamp(-1, 1)
+
+
+def co_reactivation(counts: Tensor) -> Tensor:
+    r"""How much units are re-activated by the same features.
+
+    .. math:: s_{kl} = \frac{\sum_j \min(M_{jk}, M_{jl})}{\sum_j \max(M_{jk}, M_{jl})}
+
+    For hits of single samples, 0 or 1 per row, it is the share of the rows with either in which both are hit.
+
+    Args:
+        counts: The re-activation matrix M [J, K], or hits [rows, K].
+
+    Returns:
+        Similarities [K, K], 0 to 1; those of a unit that is never re-activated are 0.
+
+    Raises:
+        ValueError: If a count is negative.
+
+    Source: :cite:`grauluque2023`.
+
+    >>> co_reactivation(torch.tensor([[2, 1, 0], [0, 1, 0]]))[0]
+    tensor([1.0000, 0.3333, 0.0000], dtype=torch.float64)
+    """
+    table = _rows(counts).double()
+    if bool((table < 0).any()):
+        raise ValueError("counts must not be negative: they say how often a feature re-activates a unit.")
+    # max = a + b - min, so one sum per pair is enough; a unit at a time keeps it at [J, K] numbers.
+    least = torch.stack([torch.minimum(table, column.unsqueeze(1)).sum(0) for column in table.T])
+    total = table.sum(0)
+    most = total.unsqueeze(0) + total.unsqueeze(1) - least
+    return torch.where(most > 0, least / most.clamp(min=torch.finfo(most.dtype).tiny), 0.0)
+
+
+class Pair(NamedTuple):
+    """Two units, the first the smaller, and how alike they are."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def strongest_pairs(similarity: Tensor, n: int = 10) -> list[Pair]:
+    """The most alike pairs of different units, ties by smaller units.
+
+    Args:
+        similarity: Symmetric similarities [K, K].
+        n: How many; all there are if fewer.
+
+    Raises:
+        ValueError: If the similarities are not [K, K] or ``n`` is not positive.
+
+    >>> strongest_pairs(co_reactivation(torch.tensor([[2, 1, 0], [0, 1, 0]])), n=1)
+    [Pair(first=0, second=1, similarity=0.3333333333333333)]
+    """
+    _positive(n=n)
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ValueError(f"similarity must be [units, units], got shape {list(similarity.shape)}.")
+    first, second = torch.triu_indices(len(similarity), len(similarity), 1, device=similarity.device)
+    values, order = similarity[first, second].sort(descending=True, stable=True)
+    picked = order[:n]
+    return [
+        Pair(*found) for found in zip(first[picked].tolist(), second[picked].tolist(), values[:n].tolist(), strict=True)
+    ]
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Values [N, K, *P] as a table [rows, K]."""
+    if not isinstance(values, Tensor) or values.is_complex():
+        raise TypeError(f"values must be a tensor of real numbers [N, K, *P], got {type(values).__name__}.")
+    if values.ndim < 2 or not values.numel():
+        raise ValueError(f"values must be [N, K, *P] with at least one number, got shape {list(values.shape)}.")
+    if not bool(values.isfinite().all()):
+        raise ValueError("values hold NaN or infinite activations; leave those samples out.")
+    return values.detach().movedim(1, -1).flatten(0, -2)
+
+
+def _varies(values: Tensor) -> Tensor:
+    rows = _rows(values)
+    return rows.amax(0) > rows.amin(0)
+
+
+def _live(live: Tensor, groups: int, what: str) -> Tensor:
+    if int(live.sum()) < groups:
+        raise ValueError(f"groups is {groups}, but only {int(live.sum())} of {len(live)} units are ever {what}.")
+    return live.cpu()
+
+
+def _clusters(similarity: Tensor, live: Tensor, groups: int, linkage: str) -> UnitGroups:
+    live = _live(live, groups, "at work")
+    members = torch.zeros(groups, len(live), dtype=torch.bool)
+    labels = torch.zeros(int(live.sum()), dtype=torch.long)
+    if len(labels) > 1:
+        apart = (1 - similarity.cpu()[live][:, live]).clamp(min=0).numpy()
+        clustering = _sklearn("cluster").AgglomerativeClustering(
+            n_clusters=groups, metric="precomputed", linkage=linkage
+        )
+        labels = torch.from_numpy(clustering.fit(apart).labels_).long()
+    members[labels, live.nonzero().flatten()] = True
+    # In the order of their first units, which depends on nothing but the groups.
+    members = members[members.int().argmax(1).argsort()]
+    return UnitGroups(members.double())
+
+
+def _membership(members: Sequence[Sequence[int]], units: int) -> Tensor:
+    """Lists of units as Boolean rows [G, units]."""
+    if not members:
+        raise ValueError("there must be at least one group of units.")
+    rows = torch.zeros(len(members), units, dtype=torch.bool)
+    for row, group in zip(rows, members, strict=True):
+        if not len(group):
+            raise ValueError("a group needs at least one unit.")
+        for unit in group:
+            if isinstance(unit, bool) or not isinstance(unit, int) or not 0 <= unit < units:
+                raise ValueError(f"unit {unit!r} does not exist: the layer has {units}, 0 to {units - 1}.")
+            row[unit] = True
+    return rows
+
+
+def _sklearn(module: str) -> Any:
+    try:
+        from sklearn import cluster, decomposition
+    except ImportError as error:
+        raise ImportError(
+            "grouping units needs scikit-learn: pip install 'lightning-xai[units]', or give the groups with "
+            "UnitGroups.of([[0, 1], [2]], units=3)."
+        ) from error
+    return {"cluster": cluster, "decomposition": decomposition}[module]
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+def _known_linkage(linkage: str) -> None:
+    if linkage not in LINKAGES:
+        raise ValueError(unknown("linkage", linkage, LINKAGES))

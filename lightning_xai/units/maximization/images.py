@@ -1,0 +1,420 @@
+r"""How an input is made while it is maximised: parameters, bounds, regularisers, and what it must withstand."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_xai.perturbation.kinds import Blur
+
+Numbers = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    r"""The values an input may have: :math:`x = l + (h - l)\,\sigma(z)` of unbounded z.
+
+    Args:
+        low: l, one number or one per channel.
+        high: h, likewise.
+
+    Raises:
+        ValueError: If low is not below high.
+
+    >>> Bounds(0.0, 2.0).apply(torch.zeros(1, 3, 2))[0, 0]
+    tensor([1., 1.])
+    """
+
+    low: Numbers = 0.0
+    high: Numbers = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            given = getattr(self, name)
+            numbers = tuple(float(number) for number in given) if isinstance(given, Sequence) else (float(given),)
+            if not all(math.isfinite(number) for number in numbers):
+                raise ValueError(f"{name} must be finite, got {given}.")
+            object.__setattr__(self, name, numbers)
+        low, high = self._numbers
+        if len({1, len(low), len(high)}) > 2 or not all(
+            a < b for a, b in zip(_spread(low, len(high)), _spread(high, len(low)), strict=True)
+        ):
+            raise ValueError(f"low must be below high, channel by channel, got {list(low)} and {list(high)}.")
+
+    @property
+    def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return tuple(self.low), tuple(self.high)  # type: ignore[arg-type]
+
+    @classmethod
+    def normalized(cls, mean: Sequence[float], std: Sequence[float]) -> Bounds:
+        r"""The bounds of values 0 to 1 after :math:`(x - \mathrm{mean}) / \mathrm{std}`, per channel.
+
+        >>> Bounds.normalized([0.5, 0.25], [0.5, 0.25])
+        Bounds(low=(-1.0, -1.0), high=(1.0, 3.0))
+        """
+        return cls(
+            tuple(-m / s for m, s in zip(mean, std, strict=True)),
+            tuple((1 - m) / s for m, s in zip(mean, std, strict=True)),
+        )
+
+    def apply(self, z: Tensor) -> Tensor:
+        r"""Unbounded values z [N, C, \*S] within the bounds."""
+        low, high = self.ends(z)
+        return low + (high - low) * z.sigmoid()
+
+    def inverse(self, x: Tensor) -> Tensor:
+        r"""The z of inputs x [N, C, \*S]; values at the bounds are moved inside by a thousandth of the range."""
+        low, high = self.ends(x)
+        return ((x - low) / (high - low)).clamp(1e-3, 1 - 1e-3).logit()
+
+    def clip(self, x: Tensor) -> Tensor:
+        r"""Inputs x [N, C, \*S] cut at the bounds."""
+        low, high = self.ends(x)
+        return x.clamp(low, high)
+
+    def ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds, ready to be combined with a tensor [N, C, *S].
+
+        Raises:
+            ValueError: If there are neither one nor C of them.
+        """
+        ends = []
+        for name, numbers in zip(("low", "high"), self._numbers, strict=True):
+            if len(numbers) not in (1, like.shape[1]):
+                raise ValueError(f"{name} must be one bound or one per channel, {like.shape[1]}, got {len(numbers)}.")
+            ends.append(torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2)))
+        return ends[0], ends[1]
+
+
+class Parametrization(ABC):
+    r"""What is optimised, and the unbounded values z [N, C, \*S] that it stands for: a frozen dataclass."""
+
+    std: float
+
+    @abstractmethod
+    def parameters(self, z: Tensor) -> Tensor:
+        """The parameters of values z."""
+
+    @abstractmethod
+    def values(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
+        """The values z, of a shape [N, C, *S], of parameters."""
+
+    @abstractmethod
+    def random(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Parameters to start from, in double precision."""
+
+
+@dataclass(frozen=True)
+class Pixel(Parametrization):
+    r"""The values themselves.
+
+    Args:
+        std: Of the random start.
+    """
+
+    std: float = 0.01
+
+    def __post_init__(self) -> None:
+        _not_negative(std=self.std)
+
+    def parameters(self, z: Tensor) -> Tensor:
+        """Z itself."""
+        return z
+
+    def values(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
+        """The parameters themselves."""
+        return parameters.view(tuple(shape))
+
+    def random(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Gaussian noise."""
+        return self.std * torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Fourier(Parametrization):
+    r"""Fourier coefficients, those of low frequencies the larger, over all spatial axes.
+
+    .. math:: z = \mathcal{F}^{-1}\left[ \frac{\hat z_f}{\max(|f|, 1/\max S)^{\mathrm{decay}}} \right]
+
+    A step then changes all frequencies alike, where pixels would take up the high ones first.
+
+    Args:
+        std: Of the random start.
+        decay: How much smaller the coefficients of high frequencies are.
+        mixing: Rows of a matrix [C, C] that mixes channels, e.g. :func:`channel_mixing` of photos, so that a step
+            changes all colours alike as well; none unless given.
+
+    Source: :cite:`olah2017`.
+    """
+
+    std: float = 0.01
+    decay: float = 1.0
+    mixing: Sequence[Sequence[float]] | None = None
+
+    def __post_init__(self) -> None:
+        _not_negative(std=self.std, decay=self.decay)
+        if self.mixing is not None:
+            rows = tuple(tuple(float(number) for number in row) for row in self.mixing)
+            if any(len(row) != len(rows) for row in rows) or not torch.tensor(rows).isfinite().all():
+                raise ValueError(f"mixing must be finite rows of a square matrix [C, C], got {self.mixing!r}.")
+            if not torch.linalg.matrix_rank(torch.tensor(rows, dtype=torch.float64)) == len(rows):
+                raise ValueError("mixing must have an inverse: its rows depend on each other.")
+            object.__setattr__(self, "mixing", rows)
+
+    def parameters(self, z: Tensor) -> Tensor:
+        """The coefficients [N, C, *F, 2] of values z."""
+        if self.mixing is not None:
+            z = torch.einsum("cd,nd...->nc...", torch.linalg.inv(self._matrix(z)), z)
+        axes = tuple(range(2, z.ndim))
+        return torch.view_as_real(torch.fft.rfftn(z, dim=axes, norm="ortho") / self._scale(z.shape, z))
+
+    def values(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
+        """The values z of coefficients."""
+        axes = tuple(range(2, len(shape)))
+        spectrum = torch.view_as_complex(parameters) * self._scale(shape, parameters)
+        z = torch.fft.irfftn(spectrum, s=tuple(shape[2:]), dim=axes, norm="ortho")
+        return z if self.mixing is None else torch.einsum("cd,nd...->nc...", self._matrix(z), z)
+
+    def random(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Gaussian coefficients."""
+        frequencies = (*shape[2:-1], shape[-1] // 2 + 1)
+        return self.std * torch.randn(*shape[:2], *frequencies, 2, generator=generator, dtype=torch.float64)
+
+    def _matrix(self, like: Tensor) -> Tensor:
+        matrix = torch.tensor(self.mixing, dtype=like.dtype, device=like.device)
+        if len(matrix) != like.shape[1]:
+            raise ValueError(f"mixing is of {len(matrix)} channels, the inputs have {like.shape[1]}.")
+        return matrix
+
+    def _scale(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        sizes = tuple(shape[2:])
+        axes = [torch.fft.fftfreq(size, dtype=torch.float64) for size in sizes[:-1]]
+        axes.append(torch.fft.rfftfreq(sizes[-1], dtype=torch.float64))
+        squares: Any = sum(part.square() for part in torch.meshgrid(*axes, indexing="ij"))
+        scale: Tensor = squares.sqrt().clamp(min=1 / max(sizes)).pow(-self.decay)
+        return scale.to(device=like.device, dtype=like.dtype)
+
+
+def channel_mixing(inputs: Tensor) -> tuple[tuple[float, ...], ...]:
+    r"""How the channels of inputs vary together, as a matrix for :class:`Fourier`.
+
+    .. math:: m = \Sigma^{1/2} / \max_c \|\Sigma^{1/2}_c\|, \qquad \Sigma \text{ the channels' covariance}
+
+    Args:
+        inputs: Inputs [N, C, \*S], e.g. some photos.
+
+    Raises:
+        ValueError: If the channels depend on each other.
+
+    >>> channel_mixing(torch.tensor([[[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5]]]))
+    ((1.0, 0.0), (0.0, 0.5))
+    """
+    values = inputs.detach().double().movedim(1, 0).flatten(1)
+    variance, axes = torch.linalg.eigh(torch.cov(values).view(len(values), len(values)))
+    if not bool((variance > 1e-9 * variance.max()).all()):
+        raise ValueError("inputs have channels that depend on each other; use Fourier without mixing.")
+    root = axes @ variance.sqrt().diag() @ axes.T
+    root = root / root.norm(dim=0).max()
+    return tuple(tuple(row) for row in root.tolist())
+
+
+class Regularizer(ABC):
+    r"""What an input is kept from: a frozen dataclass, :math:`\lambda` times a penalty [N] of inputs [N, C, \*S]."""
+
+    @abstractmethod
+    def penalty(self, x: Tensor) -> Tensor:
+        r"""The penalty [N] of inputs x [N, C, \*S]."""
+
+
+@dataclass(frozen=True)
+class L2(Regularizer):
+    r"""Large values: :math:`\lambda \|x\|^2`.
+
+    Args:
+        weight: :math:`\lambda`.
+
+    Source: :cite:`simonyan2014`.
+
+    >>> L2(0.5).penalty(torch.tensor([[[1.0, 2.0, 3.0]]]))
+    tensor([7.])
+    """
+
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _not_negative(weight=self.weight)
+
+    def penalty(self, x: Tensor) -> Tensor:
+        r"""The penalty [N] of inputs x [N, C, \*S]."""
+        return self.weight * x.square().flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class TotalVariation(Regularizer):
+    r"""Differences of neighbours: :math:`\lambda \sum_i \sum_p |x_{p + e_i} - x_p|` over the spatial axes i.
+
+    Args:
+        weight: :math:`\lambda`.
+
+    Source: :cite:`mahendran2015`.
+
+    >>> TotalVariation(0.5).penalty(torch.tensor([[[1.0, 2.0, 0.0]]]))
+    tensor([1.5000])
+    """
+
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _not_negative(weight=self.weight)
+
+    def penalty(self, x: Tensor) -> Tensor:
+        r"""The penalty [N] of inputs x [N, C, \*S]."""
+        steps = [x.diff(dim=axis).abs().flatten(1).sum(1) for axis in range(2, x.ndim)]
+        return self.weight * torch.stack(steps).sum(0)
+
+
+@dataclass(frozen=True)
+class Blurred(Regularizer):
+    r"""What a blur takes away: :math:`\lambda \|x - G_\sigma x\|^2`.
+
+    Args:
+        weight: :math:`\lambda`.
+        sigma: Of the Gaussian :math:`G_\sigma`, in cells.
+
+    Source: :cite:`olah2017`.
+
+    >>> Blurred(1.0, sigma=1.0).penalty(torch.ones(1, 2, 5, 4)).round(decimals=6)
+    tensor([0.])
+    """
+
+    weight: float = 1e-3
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        _not_negative(weight=self.weight)
+        Blur(self.sigma)  # which checks it
+
+    def penalty(self, x: Tensor) -> Tensor:
+        r"""The penalty [N] of inputs x [N, C, \*S]."""
+        return self.weight * (x - Blur(self.sigma).arms(x)[0]).square().flatten(1).sum(1)
+
+
+class Transform(ABC):
+    """What an input must withstand: a frozen dataclass, drawn anew in every step, the same for all inputs."""
+
+    @abstractmethod
+    def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        r"""Inputs x [N, C, \*S] transformed, of the same shape."""
+
+
+@dataclass(frozen=True)
+class Jitter(Transform):
+    """Shifts by up to some cells along every axis; what comes in is mirrored at the border.
+
+    Args:
+        cells: The most; less where an axis is too short.
+
+    Source: :cite:`mordvintsev2015`.
+    """
+
+    cells: int = 8
+
+    def __post_init__(self) -> None:
+        _not_negative(cells=self.cells)
+
+    def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        r"""Inputs x [N, C, \*S] shifted."""
+        for axis in range(2, x.ndim):
+            most = min(self.cells, x.shape[axis] - 1)
+            shift = int(torch.randint(-most, most + 1, (), generator=generator))
+            places = (torch.arange(x.shape[axis]) + shift).abs()
+            last = x.shape[axis] - 1
+            x = x.index_select(axis, (last - (last - places).abs()).to(x.device))
+        return x
+
+
+@dataclass(frozen=True)
+class Scale(Transform):
+    """Zooms about the middle, by a factor drawn between two.
+
+    Args:
+        low: The least factor.
+        high: The largest factor.
+
+    Source: :cite:`olah2017`.
+    """
+
+    low: float = 0.9
+    high: float = 1.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high < math.inf:
+            raise ValueError(f"low and high must be positive and in order, got {self.low} and {self.high}.")
+
+    def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        r"""Inputs x [N, C, \*S] zoomed."""
+        draw = float(torch.rand((), generator=generator, dtype=torch.float64))
+        factor = self.low + (self.high - self.low) * draw
+        return _resampled(x, torch.eye(x.ndim - 2, dtype=torch.float64) / factor)
+
+
+@dataclass(frozen=True)
+class Rotate(Transform):
+    """Turns images about their middle, by an angle drawn between two.
+
+    Args:
+        degrees: The most, either way.
+
+    Raises:
+        ValueError: If it is applied to what is not an image [N, C, H, W].
+
+    Source: :cite:`olah2017`.
+    """
+
+    degrees: float = 10.0
+
+    def __post_init__(self) -> None:
+        _not_negative(degrees=self.degrees)
+
+    def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs x [N, C, H, W] turned."""
+        if x.ndim != 4:
+            raise ValueError(f"Rotate needs images [N, C, H, W], got {list(x.shape)}: leave it out.")
+        draw = 2 * float(torch.rand((), generator=generator, dtype=torch.float64)) - 1
+        angle = math.radians(self.degrees * draw)
+        height, width = x.shape[2:]
+        # In the coordinates of grid_sample both axes go from -1 to 1, whatever their lengths.
+        turn = [
+            [math.cos(angle), -math.sin(angle) * height / width],
+            [math.sin(angle) * width / height, math.cos(angle)],
+        ]
+        return _resampled(x, torch.tensor(turn, dtype=torch.float64))
+
+
+def _resampled(x: Tensor, matrix: Tensor) -> Tensor:
+    """Values x [N, C, *S] read at places moved by a matrix, linearly, mirrored at the border."""
+    flat = x.ndim == 3
+    if flat:
+        x = x.unsqueeze(2)
+        matrix = functional.pad(matrix, (0, 1, 0, 1)) + torch.diag(matrix.new_tensor([0.0, 1.0]))
+    theta = torch.cat([matrix, matrix.new_zeros(len(matrix), 1)], 1).to(x)
+    grid = functional.affine_grid(theta.expand(len(x), -1, -1), list(x.shape), align_corners=False)
+    found = functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    return found.squeeze(2) if flat else found
+
+
+def _spread(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")

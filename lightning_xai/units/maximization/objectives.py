@@ -1,0 +1,265 @@
+r"""What is maximised: a class, a unit, a group of units, a direction, or all that a layer gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.targets import Score, as_score
+from lightning_xai.units._capture import rows_of_units, with_positions
+from lightning_xai.units.groups import UnitGroups
+
+
+class Objective(ABC):
+    """What is maximised: a frozen dataclass that reads one number per input, which depends on that input only."""
+
+    @property
+    @abstractmethod
+    def layer(self) -> str | None:
+        """The layer that is read; None for the model's output."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int | None:
+        """How many inputs it is for, each maximised for a part of it; None for any number."""
+
+    @abstractmethod
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The objective [N] of what the layer, or the model, gives for N inputs.
+
+        Raises:
+            ValueError: If it does not fit what is given.
+        """
+
+
+@dataclass(frozen=True)
+class ClassScore(Objective):
+    """The score of classes, one input per class.
+
+    Args:
+        target: A class, or several.
+        score: Which score of it; logits, as probabilities flatten out.
+
+    Source: :cite:`simonyan2014`.
+
+    >>> ClassScore([2, 0]).read(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 2)
+    tensor([3., 4.])
+    """
+
+    target: int | Sequence[int]
+    score: str | Score = "logit"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", _indices("target", self.target))
+        object.__setattr__(self, "score", as_score(self.score))
+
+    @property
+    def layer(self) -> None:
+        """None: the model's output is read."""
+        return
+
+    @property
+    def count(self) -> int:
+        """An input per class."""
+        return len(_indices("target", self.target))
+
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The score [N] of an output, row i that of class i."""
+        wanted = torch.tensor(_indices("target", self.target))
+        return as_score(self.score).bind(given, wanted, samples)(given)
+
+
+@dataclass(frozen=True)
+class _OfLayer(Objective):
+    of: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, str):
+            raise TypeError(f"of must be a layer's dotted name such as 'features.0', got {type(self.of).__name__}.")
+        self.check()
+
+    def check(self) -> None:
+        """Check the fields, and bring them into one form."""
+
+    @property
+    def layer(self) -> str:
+        """The layer that is read."""
+        return self.of
+
+    @property
+    def count(self) -> int | None:
+        """Any number of inputs."""
+        return None
+
+
+@dataclass(frozen=True)
+class Unit(_OfLayer):
+    r"""The activation of units, one input per unit: the mean over positions, or at one position.
+
+    Args:
+        of: The dotted name of the layer.
+        unit: A unit, or several.
+        position: Where in the layer's map; ``"center"`` for its middle, the mean over all unless given.
+
+    Source: :cite:`erhan2009`.
+
+    >>> maps = torch.tensor([[[1.0, 3.0], [5.0, 9.0]]])
+    >>> Unit("conv", 1).read(maps, 1), Unit("conv", 1, position=[1]).read(maps, 1)
+    (tensor([7.]), tensor([9.]))
+    """
+
+    unit: int | Sequence[int]
+    position: Sequence[int] | str | None = None
+
+    def check(self) -> None:
+        """Check the fields, and bring them into one form."""
+        object.__setattr__(self, "unit", _indices("unit", self.unit))
+        if isinstance(self.position, str):
+            if self.position != "center":
+                raise ValueError(f"position must be indices, 'center' or None, got {self.position!r}.")
+        elif self.position is not None:
+            object.__setattr__(self, "position", _indices("position", self.position))
+
+    @property
+    def count(self) -> int:
+        """An input per unit."""
+        return len(_indices("unit", self.unit))
+
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The activations [N] of maps [N, K, *P], row i that of unit i."""
+        maps = rows_of_units(given, self.of, samples)
+        units = _indices("unit", self.unit)
+        if max(units) >= maps.shape[1]:
+            raise ValueError(f"unit {max(units)} does not exist: layer {self.of!r} has {maps.shape[1]}.")
+        own = maps[torch.arange(samples, device=maps.device), torch.tensor(units, device=maps.device)]
+        return _at(own, self.position, self.of)
+
+
+@dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
+class Group(_OfLayer):
+    """The activation of groups of units, one input per group: the mean over positions.
+
+    Args:
+        of: The dotted name of the layer.
+        groups: The groups.
+        group: Which of them; all unless given.
+
+    Source: :cite:`olah2018`.
+
+    >>> groups = UnitGroups.of([[0, 1]], units=3)
+    >>> Group("conv", groups).read(torch.tensor([[[1.0, 3.0], [2.0, 2.0], [9.0, 9.0]]]), 1)
+    tensor([2.])
+    """
+
+    groups: UnitGroups
+    group: int | Sequence[int] | None = None
+
+    def check(self) -> None:
+        """Check the fields, and bring them into one form."""
+        if not isinstance(self.groups, UnitGroups):
+            raise TypeError(f"groups must be UnitGroups, got {type(self.groups).__name__}.")
+        chosen = tuple(range(self.groups.count)) if self.group is None else _indices("group", self.group)
+        if max(chosen) >= self.groups.count:
+            raise ValueError(f"group {max(chosen)} does not exist: there are {self.groups.count}.")
+        object.__setattr__(self, "group", chosen)
+
+    @property
+    def count(self) -> int:
+        """An input per group."""
+        assert isinstance(self.group, tuple)
+        return len(self.group)
+
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The groups' activations [N] of maps [N, K, *P], row i that of group i."""
+        maps = self.groups.combine(rows_of_units(given, self.of, samples))
+        own = maps[torch.arange(samples, device=maps.device), torch.tensor(self.group, device=maps.device)]
+        return _at(own, None, self.of)
+
+
+@dataclass(frozen=True, eq=False)  # holds a tensor, so it compares by identity
+class Direction(_OfLayer):
+    r"""The activation along a direction of a layer's units.
+
+    .. math:: \frac{1}{P} \sum_p (a_p \cdot d)\, \max(0.1, \cos(a_p, d))^c
+
+    Args:
+        of: The dotted name of the layer.
+        direction: d [K].
+        cosine: c; 0 for the projection alone, larger ones keep to the direction itself.
+
+    Source: :cite:`olah2018`.
+
+    >>> Direction("conv", torch.tensor([2.0, 0.0])).read(torch.tensor([[[1.0, 3.0], [5.0, 9.0]]]), 1)
+    tensor([4.])
+    """
+
+    direction: Tensor
+    cosine: float = 0.0
+
+    def check(self) -> None:
+        """Check the fields, and bring them into one form."""
+        direction = torch.as_tensor(self.direction)
+        if direction.ndim != 1 or not direction.is_floating_point() or not bool(direction.isfinite().all()):
+            raise ValueError(f"direction must be finite floating-point numbers [K], got {self.direction!r}.")
+        if not bool(direction.any()):
+            raise ValueError("direction must not be zero everywhere.")
+        if not self.cosine >= 0:
+            raise ValueError(f"cosine must not be negative, got {self.cosine}.")
+        object.__setattr__(self, "direction", direction.detach())
+
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The activation [N] along the direction, of maps [N, K, *P]."""
+        maps = rows_of_units(given, self.of, samples)
+        if maps.shape[1:2] != self.direction.shape:
+            raise ValueError(
+                f"direction has {len(self.direction)} numbers, layer {self.of!r} has {maps.shape[1]} units."
+            )
+        direction = self.direction.to(maps)
+        along = torch.einsum("nk...,k->n...", maps, direction)
+        if self.cosine:
+            lengths = (maps.norm(dim=1) * direction.norm()).clamp(min=torch.finfo(maps.dtype).tiny)
+            along = along * (along / lengths).clamp(min=0.1) ** self.cosine
+        return _at(along, None, self.of)
+
+
+@dataclass(frozen=True)
+class Energy(_OfLayer):
+    r"""All that a layer gives: the mean square :math:`\frac{1}{KP} \sum_{k,p} a_{k,p}^2`.
+
+    Args:
+        of: The dotted name of the layer.
+
+    Source: :cite:`mordvintsev2015`.
+
+    >>> Energy("conv").read(torch.tensor([[[1.0, 3.0]]]), 1)
+    tensor([5.])
+    """
+
+    def read(self, given: Any, samples: int) -> Tensor:
+        """The mean square [N] of maps [N, K, *P]."""
+        return rows_of_units(given, self.of, samples).square().flatten(1).mean(1)
+
+
+def _at(own: Tensor, position: Sequence[int] | str | None, layer: str) -> Tensor:
+    """Values [N, *P] at a position, or their mean."""
+    if position is None:
+        return own.flatten(1).mean(1) if own.ndim > 1 else own
+    with_positions(own.unsqueeze(1), layer)
+    places = [size // 2 for size in own.shape[1:]] if isinstance(position, str) else list(position)
+    if len(places) != own.ndim - 1 or any(place >= size for place, size in zip(places, own.shape[1:], strict=True)):
+        raise ValueError(f"position {places} is not in the map of layer {layer!r}, {list(own.shape[1:])}.")
+    for place in places:
+        own = own[:, place]
+    return own
+
+
+def _indices(name: str, given: int | Sequence[int] | None) -> tuple[int, ...]:
+    found = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not found or not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in found):
+        raise ValueError(f"{name} must be an index from 0, or several, got {given!r}.")
+    return found  # type: ignore[return-value]

@@ -1,0 +1,186 @@
+r"""Search: the samples of the data that activate each unit most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import explaining, usable
+from lightning_xai.operations import unwrapped
+from lightning_xai.units._capture import all_finite, capture, chunks
+from lightning_xai.units.dissection import first_largest
+from lightning_xai.units.groups import UnitGroups
+
+NO_SAMPLE = -1
+
+
+class Peaks(NamedTuple):
+    """The largest activation of each unit in each sample.
+
+    Attributes:
+        value: [N, U].
+        position: Where it is [N, U, D], the first of equals; D = 0 for a layer without positions.
+    """
+
+    value: Tensor
+    position: Tensor
+
+
+def peaks(maps: Tensor) -> Peaks:
+    r"""The largest activation of each unit and where it is.
+
+    Args:
+        maps: Activations [N, U, \*P].
+
+    >>> found = peaks(torch.tensor([[[[1.0, 4.0, 4.0], [0.0, 4.0, 2.0]]]]))
+    >>> found.value, found.position
+    (tensor([[4.]]), tensor([[[0, 1]]]))
+    """
+    if maps.ndim == 2:
+        return Peaks(maps, maps.new_empty(*maps.shape, 0, dtype=torch.long))
+    flat = maps.flatten(2)
+    place = first_largest(flat)
+    position = torch.stack(torch.unravel_index(place, maps.shape[2:]), -1)
+    return Peaks(flat.amax(2), position)
+
+
+@dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
+class Strongest:
+    """The samples that activate each unit most, by falling activation, ties by smaller id.
+
+    Attributes:
+        value: The activations [U, n]; NaN where there are fewer samples.
+        sample_id: The samples [U, n]; -1 where there are fewer.
+        position: Where in the layer's map [U, n, D]; -1 where there are fewer samples.
+    """
+
+    value: Tensor
+    sample_id: Tensor
+    position: Tensor
+
+    @property
+    def n(self) -> int:
+        """How many samples per unit."""
+        return self.value.shape[1]
+
+    def packed(self) -> Tensor:
+        """Values, ids and positions in one tensor [U, n, 2 + D] of doubles, which hold all of them exactly."""
+        parts = [self.value.unsqueeze(-1), self.sample_id.unsqueeze(-1), self.position]
+        return torch.cat([part.double() for part in parts], -1)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Strongest:
+        """The reverse of :meth:`packed`."""
+        return cls(packed[..., 0], packed[..., 1].long(), packed[..., 2:].long())
+
+
+def merged(packed: Tensor, n: int) -> Tensor:
+    """The n strongest of any number of packed candidates [U, m, 2 + D]; a sample that is there twice counts once.
+
+    Merging parts gives what merging everything at once does, in any order and grouping.
+    """
+    units, _, width = packed.shape
+    empty = packed[..., 1] == NO_SAMPLE
+    value = packed[..., 0].masked_fill(empty, float("-inf"))
+    # The last sort decides; the earlier one orders its ties.
+    order = packed[..., 1].argsort(dim=1, stable=True)
+    order = order.gather(1, value.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    ordered = packed.gather(1, order.unsqueeze(-1).expand(-1, -1, width))
+    ids = ordered[..., 1]
+    same = ids.unsqueeze(2) == ids.unsqueeze(1)
+    repeated = same.tril(-1).any(2) | (ids == NO_SAMPLE)
+    first = repeated.int().argsort(dim=1, stable=True)[:, :n]
+    kept = ordered.gather(1, first.unsqueeze(-1).expand(-1, -1, width))
+    gone = repeated.gather(1, first)
+    kept = torch.where(gone.unsqueeze(-1), nothing(units, kept.shape[1], width - 2).to(kept), kept)
+    if kept.shape[1] < n:
+        kept = torch.cat([kept, nothing(units, n - kept.shape[1], width - 2).to(kept)], 1)
+    return kept
+
+
+def nothing(units: int, n: int, axes: int) -> Tensor:
+    """Packed candidates [units, n, 2 + axes] that are no samples."""
+    packed = torch.full((units, n, 2 + axes), float(NO_SAMPLE), dtype=torch.float64)
+    packed[..., 0] = float("nan")
+    return packed
+
+
+def candidates(found: Peaks, ids: Sequence[int] | Tensor) -> Tensor:
+    """The peaks of a batch packed [U, N, 2 + D]; what is not a number is no sample."""
+    named = torch.as_tensor(ids, dtype=torch.float64, device=found.value.device)
+    named = torch.where(found.value.isfinite(), named.unsqueeze(1), float(NO_SAMPLE))
+    parts = [found.value.unsqueeze(-1).double(), named.unsqueeze(-1), found.position.double()]
+    return torch.cat(parts, -1).transpose(0, 1)
+
+
+def top_samples(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    layer: str,
+    n: int = 10,
+    groups: UnitGroups | None = None,
+    sample_ids: Tensor | Sequence[int] | None = None,
+    chunk_size: int | None = None,
+) -> Strongest:
+    r"""The n samples that activate each unit of a layer most, and where in its map.
+
+    .. math:: \mathrm{top}_n\{\, \max_p A_{k,p}(x) : x \,\}
+
+    Exact; ties by smaller id, and by the first position within a sample.
+
+    Args:
+        model: The network; left as it was.
+        inputs: Inputs [N, C, \*S], or a table [N, F].
+        layer: The dotted name of a layer that gives [N, K] or maps [N, K, \*P].
+        n: How many samples per unit.
+        groups: Search for groups of units instead of single ones.
+        sample_ids: The samples' ids [N], integers from 0; 0..N-1 unless given.
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the layer is unknown, n is not between 1 and the number of samples, an id is negative or there
+            twice, or an activation is not finite.
+
+    Source: :cite:`zeiler2014`.
+
+    >>> x = torch.tensor([[1.0, 5.0], [3.0, 5.0], [2.0, 4.0]])
+    >>> found = top_samples(nn.Sequential(nn.Identity()), x, layer="0", n=2)
+    >>> found.sample_id, found.value
+    (tensor([[1, 2],
+             [0, 1]]), tensor([[3., 2.],
+             [5., 5.]], dtype=torch.float64))
+    """
+    ids = check_inputs(inputs, sample_ids)
+    check_ids(ids)
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(ids):
+        raise ValueError(f"n must be an integer from 1 to the number of samples, {len(ids)}, got {n!r}.")
+    best: Tensor | None = None
+    model = unwrapped(model)
+    with explaining(model):
+        inputs = usable(inputs)
+        for rows in chunks(model, inputs, layer, chunk_size):
+            maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])
+            found = candidates(peaks(maps if groups is None else groups.combine(maps)), ids[rows])
+            best = merged(found if best is None else torch.cat([best, found], 1), n)
+    assert best is not None
+    return Strongest.unpacked(best)
+
+
+def check_ids(ids: Sequence[int]) -> None:
+    """Refuse ids that name no sample or two of them.
+
+    Raises:
+        ValueError: If an id is negative, too large for a double, or there twice.
+    """
+    if min(ids) < 0 or max(ids) >= 2**53:
+        raise ValueError(f"sample_ids must be integers from 0 to 2**53 - 1, got {min(ids)} to {max(ids)}.")
+    if len(set(ids)) < len(ids):
+        twice = sorted({name for name in ids if ids.count(name) > 1})[:10]
+        raise ValueError(f"sample_ids must be different: {twice} are there more than once.")
