@@ -210,16 +210,41 @@ def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> 
         axes.plot(sample.T.numpy(), linewidth=0.8, color="0.25" if len(sample) == 1 else None)
         axes.set_xlim(-0.5, sample.shape[-1] - 0.5)
         return
+    axes.imshow(_stretched(sample, stretch=denormalize is None).numpy())
+
+
+def input_pixels(sample: Tensor, pictures: Pictures | None = None) -> Tensor:
+    """One input [C, H, W] as the pixels [H, W, 3] that :func:`show_input` shows; a volume's middle slice."""
+    denormalize = (pictures or Pictures()).denormalize
+    sample = sample.detach().cpu().float()
+    return _stretched(sample if denormalize is None else denormalize(sample).cpu().float(), stretch=denormalize is None)
+
+
+def map_pixels(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """A map [H, W] as pixels [H, W, 3] in the colours of the other pictures; grey where there is no value."""
+    import matplotlib as mpl
+
+    low, high = limits
+    values = _plane(values)
+    colours = mpl.colormaps[_SIGNED if low < 0 else _UNSIGNED]
+    pixels = torch.from_numpy(colours(((values.nan_to_num(0.0) - low) / (high - low)).clamp(0, 1).numpy())[..., :3])
+    return torch.where(values.isfinite().unsqueeze(-1), pixels, float(_NOTHING_HERE))
+
+
+def map_limits(values: Tensor, name: str = "") -> tuple[float, float]:
+    """The ends of one colour scale for maps [N, *S]: centred on zero, unless the quantity ``name`` has no sign."""
+    return _limits(values.detach().cpu().float(), name)
+
+
+def _stretched(sample: Tensor, stretch: bool) -> Tensor:
+    """An input [C, *S] as pixels [H, W, 3] from 0 to 1: over its own range, or as it is."""
     if sample.ndim == 4:
         sample = sample[:, sample.shape[1] // 2]
-    if denormalize is None:
+    if stretch:
         low, high = sample.min(), sample.max()
         sample = (sample - low) / (high - low if high > low else 1.0)
     sample = sample.clamp(0, 1)
-    if sample.shape[0] == 3:
-        axes.imshow(sample.movedim(0, -1).numpy())
-    else:
-        axes.imshow(sample.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+    return (sample if sample.shape[0] == 3 else sample.mean(0, keepdim=True).expand(3, -1, -1)).movedim(0, -1)
 
 
 def save(figure: Figure, path: Any) -> None:

@@ -64,7 +64,9 @@ def result(shape):
 def shown(axes):
     """The numbers in a panel: an image's, or the levels of its steps."""
     if axes.images:
-        return np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+        pixels = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+        grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
+        return pixels[..., 0] if grey else pixels
     return axes.patches[0].get_data().values
 
 

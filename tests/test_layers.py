@@ -15,11 +15,11 @@ CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 # `typing_extensions` comes with torch, `tqdm` with Lightning.
 ROWS = [
     (BASE, {"torch", "numpy", "typing_extensions"}),
-    (CHAPTERS, set()),
+    (CHAPTERS, {"sklearn"}),
     ({"figures"}, {"matplotlib"}),
     ({"metrics"}, {"torchmetrics"}),
     ({"callbacks"}, {"lightning", "safetensors", "tqdm"}),
-    ({"app"}, {"hydra", "omegaconf", "rich", "mlxtend"}),
+    ({"app"}, {"hydra", "omegaconf", "rich", "mlxtend", "jinja2", "latex2mathml", "markupsafe", "matplotlib"}),
 ]
 NEIGHBOURS = {"units": {"perturbation"}, "evaluation": {"perturbation"}}
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_xai.app.report import in_digits, write_comparison
+
 
 class Comparison(Callback):
-    """Prints the numbers of a multirun as a table, a column per run, and writes them to ``comparison.csv``."""
+    """Prints the numbers of a multirun as a table, a column per run, and writes ``comparison.csv`` and ``.html``."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read what the runs have written and compare it.
@@ -40,17 +42,9 @@ class Comparison(Callback):
                 writer = csv.writer(file)
                 writer.writerow(["result", *runs])
                 writer.writerows([row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows)
+            write_comparison(folder, dict(zip(runs, done, strict=True)), rows)
         if len(done) < len(jobs):
             raise SystemExit(f"lightning-xai: {len(jobs) - len(done)} of {len(jobs)} runs failed.")
-
-
-def in_digits(number: float) -> str:
-    """Counts as they are, measures in four digits.
-
-    >>> in_digits(12345), in_digits(0.123456)
-    ('12,345', '0.1235')
-    """
-    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
 
 
 def _number(job: Path) -> tuple[int, str]:

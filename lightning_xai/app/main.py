@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_xai._checks import unknown
-from lightning_xai.app.comparison import in_digits
+from lightning_xai.app.report import in_digits, write_report
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.kinds import Perturbation
@@ -48,7 +48,13 @@ _ON_THE_COMMAND_LINE = {  # what some messages, written for Python, recommend
     "ExplanationMonitor(model=...)": "monitor.model=...",
     "No supported gpu backend": "trainer.accelerator=cpu",
 }
-_WRITTEN = {"pictures": "figures", "maps": "explanations", "numbers": "results.json", "network": "last.ckpt"}
+_WRITTEN = {
+    "report": "report.html",
+    "pictures": "figures",
+    "maps": "explanations",
+    "numbers": "results.json",
+    "network": "last.ckpt",
+}
 _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -117,6 +123,7 @@ def run(config: DictConfig) -> Numbers:
     _say(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
     _write(folder / "results.json", json.dumps(numbers, indent=2) + "\n")
+    _report(folder, monitor, f"What {type(model).__name__} looked at")
     _say(_table(numbers))
     for what, name in _WRITTEN.items():
         if (folder / name).exists():
@@ -268,6 +275,11 @@ def _say(what: Any) -> None:
 @rank_zero_only
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+@rank_zero_only
+def _report(folder: Path, monitor: ExplanationMonitor, title: str) -> None:
+    write_report(folder, monitor.metrics, title, monitor.pictures)
 
 
 def _short(path: Path) -> Path:

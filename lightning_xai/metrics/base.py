@@ -59,12 +59,16 @@ class ExplanationMetric(Metric, ABC):
 
     Class attributes:
         pictured: The per-sample maps worth drawing, and their titles.
+        formula: The definition, in LaTeX.
+        reading: What its values mean, for people who look at a report.
     """
 
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
     pictured: ClassVar[dict[str, str]] = {}
+    formula: ClassVar[str] = ""
+    reading: ClassVar[str] = ""
 
     samples: Tensor
     nonfinite: Tensor

@@ -46,6 +46,10 @@ class Importance(MapMetric):
          tensor([3., 3., 7., 7.], dtype=torch.float64))
     """
 
+    formula: ClassVar[str] = r"LI_j = s(x) - s(R_j x)"
+    reading: ClassVar[str] = (
+        "Red cells are evidence for the target: the score falls when they are perturbed. Blue cells speak against it."
+    )
     pictured: ClassVar[dict[str, str]] = {"map": "importance LI", "relative": "relative importance RI"}
 
     relative_sum: Tensor

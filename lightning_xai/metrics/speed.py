@@ -48,6 +48,11 @@ class Speed(MapMetric):
         tensor([0.5000, 1.0000, 2.0000], dtype=torch.float64)
     """
 
+    formula: ClassVar[str] = r"v_j = \frac{\sum_k (t_k - \bar t)\,LI_{j,k}}{\sum_k (t_k - \bar t)^2}"
+    reading: ClassVar[str] = (
+        "How fast the score falls as the perturbation of a feature grows: the slope of importance over the "
+        "strength. A high R² says that it grows evenly."
+    )
     pictured: ClassVar[dict[str, str]] = {"map": "speed v"}
 
     r_squared_sum: Tensor

@@ -47,6 +47,11 @@ class Synergy(SweepMetric):
         tensor([    nan, -3.5000,  0.0000], dtype=torch.float64)
     """
 
+    formula: ClassVar[str] = r"I_{j^*,j} = LI_{j^*,j} - LI_{j^*} - LI_j,\quad LI_{j^*,j} = s(x) - s(R_{j^*} R_j x)"
+    reading: ClassVar[str] = (
+        "What losing two features together costs beyond losing each alone. Positive: they hold the same "
+        "evidence, so only losing both hurts. Negative: they need each other, so losing either is enough."
+    )
     pictured: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest (grey)"}
 
     joint_sum: Tensor

@@ -1,0 +1,288 @@
+"""``report.html``: what a run found, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from latex2mathml.converter import convert
+from markupsafe import escape
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_xai.callbacks.writer import load_explanations
+from lightning_xai.figures import Pictures, input_pixels, map_limits, map_pixels
+from lightning_xai.metrics.base import ExplanationMetric
+
+_MOST_SAMPLES = 64
+_MOST_ROWS = 20
+_LONGEST_SIDE = 112
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of explained samples: a stage, and with several monitors or data loaders the one of it."""
+
+    name: str
+    anchor: str
+    quantities: list[dict[str, Any]]
+    columns: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    classes: list[str]
+    left_out: int
+
+
+def write_report(
+    folder: Path, metrics: Mapping[str, ExplanationMetric], title: str, pictures: Pictures | None = None
+) -> Path:
+    """Write ``report.html`` about a run: its numbers, pictures, equations, samples and config, all in one file.
+
+    Args:
+        folder: The run's folder; ``results.json``, ``config.yaml``, ``figures/`` and ``explanations/`` are read.
+        metrics: What the run computed, by name.
+        title: The heading.
+        pictures: Class names, and how inputs are turned back into what people look at.
+    """
+    pictures = pictures or Pictures()
+    parts = [_part(folder, place, metrics, pictures) for place in _latest(folder / "figures")]
+    numbers = json.loads((folder / "results.json").read_text())
+    counts = sorted({result["samples"] for result in numbers.values() if "samples" in result})
+    samples = " and ".join(f"{count:,}" for count in counts)
+    text = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            subtitle=f"{samples} samples explained by {', '.join(metrics)}.",
+            numbers=numbers,
+            parts=parts,
+            config=(folder / "config.yaml").read_text(),
+        )
+    )
+    report = folder / "report.html"
+    report.write_text(text, encoding="utf-8")
+    return report
+
+
+def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]) -> Path:
+    """Write ``comparison.html`` about the runs of a multirun, with links to their reports.
+
+    Args:
+        folder: The multirun's folder.
+        runs: The folder of every run, by what is special about it.
+        rows: Which results to compare, ``<metric>/<key>``.
+    """
+    found = []
+    for name, run in runs.items():
+        places = _latest(run / "figures")
+        shown = [path for place in places for path in sorted(place.glob("samples.png"))]
+        numbers = json.loads((run / "results.json").read_text())
+        found.append(
+            {
+                "name": name,
+                "report": (run / "report.html").relative_to(folder).as_posix(),
+                "numbers": {
+                    f"{metric}/{key}": value for metric, part in numbers.items() for key, value in part.items()
+                },
+                "pictures": [{"data": _embedded(path), "alt": f"the first samples of {name}"} for path in shown],
+            }
+        )
+    text = (
+        _environment()
+        .get_template("comparison.html.jinja")
+        .render(title="Comparison", subtitle=f"{len(found)} runs", runs=found, rows=rows)
+    )
+    page = folder / "comparison.html"
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def in_digits(number: float) -> str:
+    """Counts as they are, measures in four digits.
+
+    >>> in_digits(12345), in_digits(0.123456)
+    ('12,345', '0.1235')
+    """
+    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lightning_xai.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["digits"] = in_digits
+    return environment
+
+
+def _latest(figures: Path) -> list[Path]:
+    """The folders with pictures: of every stage the last epoch."""
+    last: dict[str, tuple[int, Path]] = {}
+    for place in sorted(figures.glob("*-epoch*")):
+        stage, _, epoch = place.name.rpartition("-epoch")
+        if stage not in last or int(epoch) > last[stage][0]:
+            last[stage] = (int(epoch), place)
+    return [folder for _, place in last.values() for folder in sorted({path.parent for path in place.rglob("*.png")})]
+
+
+def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], pictures: Pictures) -> Part:
+    inside = place.relative_to(folder / "figures")
+    maps = folder / "explanations" / inside
+    explained = load_explanations(maps) if any(maps.glob("*.safetensors")) else None
+    columns = _columns(explained, metrics) if explained is not None else []
+    samples = [] if explained is None else _samples(explained, columns, pictures)
+    return Part(
+        name=inside.as_posix(),
+        anchor=inside.as_posix().replace("/", "-"),
+        quantities=[_quantity(name, metric, place) for name, metric in metrics.items()],
+        columns=columns,
+        samples=samples,
+        classes=sorted({sample["target"] for sample in samples}),
+        left_out=0 if explained is None else len(explained["sample_id"]) - len(samples),
+    )
+
+
+def _quantity(name: str, metric: ExplanationMetric, place: Path) -> dict[str, Any]:
+    def own(pattern: str) -> Iterable[Path]:
+        return (path for path in sorted(place.glob(pattern)) if path.stem.partition(".")[0] == name)
+
+    def caption(path: Path) -> str:
+        what = path.stem.partition(".")[2].replace("_", " ")
+        return f"{name}: {what or 'means over the samples, and per class where there are classes'}"
+
+    shown = [{"data": _embedded(path), "alt": caption(path)} for path in own("*.png")]
+    return {
+        "name": name,
+        "equation": convert(metric.formula, display="block") if metric.formula else "",
+        "reading": metric.reading,
+        "pictures": shown,
+        "tables": [_table(path) for path in own("*.csv")],
+    }
+
+
+def _table(path: Path) -> dict[str, Any]:
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    title = path.stem.partition(".")[2].replace("_", " ") or path.stem
+    return {
+        "title": title,
+        "rows": rows[: _MOST_ROWS + 1],
+        "left_out": max(len(rows) - _MOST_ROWS - 1, 0),
+        "file": path.name,
+    }
+
+
+def _columns(explained: Mapping[str, Tensor], metrics: Mapping[str, ExplanationMetric]) -> list[dict[str, Any]]:
+    columns = []
+    for name, metric in metrics.items():
+        for tensor, title in metric.pictured.items():
+            key = f"{name}/{tensor}"
+            if key in explained:
+                low, high = map_limits(explained[key], key)
+                flat = explained[key].ndim == 2
+                ends = {"low": in_digits(float(f"{low:.2g}")), "high": in_digits(float(f"{high:.2g}"))}
+                columns.append(
+                    {"key": key, "title": title.replace("\n", " "), "limits": (low, high), **ends}
+                    | {"gradient": "" if flat else _gradient((low, high))}
+                )
+    return columns
+
+
+def _samples(
+    explained: Mapping[str, Tensor], columns: Sequence[Mapping[str, Any]], pictures: Pictures
+) -> list[dict[str, Any]]:
+    found = []
+    for row in range(min(len(explained["sample_id"]), _MOST_SAMPLES)):
+        target, prediction = (pictures.name(int(explained[key][row])) for key in ("target", "prediction"))
+        maps = []
+        for column in columns:
+            values = explained[column["key"]][row].float()
+            strength = values.abs().nanmean()
+            label = f"{column['title']} of sample {int(explained['sample_id'][row])}"
+            maps.append({"key": f"{float(strength):.9g}", "picture": _map(values, column["limits"], label)})
+        found.append(
+            {
+                "id": int(explained["sample_id"][row]),
+                "target": target,
+                "prediction": prediction,
+                "wrong": target != prediction,
+                "input": _input(explained["input"][row], pictures, f"input: {target}"),
+                "maps": maps,
+            }
+        )
+    return found
+
+
+def _input(sample: Tensor, pictures: Pictures, label: str) -> str:
+    if sample.ndim <= 2:
+        curves = sample.float().reshape(-1, sample.shape[-1])
+        return _curves(curves, (float(curves.min()), float(curves.max())), label)
+    return _picture(input_pixels(sample, pictures), label)
+
+
+def _map(values: Tensor, limits: tuple[float, float], label: str) -> str:
+    if values.ndim == 1:
+        return _curves(values.unsqueeze(0), limits, label)
+    return _picture(map_pixels(values, limits), label)
+
+
+def _picture(pixels: Tensor, label: str) -> str:
+    """An image of pixels [H, W, 3] from 0 to 1."""
+    from matplotlib.image import imsave
+
+    longest = max(pixels.shape[:2])
+    if longest > _LONGEST_SIDE:
+        scale = _LONGEST_SIDE / longest
+        small = functional.interpolate(pixels.movedim(-1, 0)[None], scale_factor=scale, mode="area")
+        pixels = small[0].movedim(0, -1)
+    file = io.BytesIO()
+    imsave(file, pixels.clamp(0, 1).numpy(), format="png")
+    return f'<img src="{_data(file.getvalue())}" alt="{escape(label)}" loading="lazy">'
+
+
+def _curves(curves: Tensor, limits: tuple[float, float], label: str) -> str:
+    """Curves [K, F] between two limits, as a small drawing."""
+    low, high = limits
+    longest = 400
+    if curves.shape[1] > longest:
+        curves = functional.adaptive_avg_pool1d(curves[None], longest)[0]
+    heights = 58 - 56 * (curves - low) / ((high - low) or 1.0)
+    across = torch.linspace(1, 159, curves.shape[1])
+    zero = f'<path d="M1 {58 + 56 * low / ((high - low) or 1.0):.1f}H159" stroke="#bbb"/>' if low < 0 < high else ""
+    lines = "".join(
+        f'<path d="{_path(across, height)}" fill="none" stroke="#1f5fa8" stroke-width="1.2"/>' for height in heights
+    )
+    return f'<svg viewBox="0 0 160 60" role="img" aria-label="{escape(label)}">{zero}{lines}</svg>'
+
+
+def _path(across: Tensor, heights: Tensor) -> str:
+    """The points that are numbers, with a gap where one is not."""
+    steps, pen = [], "M"
+    for x, y in zip(across.tolist(), heights.tolist(), strict=True):
+        if y == y:
+            steps.append(f"{pen}{x:.1f} {y:.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return "".join(steps)
+
+
+def _gradient(limits: tuple[float, float]) -> str:
+    ramp = map_pixels(torch.linspace(*limits, 9).unsqueeze(0), limits)[0]
+    stops = ", ".join("#" + "".join(f"{round(255 * float(part)):02x}" for part in colour) for colour in ramp)
+    return f"linear-gradient(to right, {stops})"
+
+
+def _embedded(path: Path) -> str:
+    return _data(path.read_bytes())
+
+
+def _data(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
