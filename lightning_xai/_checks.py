@@ -45,7 +45,12 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs must be a tensor [N, C, *S], got {type(inputs).__name__}.")
     if not inputs.is_floating_point():
-        remedy = "give the parts as channels" if inputs.is_complex() else "use inputs.float()"
+        remedy = (
+            "give the parts as channels"
+            if inputs.is_complex()
+            else "use inputs.float(), or, where they are ids, explain what the embedding makes of them: give it to the "
+            "part of the model that follows"
+        )
         raise TypeError(f"inputs must be floating-point numbers, got {inputs.dtype}; {remedy}.")
     spatial_shape(inputs)
     if inputs.numel() == 0:

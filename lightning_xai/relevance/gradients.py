@@ -39,6 +39,7 @@ class ScoreAttribution(Attribution, ABC):
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
         """The score, bound to a clean output."""
+        target = usable(target) if isinstance(target, Tensor) else target  # a backward pass may have to keep it
         return as_score(self.score).bind(output, target, samples)
 
 

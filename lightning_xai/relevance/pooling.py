@@ -63,7 +63,7 @@ def pool_channels(relevance: Tensor, part: str = "signed") -> Tensor:
     >>> import torch
     >>> relevance = torch.tensor([[[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]]])
     >>> pool_channels(relevance), pool_channels(relevance, "positive"), pool_channels(relevance, "absolute")
-    (tensor([[ 5.,  3., -3.]]), tensor([[4., 5., 3.]]), tensor([[5., 7., 9.]]))
+    (tensor([[ 5.,  3., -3.]]), tensor([[5., 5., 3.]]), tensor([[5., 7., 9.]]))
     """
     if relevance.ndim < 2:
         raise ValueError(f"relevance must be [N, C, *S] or a table [N, F], got shape {list(relevance.shape)}.")

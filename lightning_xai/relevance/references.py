@@ -33,7 +33,7 @@ def as_reference(name: str, given: Reference) -> float | Cells | Callable[[Tenso
     if isinstance(given, Cells) or (callable(given) and not isinstance(given, Tensor)):
         return given
     try:
-        values = torch.as_tensor(given).detach()
+        values = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} must be a number, a tensor or a function of the inputs, got {type(given).__name__}."

@@ -75,7 +75,7 @@ class SimpleTaylor(ScoreAttribution):
                 baseline = at_reference("baseline", self.baseline, x)
                 share, rootless = self._search(model, x, baseline, bound, bound(output))
                 # By shares of x and of the baseline, a root at the baseline 0 is approached at full precision.
-                root, difference = share * x + (1 - share) * baseline, (1 - share) * (x - baseline)
+                root, difference = _between(x, baseline, share), ((1 - share) * (x - baseline)).to(x.dtype)
         with explaining(model, gradients=True):
             leaf = root.detach().requires_grad_()
             slope = gradient(bound(run(model, leaf)), leaf, "the root")
@@ -95,8 +95,7 @@ class SimpleTaylor(ScoreAttribution):
         """The share of x [N, 1, ...] at the root, just on its side, and which samples have none [N]."""
 
         def crossed(share: Tensor) -> Tensor:
-            wide = _over(share, x)
-            return bound(run(model, wide * x + (1 - wide) * baseline)) * clean.sign() <= 0
+            return bound(run(model, _between(x, baseline, _over(share, x)))) * clean.sign() <= 0
 
         near, far = torch.ones_like(clean), torch.ones_like(clean)
         found = clean == 0
@@ -113,6 +112,11 @@ class SimpleTaylor(ScoreAttribution):
             beyond = crossed(middle)
             near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
         return _over(torch.where(clean == 0, 1.0, near), x), ~found
+
+
+def _between(x: Tensor, baseline: Tensor, share: Tensor) -> Tensor:
+    """Points on the way from x to the baseline, by the share of x."""
+    return (share * x + (1 - share) * baseline).to(x.dtype)
 
 
 def _over(values: Tensor, like: Tensor) -> Tensor:

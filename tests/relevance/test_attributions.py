@@ -1,0 +1,391 @@
+"""What every attribution by gradients, along paths, of noise and of layers promises."""
+
+import copy
+import dataclasses
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_xai import relevance
+from lightning_xai.attribution import Attribution
+from lightning_xai.relevance import (
+    CAM,
+    AblationCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientXInput,
+    HiResCAM,
+    IntegratedGradients,
+    LayerCAM,
+    Saliency,
+    ScoreCAM,
+    Sensitivity,
+    SimpleTaylor,
+    SmoothGrad,
+    SquareGrad,
+    VarGrad,
+    XGradCAM,
+)
+from lightning_xai.targets import CombClasses, Margin
+
+SHAPES = {"table": (3, 6), "line": (3, 2, 7), "plane": (3, 2, 4, 5), "volume": (3, 2, 3, 4, 3)}
+IDS = [12, 5, 30]
+NAMES = [
+    CAM,
+    AblationCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientXInput,
+    HiResCAM,
+    IntegratedGradients,
+    LayerCAM,
+    Saliency,
+    ScoreCAM,
+    Sensitivity,
+    SimpleTaylor,
+    SmoothGrad,
+    SquareGrad,
+    VarGrad,
+    XGradCAM,
+]
+SET = {
+    "IntegratedGradients": {"steps": 5},
+    "SimpleTaylor": {"root": 0.3},
+    "SmoothGrad": {"draws": 3, "sigma": 0.3},
+    "SquareGrad": {"draws": 3, "sigma": 0.3},
+    "VarGrad": {"draws": 3, "sigma": 0.3},
+    "LayerCAM": {"relu": False},  # a map that is 0 would agree with much
+    "GradCAM": {"relu": False},
+    "GradCAMPlusPlus": {"relu": False},
+    "XGradCAM": {"relu": False},
+    "ScoreCAM": {"relu": False},
+    "AblationCAM": {"relu": False},
+}
+METHODS = {kind.__name__: kind(**SET.get(kind.__name__, {})) for kind in NAMES}
+METHODS["IntegratedGradients in chunks"] = IntegratedGradients(steps=5, chunk_size=2, method="trapezoid")
+METHODS["SimpleTaylor searched"] = SimpleTaylor(points=4, baseline=-3.0)
+METHODS["SmoothGrad of GradCAM"] = SmoothGrad(GradCAM(relu=False), draws=3)
+METHODS["ScoreCAM in chunks"] = ScoreCAM(chunk_size=1, relu=False)
+CAMS = [name for name, method in METHODS.items() if "CAM" in name]
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+class Net(nn.Module):
+    """A network of any number of axes, with what a careless explanation would leave marks on or trip over."""
+
+    def __init__(self, shape):
+        super().__init__()
+        axes = len(shape) - 2
+        if axes:
+            convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+            norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
+            self.features = nn.Sequential(
+                nn.LeakyReLU(0.5, inplace=True),  # would change the inputs
+                convolution(shape[1], 4, 3, padding=1),
+                norm(4),
+                nn.Softplus(),
+                nn.Dropout(0.5),
+            )
+            self.classifier = nn.Linear(4, 3)
+        else:
+            self.features = nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Linear(shape[1], 5), nn.Tanh())
+            self.classifier = nn.Linear(5, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.double()
+
+    def forward(self, x):
+        self.calls += 1
+        torch.rand(1)
+        features = self.features(x)
+        return self.classifier(features.flatten(2).mean(2) if features.ndim > 2 else features)
+
+
+def draw(*shape):
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def close(found, expected, tolerance=1e-9):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def cases():
+    for name in METHODS:
+        for shape in SHAPES:
+            if not (shape == "table" and name in CAMS):
+                yield pytest.param(name, SHAPES[shape], id=f"{name}-{shape}")
+
+
+every_case = pytest.mark.parametrize(("name", "shape"), list(cases()))
+plane = pytest.mark.parametrize("shape", [SHAPES["plane"]], ids=[""])
+pytestmark = pytest.mark.filterwarnings("ignore:the score of the samples .* does not change its sign")
+
+
+@pytest.fixture
+def model(shape):
+    return Net(shape)
+
+
+@pytest.fixture
+def x(shape):
+    return draw(*shape)
+
+
+@pytest.fixture
+def y():
+    return torch.tensor([0, 2, 1])
+
+
+def test_the_table_holds_every_method():
+    ours = {kind for _, kind in inspect.getmembers(relevance, inspect.isclass) if issubclass(kind, Attribution)}
+    modules = ("gradients", "taylor", "integrated", "smooth", "cam")
+    homes = {f"{relevance.__name__}.{module}" for module in modules}
+    assert {kind for kind in ours if kind.__module__ in homes} == set(NAMES)
+
+
+@every_case
+def test_a_map_is_shaped_like_the_inputs(name, shape, model, x, y):
+    found = METHODS[name](model, x, y, IDS)
+    assert found.shape == ((3, 1, *shape[2:]) if name in CAMS else shape)
+    assert found.dtype == torch.float64
+    assert not found.requires_grad
+    assert found.nan_to_num().abs().sum() > 0 or name == "SimpleTaylor searched"  # there may be no root
+
+
+@every_case
+def test_a_sample_has_the_same_map_in_any_batch(name, shape, model, x, y):
+    together = METHODS[name](model, x, y, IDS)
+    close(METHODS[name](model, x.flip(0), y.flip(0), IDS[::-1]), together.flip(0))
+    for row in range(3):
+        close(METHODS[name](model, x[[row]], y[[row]], IDS[row : row + 1]), together[[row]])
+
+
+@every_method
+@plane
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_any_gradient_mode(name, model, x, y, mode):
+    expected = METHODS[name](model, x, y, IDS)
+    with mode():
+        assert torch.equal(METHODS[name](model, x + 0, y + 0, IDS).nan_to_num(), expected.nan_to_num())
+        assert torch.is_grad_enabled() is (mode is torch.enable_grad)
+
+
+@every_method
+@plane
+def test_the_target_may_be_given_in_any_way(name, model, x):
+    predicted = model.eval()(x.clone()).argmax(1)
+    close(METHODS[name](model, x, "predicted", IDS), METHODS[name](model, x, predicted, IDS))
+    close(METHODS[name](model, x, 1, IDS), METHODS[name](model, x, torch.tensor([1, 1, 1]), IDS))
+
+
+def state(model, x):
+    return {
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+        "tensors": {name: value.clone() for name, value in model.state_dict().items()},
+        "gradients": [parameter.grad for parameter in model.parameters()],
+        "flags": [parameter.requires_grad for parameter in model.parameters()],
+        "random": torch.get_rng_state(),
+        "inputs": x.clone(),
+        "wants": x.requires_grad,
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+def same(before, after):
+    for name, value in before.items():
+        if name == "tensors":
+            assert all(torch.equal(tensor, after[name][key]) for key, tensor in value.items())
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, after[name]), name
+        else:
+            assert value == after[name], name
+
+
+@every_method
+@plane
+def test_nothing_is_left_on_the_model_or_the_inputs(name, model, x, y):
+    model.train()
+    model.features[1].weight.requires_grad_(False)
+    model.features[4].eval()
+    before = state(model, x)
+    METHODS[name](model, x, y, IDS)
+    same(before, state(model, x))
+
+
+@every_method
+@plane
+def test_nothing_is_left_when_the_model_raises(name, model, x, y, monkeypatch):
+    before = state(model, x)
+    calls = []
+
+    def failing(values):
+        calls.append(values)
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(model.classifier, "forward", failing)
+    with pytest.raises(RuntimeError, match="out of order"):
+        METHODS[name](model, x, y, IDS)
+    assert len(calls) == 1
+    same(before, state(model, x))
+
+
+@every_method
+@plane
+def test_gradients_of_a_training_step_in_between_are_kept(name, model, x, y):
+    model.train()
+    leaf = x.clone().requires_grad_()
+    loss = model(leaf * 1).square().sum()
+    METHODS[name](model, leaf, y, IDS)
+    loss.backward()
+    alone = leaf.grad.clone()
+    assert alone.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@every_method
+@plane
+def test_autocast_does_not_round_the_map(name, x, y):
+    model, x = Net(x.shape).float(), x.float()
+    expected = METHODS[name](model, x, y, IDS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(METHODS[name](model, x, y, IDS).nan_to_num(), expected.nan_to_num())
+
+
+@every_method
+@plane
+def test_models_in_half_precision(name, model, x, y):
+    found = METHODS[name](model.bfloat16(), x.bfloat16(), y, IDS)
+    assert found.dtype == torch.bfloat16
+
+
+@every_method
+@plane
+def test_wrappers_are_looked_through(name, model, x, y):
+    expected = METHODS[name](model, x, y, IDS)
+    assert torch.equal(METHODS[name](nn.DataParallel(model), x, y, IDS).nan_to_num(), expected.nan_to_num())
+
+
+@every_method
+@plane
+def test_frozen_networks_are_explained_too(name, model, x, y):
+    expected = METHODS[name](model, x, y, IDS)
+    model.requires_grad_(False)
+    assert torch.equal(METHODS[name](model, x, y, IDS).nan_to_num(), expected.nan_to_num())
+
+
+@every_method
+def test_a_value(name):
+    method = METHODS[name]
+    again = copy.deepcopy(method)
+    assert again == method
+    assert {again: 1}[method] == 1
+    assert pickle.loads(pickle.dumps(method)) == method
+    assert type(method).__name__ in repr(method)
+    for field in dataclasses.fields(method):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(method, field.name, 0)
+
+
+@every_method
+@plane
+def test_a_pickled_method_gives_the_same_map(name, model, x, y):
+    found = pickle.loads(pickle.dumps(METHODS[name]))(model, x, y, IDS)
+    assert torch.equal(found.nan_to_num(), METHODS[name](model, x, y, IDS).nan_to_num())
+
+
+SCORED = [name for name in METHODS if hasattr(METHODS[name], "score") and name != "CAM"]
+
+
+def with_score(method, score):
+    if isinstance(method, SmoothGrad | SquareGrad | VarGrad):
+        return dataclasses.replace(method, attribution=with_score(method.attribution, score), sigma=1e-3)
+    return dataclasses.replace(method, score=score)
+
+
+class Difference(nn.Module):
+    """The lead of one class over another as the only output."""
+
+    def __init__(self, net, first, second):
+        super().__init__()
+        self.net = net
+        self.pair = (first, second)
+
+    def forward(self, x):
+        logits = self.net(x)
+        return logits[:, self.pair[0]] - logits[:, self.pair[1]]
+
+
+@pytest.mark.parametrize("name", SCORED)
+@plane
+def test_the_score_is_what_is_explained(name, model, x, y):
+    margin = with_score(METHODS[name], "margin")
+    assert margin == with_score(METHODS[name], Margin())
+    for row, found in enumerate(margin(model, x, y)):
+        own = int(y[row])
+        logits = model.eval()(x[[row]].clone())[0]
+        second = max({0, 1, 2} - {own}, key=lambda c, z=logits: z[c])
+        value = with_score(METHODS[name], "value")
+        expected = value(Difference(model, own, second), x[[row]], 0, sample_ids=[row])
+        close(found, expected[0])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_a_score_without_gradient_is_refused(name):
+    with pytest.raises(ValueError, match="score='comb_classes' is 0 at the clean input"):
+        with_score(METHODS[name], CombClasses())
+
+
+@every_method
+@plane
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": 7}, ValueError, r"target \[7\] is out of range: the model's output has 3 classes"),
+        ({"target": torch.tensor([0, 1])}, ValueError, "target must have one class index per sample"),
+        ({"x": torch.ones(3, 2, 4, 5).long()}, TypeError, "got torch.int64; use inputs.float"),
+        ({"x": torch.full((3, 2, 4, 5), torch.nan)}, ValueError, "inputs hold NaN"),
+        ({"model": "net"}, TypeError, "model must be a torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_explained(name, model, x, y, change, error, message):
+    asked = {"model": model, "x": x, "target": y} | change
+    with pytest.raises(error, match=message):
+        METHODS[name](asked["model"], asked["x"], asked["target"], IDS)
+
+
+class Dict(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return {"logits": self.net(x), "size": x.sum()}
+
+
+@every_method
+@plane
+def test_an_output_that_the_score_cannot_read(name, model, x, y):
+    with pytest.raises(ValueError, match=r"a dict with the keys \['logits', 'size'\]: say which to explain"):
+        METHODS[name](Dict(model), x, y, IDS)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not isinstance(METHODS[name], ScoreCAM | AblationCAM | CAM)])
+@plane
+def test_a_network_that_cuts_the_gradient(name, model, x, y):
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, inputs):
+            with torch.no_grad():
+                return self.net(inputs)
+
+    with pytest.raises(ValueError, match=r"no gradient path leads from the score back to .*torch.no_grad"):
+        METHODS[name](Cut(), x, y, IDS)

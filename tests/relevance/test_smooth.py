@@ -1,0 +1,167 @@
+"""Maps of noisy inputs: moments in closed form, loops over the same noise, any attribution inside."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_xai.perturbation import PerturbationImportance, Windows, kinds
+from lightning_xai.relevance import (
+    GradCAM,
+    GradientXInput,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+    SquareGrad,
+    VarGrad,
+)
+
+IDS = [7, 3, 11]
+NOISY = [SmoothGrad, SquareGrad, VarGrad]
+every_average = pytest.mark.parametrize("average", NOISY)
+INNER = {
+    "saliency": Saliency(),
+    "gradient": Saliency(absolute=False),
+    "product": GradientXInput(score="probability"),
+    "integrated": IntegratedGradients(steps=3),
+    "cam": GradCAM(relu=False, upsample=None),
+    "occlusion": PerturbationImportance(Windows(2), kinds.Constant()),
+    "random occlusion": PerturbationImportance(Windows(2), kinds.GaussianNoise()),
+    "noise of noise": SmoothGrad(draws=2, seed=5),
+}
+every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+
+
+def draw(*shape):
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def close(found, expected, tolerance=1e-9):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def x():
+    return draw(3, 2, 4, 6)
+
+
+@pytest.fixture
+def y():
+    return torch.tensor([2, 0, 1])
+
+
+class Recorder(nn.Module):
+    """A square whose gradient is twice what it is given."""
+
+    def forward(self, x):
+        return x.flatten(1).square().sum(1, keepdim=True) / 2
+
+
+def noise(x, ids=IDS, draws=4, **fields):
+    """The noise itself: the gradient of |x|^2 / 2 at a noisy zero, draw by draw."""
+
+    def maps(count):
+        return SmoothGrad(Saliency(absolute=False), draws=count, **fields)(Recorder(), torch.zeros_like(x), 0, ids)
+
+    totals = [maps(count) * count for count in range(1, draws + 1)]
+    return torch.stack([totals[0], *(later - before for before, later in zip(totals, totals[1:], strict=False))])
+
+
+@every_inner
+def test_averages_over_the_same_noise_by_a_loop(cnn, x, y, inner):
+    drawn = noise(x, sigma=0.3, seed=2)
+    maps = torch.stack([inner(cnn, x + one, y, IDS) for one in drawn])
+    fields = {"sigma": 0.3, "seed": 2, "draws": 4}
+    close(SmoothGrad(inner, **fields)(cnn, x, y, IDS), sum(maps) / 4)
+    close(SquareGrad(inner, **fields)(cnn, x, y, IDS), sum(one * one for one in maps) / 4)
+    close(VarGrad(inner, **fields)(cnn, x, y, IDS), maps.var(0, correction=0))
+
+
+@every_inner
+def test_without_noise_it_is_the_attribution_itself(cnn, x, y, inner):
+    found = inner(cnn, x, y, IDS)
+    close(SmoothGrad(inner, sigma=0.0, draws=3)(cnn, x, y, IDS), found, 1e-13)
+    close(SquareGrad(inner, sigma=0.0, draws=3)(cnn, x, y, IDS), found**2, 1e-13)
+    close(VarGrad(inner, sigma=0.0, draws=3)(cnn, x, y, IDS), torch.zeros_like(found), 1e-13)
+
+
+@every_average
+@pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
+def test_chunks_and_batches_do_not_matter(cnn, x, y, average, chunk_size):
+    expected = average(sigma=0.3, draws=7)(cnn, x, y, IDS)
+    chunked = average(sigma=0.3, draws=7, chunk_size=chunk_size)
+    close(chunked(cnn, x, y, IDS), expected)
+    for rows in ([2], [1, 0]):
+        close(chunked(cnn, x[rows], y[rows], [IDS[row] for row in rows]), expected[rows])
+
+
+def test_the_noise_is_normal_and_its_width_sigma():
+    drawn = noise(torch.zeros(3, 1, 100, 100), draws=5, sigma=2.0)
+    count = drawn.numel()
+    assert float(drawn.mean()) == pytest.approx(0, abs=5 * 2 / count**0.5)
+    assert float(drawn.std()) == pytest.approx(2, abs=5 * 2 / (2 * count) ** 0.5)
+    assert float((drawn.abs() < 2).double().mean()) == pytest.approx(0.6827, abs=5 * (0.68 * 0.32 / count) ** 0.5)
+
+
+def test_the_noise_depends_on_the_seed_the_id_and_the_draw():
+    drawn = noise(torch.zeros(3, 1, 5), ids=[4, 9, 4])
+    close(drawn[:, 0], drawn[:, 2], 1e-6)
+    assert not torch.allclose(drawn[:, 0], drawn[:, 1])
+    assert not torch.allclose(drawn[0], drawn[1])
+    assert not torch.allclose(drawn, noise(torch.zeros(3, 1, 5), ids=[4, 9, 4], seed=1))
+
+
+def test_relative_noise_is_in_units_of_the_samples_range(x):
+    ranges = x.flatten(1).amax(1) - x.flatten(1).amin(1)
+    one, other = (
+        SmoothGrad(Saliency(absolute=False), draws=3, relative=relative)(Recorder(), x, 0, IDS) - x
+        for relative in (False, True)
+    )
+    close(other, one * ranges.view(3, 1, 1, 1))
+
+
+def test_the_variance_of_gradients_of_a_quadratic():
+    # The gradient of |x|^2 / 2 is x itself: E = x, E of the square = x^2 + sigma^2, Var = sigma^2.
+    x = draw(1, 3, 20, 20)
+    fields = {"sigma": 0.5, "draws": 200, "chunk_size": 200}
+    close(SmoothGrad(**fields)(Recorder(), x, 0), x, 5 * 0.5 / 14)
+    close(VarGrad(**fields)(Recorder(), x, 0), torch.full_like(x, 0.25), 6 * 0.25 * (2 / 200) ** 0.5)
+    mean = SquareGrad(**fields)(Recorder(), x, 0) - x**2
+    assert float(mean.mean()) == pytest.approx(0.25, abs=5 * 1.0 / (200 * x.numel()) ** 0.5)
+
+
+def test_the_variance_keeps_its_digits_beside_a_large_mean():
+    x = torch.full((1, 1, 50), 1e4)
+    found = VarGrad(Saliency(absolute=False), sigma=1.0, draws=200)(Recorder(), x, 0)
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_target_is_that_of_the_clean_input():
+    model = nn.Linear(4, 3).double()
+    x = 0.01 * draw(5, 4)
+    predicted = model(x).argmax(1)
+    found = SmoothGrad(sigma=10.0, draws=3)(model, x, "predicted")
+    close(found, model.weight.detach()[predicted])
+
+
+def test_it_takes_the_score_and_the_size_of_what_it_smooths(cnn, x):
+    noisy = SmoothGrad(GradCAM(upsample=None, layer="3", score="margin"))
+    assert noisy.own_size
+    assert noisy.score == noisy.attribution.score
+    assert noisy(cnn, x, 0).shape == (3, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"attribution": "saliency"}, TypeError, "attribution must be an Attribution, got str"),
+        ({"attribution": Saliency}, TypeError, "attribution must be an Attribution, got ABCMeta"),
+        ({"sigma": -0.1}, ValueError, "sigma must not be negative, got -0.1"),
+        ({"sigma": float("nan")}, ValueError, "sigma must not be negative, got nan"),
+        ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
+        ({"chunk_size": 0}, ValueError, "chunk_size must be a positive integer"),
+    ],
+)
+@every_average
+def test_what_cannot_be_built(average, fields, error, message):
+    with pytest.raises(error, match=message):
+        average(**fields)
