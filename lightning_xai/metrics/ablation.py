@@ -1,0 +1,116 @@
+"""Ablation of units over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.metrics.base import Explained, ExplanationMetric, _precise
+from lightning_xai.targets import Score, Target, as_score
+from lightning_xai.units.ablation import Plan, Units, ablation, class_sums
+
+
+class UnitAblation(ExplanationMetric):
+    r"""Per-class accuracy and score with units silenced, each (or each set) by itself.
+
+    ``compute()`` gives ``accuracy`` [U, classes] without the units, ``clean_accuracy`` [classes] with all of them,
+    ``accuracy_change`` their difference, ``score_change`` [U, classes] the mean of :math:`s(x) - s(x; u\text{
+    silenced})`, ``largest_loss`` the most accuracy that a class loses, ``samples``, ``nonfinite`` how many score
+    changes were not numbers, ``left_out``. Classes without samples are NaN.
+
+    Args:
+        layer: The dotted name of a layer that gives [N, K] or [N, K, \*P] and runs once.
+        units: Units, sets of units, or groups; every single unit unless given.
+        value: What a silenced unit gives: a number, or one per unit [K], e.g. its mean.
+        score: s.
+        engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`lightning_xai.units.ablation.Plan`.
+        chunk_size: The most variants of a sample per forward pass; found automatically unless given.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Source: :cite:`bau2020`, :cite:`morcos2018`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity(), nn.Linear(3, 2, bias=False))
+        >>> model[1].weight.data = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 2.0]])
+        >>> metric = UnitAblation("0", units=[[0, 1], [2]])
+        >>> metric.update(model, torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, -3.0]]), torch.tensor([0, 1]))
+        >>> metric.compute()["accuracy_change"]
+        tensor([[ 0.,  0.],
+                [ 0., -1.]], dtype=torch.float64)
+    """
+
+    formula: ClassVar[str] = r"\Delta_u = s(x) - s(x;\; A_k := v_k \;\forall k \in u)"
+    reading: ClassVar[str] = "What a class loses without a unit: positive where the unit is evidence for it."
+
+    right: Tensor
+    clean_right: Tensor
+    class_count: Tensor
+    score_sum: Tensor
+    score_count: Tensor
+
+    def __init__(
+        self,
+        layer: str,
+        units: Units = None,
+        value: float | Tensor = 0.0,
+        score: str | Score = "logit",
+        engine: str = "auto",
+        chunk_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if isinstance(value, str):
+            raise ValueError(
+                f"value must be a number or one per unit, got {value!r}: the mean over all data is not known in the "
+                f"first batch; compute it before."
+            )
+        self.plan = Plan(layer, units, value, engine, chunk_size)
+        self.score = as_score(score)
+        self._sums("right", "clean_right", "class_count", "score_sum", "score_count")
+        self._identify(layer, units, value, self.score)
+
+    def run(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> Explained:
+        """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)
+        tensors = {
+            "score_change": found.score_change,
+            "right": found.prediction == found.target.unsqueeze(1),
+        }
+        missing = (~found.score_change.isfinite()).sum(1)
+        return Explained(tensors, found.target, found.clean_prediction, missing, found.classes)
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what :meth:`run` would refuse of a batch, at the cost of ablating on its first sample."""
+        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+
+    def add(self, found: Explained) -> None:
+        """Add the counts and scores of a batch."""
+        right, change = found.tensors["right"], _precise(found.tensors["score_change"])
+        number = change.isfinite()
+        of_class = found.target, found.classes
+        self._plus("right", class_sums(right.long(), *of_class))
+        self._plus("clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0])
+        self._plus("class_count", found.target.bincount(minlength=found.classes))
+        self._plus("score_sum", class_sums(torch.where(number, change, 0.0), *of_class))
+        self._plus("score_count", class_sums(number.long(), *of_class))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        if not self.right.ndim:
+            raise ValueError("UnitAblation has seen no sample: call update before compute.")
+        accuracy = self.right.double() / self.class_count
+        clean = self.clean_right.double() / self.class_count
+        change = accuracy - clean
+        return {
+            **self._counts(),
+            "accuracy": accuracy,
+            "clean_accuracy": clean,
+            "accuracy_change": change,
+            "score_change": self.score_sum / self.score_count,
+            "largest_loss": -change.nan_to_num(nan=0.0).amin(),
+        }

@@ -1,0 +1,198 @@
+"""Dissection over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import explaining, usable
+from lightning_xai.metrics.base import Explained, ExplanationMetric
+from lightning_xai.operations import unwrapped
+from lightning_xai.targets import Target, Value
+from lightning_xai.units._capture import capture, with_positions
+from lightning_xai.units.dissection import (
+    Concepts,
+    Dissected,
+    Overlap,
+    area_where_present,
+    check_reading,
+    check_threshold,
+    overlap,
+)
+from lightning_xai.units.groups import UnitGroups
+
+
+class Dissection(ExplanationMetric):
+    r"""Units against concepts, :math:`\mathrm{IoU}_{k,c} = \sum_x |M_k \cap L_c| / \sum_x |M_k \cup L_c|`.
+
+    The states are counts of cells, whose sums over processes are those of all the data; the ratio is taken last.
+
+    ``compute()`` gives ``iou`` [U, Q], ``best_iou`` [U], ``concept`` [U] (the best concept, -1 for none), ``detectors``
+    how many units have a best IoU above ``detector``, ``concepts_detected`` how many concepts they detect, ``samples``,
+    ``nonfinite`` how many activations were not numbers (their samples are left out of the counts) and ``left_out``.
+    :meth:`result` gives the same as a table that can be saved and drawn.
+
+    Args:
+        layer: The dotted name of a layer that gives maps [N, K, \*P].
+        concepts: What the masks label.
+        threshold: T [U], e.g. of :func:`lightning_xai.units.activation_threshold`; a number for all units.
+        segmenter: A function of inputs [N, C, \*S] that returns labels [N, \*S] or masks [N, Q, \*S]; unless given,
+            every update needs ``masks``.
+        groups: Dissect groups of units instead of single ones.
+        union: ``"all"`` or ``"present"``; see :class:`lightning_xai.units.Dissected`.
+        detector: The least IoU of a detector.
+        output: Which tensor of the model's output holds the classes, if it returns several.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Source: :cite:`bau2017`.
+
+    Example:
+        >>> metric = Dissection("0", ["peak", "ground"], threshold=1.0)
+        >>> model = nn.Sequential(nn.Identity(), nn.Flatten())
+        >>> metric.update(model, torch.tensor([[[[0.0, 5.0, 5.0]]]]), 0, masks=torch.tensor([[[1, -1, 0]]]))
+        >>> metric.compute()["iou"]
+        tensor([[0.5000, 0.0000]], dtype=torch.float64)
+    """
+
+    formula: ClassVar[str] = r"\mathrm{IoU}_{k,c} = \frac{\sum_x |M_k(x) \cap L_c(x)|}{\sum_x |M_k(x) \cup L_c(x)|}"
+    reading: ClassVar[str] = "How much of a concept a unit's strong activations cover: 1 if they are the same cells."
+
+    intersection: Tensor
+    area: Tensor
+    area_present: Tensor
+    concept_area: Tensor
+
+    def __init__(
+        self,
+        layer: str,
+        concepts: Concepts | Sequence[str],
+        threshold: Tensor | Sequence[float] | float,
+        segmenter: Callable[[Tensor], Tensor] | None = None,
+        groups: UnitGroups | None = None,
+        union: str = "all",
+        detector: float = 0.04,
+        output: str | int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_reading(union, detector)
+        if not isinstance(layer, str):
+            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
+        if segmenter is not None and not callable(segmenter):
+            raise TypeError(f"segmenter must be a function of inputs, got {type(segmenter).__name__}.")
+        self.layer = layer
+        self.concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
+        self.threshold = torch.as_tensor(threshold, dtype=torch.float64).detach()
+        if self.threshold.ndim > 1 or not bool(self.threshold.isfinite().all()):
+            raise ValueError(f"threshold must be finite, one number or one per unit, got {threshold}.")
+        self.segmenter = segmenter
+        self.groups = groups
+        self.union = union
+        self.detector = detector
+        self.output = output
+        self._sums("intersection", "area", "area_present", "concept_area")
+        self._identify(layer, self.concepts, self.threshold.tolist(), segmenter, id(groups), union, detector, output)
+
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        masks: Tensor | None = None,
+    ) -> Explained:
+        r"""Count cells of a batch; the arguments are those of :meth:`ExplanationMetric.run`, and its masks.
+
+        Args:
+            model: The network; left as it was.
+            inputs: Inputs [N, C, \*S].
+            target: Class indices [N], one index for all, or ``"predicted"``; they do not change the counts.
+            sample_ids: The samples' ids [N].
+            masks: Labels [N, \*S] or Boolean masks [N, Q, \*S]; made by the segmenter unless given.
+
+        Raises:
+            ValueError: If there are no masks, or they or the layer do not fit.
+        """
+        ids = check_inputs(inputs, sample_ids)
+        model = unwrapped(model)
+        with explaining(model):
+            inputs = usable(inputs)
+            if masks is None:
+                if self.segmenter is None:
+                    raise ValueError("masks are missing: give Dissection a segmenter, or update(..., masks=...).")
+                masks = self.segmenter(inputs)
+            labelled = self.concepts.masks(masks, inputs)
+            output, maps = capture(model, inputs, self.layer)
+            maps = with_positions(maps, self.layer)
+            broken = ~maps.isfinite().flatten(1)
+            usual = ~broken.any(1)
+            maps = torch.where(usual.view(-1, *[1] * (maps.ndim - 1)), maps, 0.0)
+            maps = maps if self.groups is None else self.groups.combine(maps)
+            found = overlap(maps, labelled, self._threshold(maps))
+            reader = Value(output=self.output).bind(output, target, len(ids))
+        tensors = {
+            "intersection": found.intersection * usual.view(-1, 1, 1),
+            "area": found.area * usual.view(-1, 1),
+            "concept_area": found.concept_area * usual.view(-1, 1),
+        }
+        return Explained(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
+
+    def update(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        masks: Tensor | None = None,
+    ) -> None:
+        """Count cells of a batch; the arguments are those of :meth:`run`."""
+        self._accumulate(self.run(model, inputs, target, sample_ids, masks))
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass of its first sample."""
+        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+
+    def add(self, found: Explained) -> None:
+        """Add the counts of a batch."""
+        tensors = found.tensors
+        counts = Overlap(tensors["intersection"], tensors["area"], tensors["concept_area"])
+        self._plus("area_present", area_where_present(counts, self.concepts))
+        for name, count in counts._asdict().items():
+            self._plus(name, count.sum(0))
+
+    def result(self) -> Dissected:
+        """The counts so far, of all processes if they have been synchronised, as a table."""
+        return Dissected(
+            concepts=self.concepts,
+            threshold=self.threshold.expand(self.area.shape),
+            intersection=self.intersection,
+            area=self.area,
+            area_present=self.area_present,
+            concept_area=self.concept_area,
+            samples=int(self.samples),
+            union=self.union,
+            detector=self.detector,
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        if not self.area.ndim:
+            raise ValueError("Dissection has seen no sample: call update before compute.")
+        found = self.result()
+        detected = found.best[found.is_detector]
+        return {
+            **self._counts(),
+            "iou": found.iou,
+            "best_iou": found.best_iou,
+            "concept": found.best,
+            "detectors": found.is_detector.sum(),
+            "concepts_detected": torch.tensor(len(set(detected.tolist())), device=detected.device),
+        }
+
+    def _threshold(self, maps: Tensor) -> Tensor:
+        given = self.threshold if self.threshold.ndim else self.threshold.expand(maps.shape[1])
+        return check_threshold(given, maps)
