@@ -1,15 +1,22 @@
 """The command line, run inside this process."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 
+from lightning_xai import Pictures, Windows, explain
 from lightning_xai.app.main import main
+from lightning_xai.app.report import write_report
+from lightning_xai.metrics import Importance, Synergy
+from lightning_xai.perturbation import kinds
 
 
 @pytest.fixture
@@ -54,3 +61,37 @@ def command(here, monkeypatch, capsys):
         return code, out, err
 
     return with_arguments
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """Makes the files of a run and its report."""
+
+    def make(shape, folder=tmp_path, stages=("validate-epoch2",), names=("a", "b", "c"), save_maps=True):
+        """The files of a run over 7 samples of a shape, and what the report is told."""
+        torch.manual_seed(0)
+        cells = torch.Size(shape).numel()
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(cells, 3)).eval()
+        data = [(torch.randn(7, *shape), torch.tensor([0, 1, 2, 0, 1, 2, 0]))]
+        metrics = {
+            "importance": Importance(Windows(2), kinds.Constant(0.0)),
+            "pairs": Synergy(Windows(2), kinds.Constant(0.0)),
+        }
+        pictures = Pictures(class_names=names)
+        for stage in stages:
+            place = folder / "once"
+            found = explain(model, data, metrics, folder=place, pictures=pictures, progress=False)
+            for part in ("figures", "explanations"):
+                (folder / part).mkdir(exist_ok=True)
+                if part == "figures" or save_maps:
+                    (place / part).rename(folder / part / stage)
+        numbers = {
+            name: {key: value for key, value in result.items() if not isinstance(value, torch.Tensor)}
+            for name, result in found.items()
+        }
+        (folder / "results.json").write_text(json.dumps(numbers))
+        (folder / "config.yaml").write_text("seed: 1\nscore: <b>probability</b>\n")
+        report = write_report(folder, metrics, "What it looked at", pictures)
+        return SimpleNamespace(folder=folder, numbers=numbers, source=report.read_text(encoding="utf-8"))
+
+    return make
