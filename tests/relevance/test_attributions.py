@@ -375,7 +375,9 @@ def test_an_output_that_the_score_cannot_read(name, model, x, y):
         METHODS[name](Dict(model), x, y, IDS)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not isinstance(METHODS[name], ScoreCAM | AblationCAM | CAM)])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if not isinstance(METHODS[name], ScoreCAM | AblationCAM | CAM)]
+)
 @plane
 def test_a_network_that_cuts_the_gradient(name, model, x, y):
     class Cut(nn.Module):
