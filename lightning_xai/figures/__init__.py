@@ -32,8 +32,17 @@ _STYLE: dict[Any, Any] = {
     "image.interpolation": "nearest",
     "savefig.dpi": 150,
 }
-_UNSIGNED_NAMES = ("relative", "map_abs", "r_squared")
+_UNSIGNED_NAMES = ("relative", "map_abs", "r_squared", "iou", "best_iou", "accuracy", "clean_accuracy")
 _NOTHING_HERE = "0.8"
+# What the columns and the rows of a matrix are; features and features unless named here.
+_AXES = {
+    "iou": ("concept", "unit"),
+    "accuracy": ("class", "unit"),
+    "accuracy_change": ("class", "unit"),
+    "score_change": ("class", "unit"),
+    "value": ("rank", "unit"),
+}
+_TABLES = ("sample_id", "position", "concept")  # names of things, which have no colour
 _MOST_PANELS = 16
 _TITLES = {"map": "mean", "map_abs": "mean magnitude", "relative": "mean, relative", "r_squared": "mean R²"}
 
@@ -163,8 +172,10 @@ def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None
                 axes.set_ylim(1.08 * panel.limits[0], 1.08 * panel.limits[1])
             axes.set_title(panel.title)
             if panel.matrix:
-                axes.set_xlabel("feature j")
-                axes.set_ylabel("feature j*")
+                if panel.down == "unit":
+                    axes.set_aspect("auto")
+                axes.set_xlabel(panel.across)
+                axes.set_ylabel(panel.down)
             elif panel.values.ndim == 2:
                 _without_ticks(axes)
         figure.suptitle(heading, fontsize=9)
@@ -177,17 +188,22 @@ class _Panel:
     values: Tensor
     limits: tuple[float, float]
     matrix: bool = False
+    across: str = "feature j"
+    down: str = "feature j*"
     of_class: bool = False
 
 
 def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
     tensors = {name: value for name, value in result.items() if isinstance(value, Tensor) and value.ndim}
+    tensors = {name: value for name, value in tensors.items() if name not in _TABLES}
     per_class = tensors.pop("per_class", None)
     panels = []
     for name, value in tensors.items():
         values = _plane(value)
         matrix = values.ndim == 2 and "map" not in tensors
-        panels.append(_Panel(_TITLES.get(name, name.replace("_", " ")), values, _limits(values, name), matrix=matrix))
+        heading = _TITLES.get(name, name.replace("_", " "))
+        axes = _AXES.get(name, (_Panel.across, _Panel.down))
+        panels.append(_Panel(heading, values, _limits(values, name), matrix, *axes))
     if per_class is not None:
         planes = {index: _plane(plane) for index, plane in enumerate(per_class) if plane.isfinite().any()}
         shown = dict(list(planes.items())[:_MOST_PANELS])

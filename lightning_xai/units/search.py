@@ -173,6 +173,46 @@ def top_samples(
     return Strongest.unpacked(best)
 
 
+def unit_activations(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    layer: str,
+    groups: UnitGroups | None = None,
+    sample_ids: Tensor | Sequence[int] | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""What a layer gives, e.g. to group its units by.
+
+    Args:
+        model: The network; left as it was.
+        inputs: Inputs [N, C, \*S], or a table [N, F].
+        layer: The dotted name of a layer that runs once.
+        groups: The activations of groups of units instead of single ones.
+        sample_ids: The samples' ids [N].
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+
+    Returns:
+        Activations [N, U] or [N, U, \*P].
+
+    Raises:
+        ValueError: If the layer is unknown, runs more than once, or is not finite.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> unit_activations(model, torch.ones(3, 2), layer="1").shape
+    torch.Size([3, 2])
+    """
+    ids = check_inputs(inputs, sample_ids)
+    model = unwrapped(model)
+    with explaining(model):
+        inputs = usable(inputs)
+        parts = []
+        for rows in chunks(model, inputs, layer, chunk_size):
+            maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])
+            parts.append(maps if groups is None else groups.combine(maps))
+    return torch.cat(parts)
+
+
 def check_ids(ids: Sequence[int]) -> None:
     """Refuse ids that name no sample or two of them.
 

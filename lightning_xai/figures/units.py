@@ -1,0 +1,187 @@
+"""Pictures of units: what they detect, their strongest samples, and the inputs that they respond to most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_xai.figures import _MOST_PANELS, Pictures, _figure, _height, _runs, _without_ticks, show_input
+from lightning_xai.units.dissection import NO_CONCEPT, Dissected
+from lightning_xai.units.field import ReceptiveField
+from lightning_xai.units.search import NO_SAMPLE, Strongest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OUTLINE = "#ffd400"
+_LINE = "C3"
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_WIDTH = 1.35
+
+
+def draw_units(
+    inputs: Tensor,
+    activations: Tensor,
+    strongest: Strongest,
+    threshold: Tensor,
+    *,
+    units: Sequence[int] | None = None,
+    titles: Mapping[int, str] | None = None,
+    pictures: Pictures | None = None,
+) -> Figure:
+    r"""A row per unit: its strongest samples, with what lies above its threshold outlined and the rest dimmed.
+
+    Args:
+        inputs: Inputs [N, C, \*S]; sample i has the id i.
+        activations: What the layer gives for them, [N, U, \*P].
+        strongest: The samples to show.
+        threshold: T [U].
+        units: Which units, in order; the first ones unless given.
+        titles: What to write beside a unit besides its number, e.g. :func:`detected`.
+        pictures: How to draw inputs, and how many per unit.
+
+    Raises:
+        ValueError: If there is no sample of an id.
+    """
+    pictures = pictures or Pictures()
+    chosen = list(range(activations.shape[1]))[:_MOST_PANELS] if units is None else list(units)
+    across = min(pictures.samples, strongest.n)
+    _check_ids(strongest, inputs)
+    with _figure(_width(inputs) * across + 1.1, _room(inputs) * len(chosen) + 0.1) as figure:
+        grid = figure.subplots(len(chosen), across, squeeze=False)
+        for row, unit in zip(grid, chosen, strict=True):
+            title = (titles or {}).get(unit, "")
+            row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
+            for axes, name in zip(row, strongest.sample_id[unit].tolist(), strict=False):
+                _without_ticks(axes)
+                if name == NO_SAMPLE:
+                    continue
+                show_input(axes, inputs[name], pictures)
+                raised = functional.interpolate(
+                    activations[name : name + 1, unit : unit + 1].detach().cpu().float(),
+                    size=inputs.shape[2:],
+                    mode=_MODES[inputs.ndim - 2],
+                    align_corners=False,
+                )[0, 0]
+                _outline(axes, raised > float(threshold[unit]))
+                axes.set_title(f"#{name}", fontsize=6, pad=2)
+    return figure
+
+
+def detected(found: Dissected) -> dict[int, str]:
+    """What to write beside the units of :func:`draw_units`: the best concept and its IoU, a star for a detector."""
+    best, iou, star = found.best.tolist(), found.best_iou.tolist(), found.is_detector.tolist()
+    return {
+        unit: "no concept"
+        if concept == NO_CONCEPT
+        else f"{found.concepts.names[concept]}\n{iou[unit]:.2f}{' *' * star[unit]}"
+        for unit, concept in enumerate(best)
+    }
+
+
+def draw_crops(
+    inputs: Tensor,
+    strongest: Strongest,
+    field: ReceptiveField,
+    *,
+    units: Sequence[int] | None = None,
+    titles: Mapping[int, str] | None = None,
+    pictures: Pictures | None = None,
+) -> Figure:
+    r"""A row per unit: what it could see of its strongest samples, cut out by the receptive field.
+
+    Args:
+        inputs: Inputs [N, C, \*S]; sample i has the id i.
+        strongest: The samples to show, and where in the layer's map they are strongest.
+        field: The layer's receptive field.
+        units: Which units, in order; the first ones unless given.
+        titles: What to write beside a unit besides its number.
+        pictures: How to draw inputs, and how many per unit.
+
+    Raises:
+        ValueError: If there is no sample of an id, or the positions do not fit the field.
+    """
+    pictures = pictures or Pictures()
+    chosen = list(range(len(strongest.value)))[:_MOST_PANELS] if units is None else list(units)
+    across = min(pictures.samples, strongest.n)
+    _check_ids(strongest, inputs)
+    with _figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
+        grid = figure.subplots(len(chosen), across, squeeze=False)
+        for row, unit in zip(grid, chosen, strict=True):
+            title = (titles or {}).get(unit, "")
+            row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
+            for place, axes in enumerate(row):
+                _without_ticks(axes)
+                name = int(strongest.sample_id[unit, place])
+                if name != NO_SAMPLE:
+                    box = field.box(strongest.position[unit, place].tolist())
+                    show_input(axes, inputs[name][(slice(None), *box)], pictures)
+                    axes.set_title(f"#{name}  {float(strongest.value[unit, place]):.3g}", fontsize=6, pad=2)
+    return figure
+
+
+def draw_maximized(
+    inputs: Tensor, titles: Sequence[str] | None = None, pictures: Pictures | None = None, across: int = 4
+) -> Figure:
+    r"""Inputs side by side, e.g. those of :func:`lightning_xai.units.maximize_activation`.
+
+    Args:
+        inputs: Inputs [N, C, \*S].
+        titles: One per input.
+        pictures: How to draw inputs; ``denormalize`` should undo the normalisation.
+        across: How many in a row.
+
+    Raises:
+        ValueError: If there are not as many titles as inputs.
+    """
+    if titles is not None and len(titles) != len(inputs):
+        raise ValueError(f"titles must be one per input: got {len(titles)} for {len(inputs)} inputs.")
+    across = min(across, len(inputs))
+    down = -(-len(inputs) // across)
+    width = 2.2
+    with _figure(width * across, (_height(inputs, width) + 0.25) * down) as figure:
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(inputs) :]:
+            axes.set_visible(False)
+        for index, axes in enumerate(grid.flat[: len(inputs)]):
+            show_input(axes, inputs[index], pictures)
+            _without_ticks(axes)
+            if titles is not None:
+                axes.set_title(titles[index])
+    return figure
+
+
+def _outline(axes: Axes, inside: Tensor) -> None:
+    """The border of some cells [*S] on what is drawn already; of a volume the middle slice."""
+    if inside.ndim == 3:
+        inside = inside[inside.shape[0] // 2]
+    if inside.ndim == 1:
+        for start, stop in _runs(inside):
+            axes.axvspan(start - 0.5, stop - 0.5, color=_LINE, alpha=0.25, linewidth=0)
+        return
+    veil = torch.zeros(*inside.shape, 4)
+    veil[..., 3] = torch.where(inside, 0.0, 0.45)
+    axes.imshow(veil.numpy())
+    if bool(inside.any()) and not bool(inside.all()):
+        axes.contour(inside.float().numpy(), levels=[0.5], colors=[_OUTLINE], linewidths=1.0)
+
+
+def _check_ids(strongest: Strongest, inputs: Tensor) -> None:
+    if int(strongest.sample_id.max()) >= len(inputs):
+        raise ValueError(
+            f"there are {len(inputs)} inputs, but the strongest samples have ids up to "
+            f"{int(strongest.sample_id.max())}: give all the data, sample i at place i."
+        )
+
+
+def _width(inputs: Tensor) -> float:
+    return _WIDTH if inputs.ndim > 3 else 2.2
+
+
+def _room(inputs: Tensor) -> float:
+    return 1.0 if inputs.ndim <= 3 else _height(inputs, _WIDTH) + 0.15
