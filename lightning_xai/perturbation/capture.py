@@ -27,6 +27,10 @@ class Watch(ABC):
     """A capture at work on one model: it sees pass after pass and keeps what is needed, never a whole sweep."""
 
     @abstractmethod
+    def start(self) -> None:
+        """Forget the samples before; the next pass is a clean one."""
+
+    @abstractmethod
     def around(self) -> AbstractContextManager[None]:
         """What a pass of the model is made in."""
 

@@ -286,6 +286,8 @@ class _Samples:
     ) -> _Block:
         """The clean scores, the arms [A, n, F] of every request, and what was captured."""
         sets, samples = self._sets() if captures else 1, len(self.ids)
+        for watch in self.network.watches.values():
+            watch.start()
         output = self.network(self.inputs.repeat(sets, *[1] * (self.inputs.ndim - 1)), self.network.watches.values())
         for watch in self.network.watches.values():
             watch.clean(samples)

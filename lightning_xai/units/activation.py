@@ -1,0 +1,233 @@
+r"""Activation maps :math:`A_k` and the thresholds :math:`T_k` that few of their values exceed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import check_inputs, check_model
+from lightning_xai._guard import calling, explaining, usable
+from lightning_xai.operations import largest_activation
+from lightning_xai.units.layers import Function, Spot, find_spot, seeing
+from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
+
+UNITS = ("channel", "position")
+_CHUNK_BYTES = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold:
+    r"""The activation thresholds of a layer's units.
+
+    Attributes:
+        layer: The layer.
+        unit: What a unit is: ``"channel"`` or ``"position"``.
+        p: The share of a unit's activations above its threshold.
+        value: :math:`T` [K], or [K, \*P] for positions.
+        exact: Whether T is exact; if not, it is read off a histogram, as the data did not fit the budget.
+        error: The relative error of T; 0 if it is exact.
+        dead: The units that never were active (T = 0 and nothing is larger), by their flat index.
+        count: How many activations a unit had.
+        nonfinite: How many activations were not finite; they are left out.
+    """
+
+    layer: str
+    unit: str
+    p: float
+    value: Tensor
+    exact: bool
+    error: float
+    dead: tuple[int, ...]
+    count: int
+    nonfinite: int
+
+    @staticmethod
+    def of(found: Quantile, layer: str, unit: str, p: float, shape: Sequence[int]) -> Threshold:
+        """The thresholds of units of a shape [K] or [K, *P] from their quantiles."""
+        value, count = found.value.view(*shape), int(found.count.max())
+        return Threshold(layer, unit, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
+
+
+@overload
+def activation_threshold(  # type: ignore[overload-overlap]  # a string is a sequence of strings
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    *,
+    layer: str,
+    p: float = ...,
+    unit: str = ...,
+    activation: str | Function | None = ...,
+    samples: int | None = ...,
+    budget: int = ...,
+) -> Threshold: ...
+
+
+@overload
+def activation_threshold(
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    *,
+    layer: Sequence[str],
+    p: float = ...,
+    unit: str = ...,
+    activation: str | Function | None = ...,
+    samples: int | None = ...,
+    budget: int = ...,
+) -> dict[str, Threshold]: ...
+
+
+def activation_threshold(
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    *,
+    layer: str | Sequence[str],
+    p: float = 0.005,
+    unit: str = "channel",
+    activation: str | Function | None = None,
+    samples: int | None = None,
+    budget: int = DEFAULT_BUDGET,
+) -> Threshold | dict[str, Threshold]:
+    r"""The threshold that a share p of a unit's activations exceeds.
+
+    .. math:: P(A_k > T_k) = p
+
+    over all positions (of a channel) of all samples; with ties fewer. T is the activation of rank
+    :math:`\lfloor p N \rfloor + 1` from above. It is exact, whatever the batches, if so many activations fit into half
+    of the budget; otherwise it is read off a histogram, and the result says so and how well. Where the number of
+    samples is known (a tensor, a loader with a length, or ``samples``), no more than needed is kept; where not, all
+    that fits.
+
+    Args:
+        model: The network; called in eval mode and left as it was.
+        data: Inputs [N, C, \*S], or an iterable of batches: inputs, or tuples that start with them.
+        layer: The dotted name of a layer, or several, which then share the passes.
+        p: The share, in (0, 1).
+        unit: ``"channel"``, or ``"position"``: every position of a channel is a unit of its own.
+        activation: The activation function or its name; the one that follows the layer in the model unless given.
+        samples: N, if it is known and the data do not tell.
+        budget: Bytes per layer.
+
+    Returns:
+        A :class:`Threshold`; for several layers a dict by layer.
+
+    Raises:
+        ValueError: If a layer does not exist or has no units, no activation is found nor named, p is not in (0, 1),
+            there are no data, or the activations are not finite.
+        TypeError: If the data are not tensors of floating-point numbers.
+
+    Source: :cite:`bau2017`.
+
+    Example:
+        >>> layer = nn.Conv1d(1, 2, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[[1.0]], [[-1.0]]])
+        >>> model = nn.Sequential(layer, nn.ReLU())
+        >>> found = activation_threshold(model, torch.tensor([[[1.0, 5.0, 2.0]], [[4.0, 3.0, 0.0]]]), layer="0", p=0.4)
+        >>> found.value, found.exact, found.dead
+        (tensor([3., 0.]), True, (1,))
+    """
+    check_model(model)
+    check_share(p)
+    check_unit(unit)
+    layers = [layer] if isinstance(layer, str) else list(layer)
+    if not layers:
+        raise ValueError("layer is empty: name at least one.")
+    streams: dict[str, UpperQuantile] = {}
+    spots: dict[str, Spot] = {}
+    total = _samples(data) if samples is None else samples
+    seen = 0
+
+    def see(name: str, values: Tensor) -> None:
+        streams[name].add(as_units(spots[name].activation(values), unit))
+
+    with explaining(model):
+        for inputs in _batches(model, data):
+            if not spots:
+                spots.update((name, find_spot(model, inputs[:1], name, activation)) for name in layers)
+                streams.update((name, _stream(spot, unit, p, budget, total)) for name, spot in spots.items())
+            with seeing(model, spots, see), calling():
+                model(inputs)
+            seen += len(inputs)
+    if seen == 0:
+        raise ValueError("data hold no sample.")
+    found = {}
+    for name, stream in streams.items():
+        quantile = stream.result()
+        check_finite(quantile.nonfinite, name)
+        found[name] = Threshold.of(quantile, name, unit, p, unit_shape(spots[name], unit))
+    return found[layer] if isinstance(layer, str) else found
+
+
+def as_units(values: Tensor, unit: str) -> Tensor:
+    """Activations [N, K, *P] (or [N, K]) as [N, units, positions of a unit]."""
+    flat = values.reshape(*values.shape[:2], -1)
+    return flat if unit == "channel" else flat.reshape(len(flat), -1, 1)
+
+
+def unit_shape(spot: Spot, unit: str) -> tuple[int, ...]:
+    """The shape of a layer's units: [K], or [K, *P] for positions."""
+    return spot.shape[1:2] if unit == "channel" else spot.shape[1:]
+
+
+def check_unit(unit: str) -> None:
+    """Refuse what is no kind of unit.
+
+    Raises:
+        ValueError: If it is neither ``"channel"`` nor ``"position"``.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit must be 'channel' or 'position', got {unit!r}.")
+
+
+def check_finite(nonfinite: int, layer: str) -> None:
+    """Refuse activations that are not finite.
+
+    Raises:
+        ValueError: If there were any.
+    """
+    if nonfinite:
+        raise ValueError(
+            f"{nonfinite} activations of layer {layer!r} are NaN or infinite; look at the inputs and the model's "
+            f"weights."
+        )
+
+
+def _stream(spot: Spot, unit: str, p: float, budget: int, samples: int | None) -> UpperQuantile:
+    positions = math.prod(spot.shape[2:]) if unit == "channel" else 1
+    return UpperQuantile(p, budget=budget, expected=None if samples is None else samples * positions)
+
+
+def _samples(data: Any) -> int | None:
+    """How many samples there are at most, if the data tell."""
+    if isinstance(data, Tensor):
+        return len(data) or None
+    dataset = getattr(data, "dataset", None)
+    if isinstance(dataset, Sized) and getattr(data, "batch_size", None) is not None:
+        return len(dataset) or None
+    if isinstance(data, list | tuple):
+        return sum(len(_inputs(batch)) for batch in data) or None
+    return None
+
+
+def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[Tensor]:
+    if not isinstance(data, Tensor):
+        for batch in data:
+            inputs = _inputs(batch)
+            check_inputs(inputs)
+            yield usable(inputs)
+        return
+    check_inputs(data)
+    with calling():
+        largest = largest_activation(model, data[:1])
+    yield from torch.split(usable(data), max(1, _CHUNK_BYTES // largest))
+
+
+def _inputs(batch: Any) -> Tensor:
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"data must be inputs [N, C, *S] or batches of them, got {type(inputs).__name__}.")
+    return inputs

@@ -1,0 +1,193 @@
+r"""What a layer's units do while features are perturbed, read in the passes of a sweep."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.perturbation.capture import Capture, Watch
+from lightning_xai.units.activation import as_units, unit_shape
+from lightning_xai.units.counts import Pairs
+from lightning_xai.units.layers import Function, Spot, find_spot, seeing
+from lightning_xai.units.quantile import UpperQuantile
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class LayerChange(Capture):
+    r"""The largest change of each channel of a layer.
+
+    .. math:: \Delta a = \sigma(\Delta B) - \sigma(0), \qquad \Delta B_{k,j} = B_k(R_j\, x) - B_k(x)
+
+    ``largest`` [N, J, K] is the largest over the positions of the channel and the arms of the perturbation. One that
+    does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample is rounding: such are 0 or less.
+
+    Args:
+        layer: The dotted name of the layer.
+        activation: :math:`\sigma` or its name; the one that follows the layer in the model unless given.
+        keep_activation: Whether the clean activations ``activation`` [N, K, P] are kept, too.
+    """
+
+    layer: str
+    activation: str | Function | None = None
+    keep_activation: bool = False
+
+    def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
+        """Find the place of B."""
+        return _ChannelWatch(model, find_spot(model, inputs, self.layer, self.activation), self.keep_activation)
+
+
+@dataclass(frozen=True, eq=False)
+class PositionChange(Capture):
+    """Which positions of a layer are hit; counted at once, as there are too many to keep.
+
+    ``by_feature`` [N, J] counts the positions that a feature hits, ``by_unit`` [N, K, P] the features that hit a
+    position, ``nonfinite`` [N, J] the positions whose change is not a number.
+
+    Args:
+        layer: The dotted name of the layer.
+        threshold: T [K, *P]; None if only the changes are wanted, in ``changes``.
+        activation: The activation function or its name; the one that follows the layer unless given.
+        pairs: Where the pairs of feature and position are counted, if they are.
+        changes: Where the largest changes of each sample and feature go, if they are wanted.
+    """
+
+    layer: str
+    threshold: Tensor | None
+    activation: str | Function | None = None
+    pairs: Pairs | None = None
+    changes: UpperQuantile | None = None
+
+    def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
+        """Find the place of B; refuse a threshold that does not fit."""
+        spot = find_spot(model, inputs, self.layer, self.activation)
+        shape = unit_shape(spot, "position")
+        if self.threshold is not None:
+            fit_threshold(self.threshold, shape, self.layer)
+        return _PositionWatch(model, spot, self)
+
+
+class _LayerWatch(Watch):
+    """Compares B of the perturbed inputs with B of the clean ones, row by row, while the model runs."""
+
+    def __init__(self, model: nn.Module, spot: Spot) -> None:
+        self.model, self.spot = model, spot
+        self.samples = 0
+        self.reference: Tensor | None = None
+        self.found: Tensor | None = None
+        self.strongest: Tensor | None = None
+
+    def start(self) -> None:
+        self.reference, self.strongest = None, None
+
+    def around(self) -> AbstractContextManager[None]:
+        return seeing(self.model, {self.spot.layer: self.spot}, self._see)
+
+    def clean(self, samples: int) -> None:
+        assert self.reference is not None
+        self.samples = samples
+        first = self.reference[:samples]
+        self.tolerance = TOLERANCE * first.abs().flatten(2).amax(2) if first.ndim > 2 else TOLERANCE * first.abs()
+        self.rest = self.spot.activation(torch.zeros_like(self.reference[:1]))
+
+    def passed(self, broken: Tensor | None) -> None:
+        assert self.found is not None
+        if broken is not None:
+            self.found = self.found.masked_fill(broken.view(-1, *[1] * (self.found.ndim - 1)), float("nan"))
+        self.strongest = self.found if self.strongest is None else torch.maximum(self.strongest, self.found)
+        self.found = None
+
+    def _see(self, _layer: str, values: Tensor) -> None:
+        with torch.autocast(values.device.type, enabled=False):
+            if self.reference is None:
+                self.reference = values.clone()
+            else:
+                self.found = self.reduce(values - self.reference)
+
+    def reduce(self, change: Tensor) -> Tensor:
+        """What is kept of the changes [rows, K, *P] of a pass: the larger of two arms' is kept of both."""
+        raise NotImplementedError
+
+    def _taken(self, features: list[int]) -> Tensor:
+        """What was kept of the strongest arm, [F, n, ...], without the rows that filled the chunk up."""
+        assert self.strongest is not None
+        strongest, self.strongest = self.strongest, None
+        return strongest.view(-1, self.samples, *strongest.shape[1:])[: len(features)]
+
+
+class _ChannelWatch(_LayerWatch):
+    def __init__(self, model: nn.Module, spot: Spot, keep_activation: bool) -> None:
+        super().__init__(model, spot)
+        self.keep_activation = keep_activation
+
+    def reduce(self, change: Tensor) -> Tensor:
+        if not self.spot.rising:
+            change = self.spot.activation(change) - self.rest
+        return change.flatten(2).amax(2) if change.ndim > 2 else change
+
+    def chunk(self, features: list[int]) -> dict[str, Tensor]:
+        largest = self._taken(features)
+        if self.spot.rising:  # the largest value is the value of the largest change
+            largest = self.spot.activation(largest) - self.spot.activation(torch.zeros_like(largest[:1, :1]))
+        return {"largest": torch.where(largest > self.tolerance, largest, largest.clamp(max=0))}
+
+    def finish(self) -> dict[str, Tensor]:
+        if not self.keep_activation:
+            return {}
+        assert self.reference is not None
+        return {"activation": as_units(self.spot.activation(self.reference[: self.samples]), "channel")}
+
+
+class _PositionWatch(_LayerWatch):
+    def __init__(self, model: nn.Module, spot: Spot, asked: PositionChange) -> None:
+        super().__init__(model, spot)
+        self.asked = asked
+        self.hits: list[Tensor] = []
+        self.by_unit: Tensor | None = None
+
+    def start(self) -> None:
+        super().start()
+        self.hits, self.by_unit = [], None
+
+    def reduce(self, change: Tensor) -> Tensor:
+        return self.spot.activation(change) - self.rest
+
+    def chunk(self, features: list[int]) -> dict[str, Tensor]:
+        change = self._taken(features).flatten(3) if len(self.spot.shape) > 2 else self._taken(features).unsqueeze(3)
+        change = torch.where(change > self.tolerance.unsqueeze(2), change, change.clamp(max=0))
+        nonfinite = (~change.isfinite()).flatten(2).sum(2)
+        if self.asked.changes is not None:
+            self.asked.changes.add(change.reshape(len(features) * self.samples, -1, 1))
+        if self.asked.threshold is None:
+            return {"nonfinite": nonfinite}
+        threshold = self.asked.threshold.to(change).reshape(change.shape[2:]).clamp(min=0)
+        hit = change > threshold
+        by_unit = hit.sum(0)
+        self.by_unit = by_unit if self.by_unit is None else self.by_unit + by_unit
+        if self.asked.pairs is not None:
+            feature, _, unit = hit.flatten(2).nonzero(as_tuple=True)
+            feature = torch.tensor(features, device=feature.device)[feature]
+            self.hits.append(feature * hit[0, 0].numel() + unit)
+        return {"by_feature": hit.flatten(2).sum(2), "nonfinite": nonfinite}
+
+    def finish(self) -> dict[str, Tensor]:
+        if self.asked.pairs is not None and self.hits:
+            self.asked.pairs.add(torch.cat(self.hits))
+        self.hits, by_unit, self.by_unit = [], self.by_unit, None
+        return {} if by_unit is None else {"by_unit": by_unit}
+
+
+def fit_threshold(threshold: Tensor, shape: tuple[int, ...], layer: str) -> None:
+    """Refuse thresholds that do not fit the units of a layer.
+
+    Raises:
+        ValueError: If they are not one per unit, or not numbers.
+    """
+    if tuple(threshold.shape) != shape:
+        raise ValueError(f"threshold is {list(threshold.shape)}, the units of layer {layer!r} are {list(shape)}.")
+    if bool(threshold.isnan().any()):
+        raise ValueError(f"threshold of layer {layer!r} holds NaN.")

@@ -1,0 +1,203 @@
+"""What re-activation found: counts of samples per feature and unit, and the four questions they answer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_xai.units.activation import Threshold
+
+Unit = int | tuple[int, ...]
+
+_MOST_PAIRS = 2**22
+
+
+class Pair(NamedTuple):
+    """How often a feature has re-activated a unit.
+
+    Attributes:
+        feature: j.
+        unit: k; channel and position, if units are positions.
+        samples: In how many samples.
+    """
+
+    feature: int
+    unit: Unit
+    samples: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The four answers.
+
+    Attributes:
+        total: How often any feature has re-activated any unit.
+        per_window: The same per feature.
+        per_change: The same per unit of change: divided by the sum over samples and features of the mean of |R x - x|.
+        features: The strongest features with their counts, the smaller index first among equals.
+        units: The strongest units with their counts.
+        pairs: The strongest pairs of a feature and a unit.
+    """
+
+    total: int
+    per_window: float
+    per_change: float
+    features: tuple[tuple[int, int], ...]
+    units: tuple[tuple[Unit, int], ...]
+    pairs: tuple[Pair, ...]
+
+    def rows(self) -> list[tuple[str, int | str, int | str, int | float]]:
+        """The report as a table: question, feature, unit, value."""
+        table: list[tuple[str, int | str, int | str, int | float]] = [
+            ("total", "", "", self.total),
+            ("per window", "", "", self.per_window),
+            ("per change", "", "", self.per_change),
+        ]
+        table += [("feature", feature, "", count) for feature, count in self.features]
+        table += [("unit", "", _name(unit), count) for unit, count in self.units]
+        table += [("pair", pair.feature, _name(pair.unit), pair.samples) for pair in self.pairs]
+        return table
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write the table with the columns ``question``, ``feature``, ``unit``, ``value``."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["question", "feature", "unit", "value"])
+            writer.writerows(self.rows())
+
+
+class Pairs:
+    """Counts pairs by number without a matrix of them all: only pairs that were seen take memory.
+
+    Args:
+        most: How many pairs are kept; beyond that the rarest are dropped, and ``missed`` bounds what they, and the
+            counts of those that came back, lack.
+    """
+
+    def __init__(self, most: int = _MOST_PAIRS) -> None:
+        self.most = most
+        self.missed = 0
+        self.pairs = torch.zeros(0, dtype=torch.long)
+        self.counts = torch.zeros(0, dtype=torch.long)
+
+    def add(self, pairs: Tensor) -> None:
+        """Count pairs [n], which may repeat."""
+        found, times = torch.unique(pairs.cpu(), return_counts=True)
+        self.pairs, place = torch.unique(torch.cat([self.pairs, found]), return_inverse=True)
+        counts = torch.cat([self.counts, times])
+        self.counts = torch.zeros_like(self.pairs).index_add_(0, place, counts)
+        if len(self.pairs) > self.most:
+            order = self.counts.argsort(descending=True, stable=True)
+            self.missed += int(self.counts[order[self.most]])
+            kept = order[: self.most].sort().values
+            self.pairs, self.counts = self.pairs[kept], self.counts[kept]
+
+    def top(self, n: int) -> list[tuple[int, int]]:
+        """The n most frequent pairs and their counts; the smaller number first among equals."""
+        order = self.counts.argsort(descending=True, stable=True)[:n]
+        return list(zip(self.pairs[order].tolist(), self.counts[order].tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Reactivation:
+    r"""Counts M[j, k] of the samples in which perturbing feature j has re-activated unit k.
+
+    Attributes:
+        by_feature_and_unit: M [J, K], integers; None for positions.
+        by_feature: :math:`\sum_k M` [J].
+        by_unit: :math:`\sum_j M` [K], or [K, \*P] for positions.
+        change_by_feature: The sum over the samples of the mean over their cells of :math:`|R_j x - x|` [J].
+        threshold: T [K], or [K, \*P].
+        samples: N.
+        nonfinite: How many changes were not numbers, over samples, features and units; they never count as hits.
+        thresholds: How T was found, its exactness and dead units among it; None if it was given.
+        pairs: For positions, the counts of the pairs.
+    """
+
+    by_feature_and_unit: Tensor | None
+    by_feature: Tensor
+    by_unit: Tensor
+    change_by_feature: Tensor
+    threshold: Tensor
+    samples: int
+    nonfinite: int
+    thresholds: Threshold | None = None
+    pairs: Pairs | None = None
+
+    @property
+    def total(self) -> int:
+        """How often any feature has re-activated any unit."""
+        return int(self.by_feature.sum())
+
+    @property
+    def per_window(self) -> float:
+        """The total per feature."""
+        return self.total / len(self.by_feature)
+
+    @property
+    def per_change(self) -> float:
+        """The total per unit of change; 0 if nothing has changed."""
+        return per_change(self.total, float(self.change_by_feature.sum()))
+
+    def top_features(self, n: int = 10) -> tuple[tuple[int, int], ...]:
+        """The n features that re-activate most, and their counts; those that never do are left out."""
+        return tuple(_strongest(self.by_feature, n))
+
+    def top_units(self, n: int = 10) -> tuple[tuple[Unit, int], ...]:
+        """The n units that are re-activated most, and their counts; those that never are, are left out."""
+        return tuple((self._unit(index), count) for index, count in _strongest(self.by_unit.flatten(), n))
+
+    def top_pairs(self, n: int = 10) -> tuple[Pair, ...]:
+        """The n pairs of a feature and a unit that meet most often; those that never do are left out."""
+        units = self.by_unit.numel()
+        if self.by_feature_and_unit is not None:
+            found = _strongest(self.by_feature_and_unit.flatten(), n)
+        else:
+            found = [] if self.pairs is None else self.pairs.top(_at_least_one(n))
+        return tuple(Pair(index // units, self._unit(index % units), count) for index, count in found)
+
+    def report(self, n: int = 10) -> Report:
+        """The four answers, with the n strongest of each."""
+        strongest = self.top_features(n), self.top_units(n), self.top_pairs(n)
+        return Report(self.total, self.per_window, self.per_change, *strongest)
+
+    def _unit(self, index: int) -> Unit:
+        if self.by_unit.ndim == 1:
+            return index
+        place = []
+        for size in reversed(self.by_unit.shape):
+            index, rest = divmod(index, size)
+            place.append(rest)
+        return tuple(reversed(place))
+
+
+def per_change(total: int, change: float) -> float:
+    """A total per unit of change; 0 if nothing has changed."""
+    return total / change if change else 0.0
+
+
+def _strongest(counts: Tensor, n: int) -> list[tuple[int, int]]:
+    order = counts.argsort(descending=True, stable=True)[: _at_least_one(n)]
+    return [(index, count) for index, count in zip(order.tolist(), counts[order].tolist(), strict=True) if count]
+
+
+def _at_least_one(n: int) -> int:
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be at least 1, got {n!r}.")
+    return n
+
+
+def _name(unit: Unit) -> int | str:
+    return unit if isinstance(unit, int) else "/".join(map(str, unit))
+
+
+def padded(counts: Tensor, length: int) -> Tensor:
+    """Counts [j, ...] of the first features, with 0 for the others up to ``length``."""
+    missing: Sequence[int] = (length - len(counts), *counts.shape[1:])
+    return torch.cat([counts, counts.new_zeros(missing)]) if missing[0] else counts

@@ -1,0 +1,203 @@
+"""Where in a forward pass a layer's pre-activation is, and the activation that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_xai._checks import named_layer, unknown
+from lightning_xai._guard import calling, tapping
+from lightning_xai.operations import (
+    Operations,
+    following_activation,
+    kind_of,
+    operation_name,
+    tensors_in,
+    unwrapped,
+)
+
+Function = Callable[[Tensor], Tensor]
+
+_NAMED: dict[str, Function] = {
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "hardswish": functional.hardswish,
+    "identity": lambda values: values,
+    "leaky_relu": functional.leaky_relu,
+    "mish": functional.mish,
+    "relu": torch.relu,
+    "relu6": functional.relu6,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "tanh": torch.tanh,
+}
+# Of these the largest value is the value of the largest argument.
+_RISING = {"elu", "hardtanh", "identity", "relu", "relu6", "sigmoid", "softplus", "tanh"}
+_CARRIED = {"affine_norm", "dropout", "identity"}
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a layer's pre-activation B passes by, and what is done to it.
+
+    Attributes:
+        layer: The layer.
+        activation: The activation function.
+        rising: Whether the activation never falls.
+        call: The module, the name and the number of the call that B is read at; None for the layer's own output.
+        taken: Whether B is what the call takes; if not, it is what the call returns.
+        shape: The shape [1, K, *P] of B for one sample.
+    """
+
+    layer: str
+    activation: Function
+    rising: bool
+    call: tuple[str, str, int] | None
+    taken: bool
+    shape: tuple[int, ...]
+
+
+def find_spot(model: nn.Module, inputs: Tensor, layer: str, activation: str | Function | None = None) -> Spot:
+    """The place of a layer's pre-activation, found by one forward pass.
+
+    What the activation receives, if between the layer and it stand only batch norm, dropout or reshapes; otherwise
+    the activation must be named, and B is the layer's own output, after a batch norm that takes it.
+
+    Args:
+        model: The network, already in the mode and context in which it is to be called.
+        inputs: One sample or more.
+        layer: The dotted name of a layer.
+        activation: The activation function or its name, instead of the one in the model.
+
+    Raises:
+        ValueError: If there is no such layer, its output has no units, or no activation is found nor named.
+        TypeError: If ``activation`` is neither a name nor a function.
+    """
+    network = unwrapped(model)
+    named_layer(network, layer)
+    with calling(), _Normalised(network) as seen, tapping(network, {layer: seen.follow}):
+        following = following_activation(network, layer, inputs)
+    if seen.runs != 1:
+        raise ValueError(f"layer {layer!r} runs {seen.runs} times in a forward pass; name a layer that runs once.")
+    assert seen.output is not None
+    shape = (1, *seen.output.shape[1:])
+    given = _as_function(activation)
+    if given is None and following.function is None:
+        raise ValueError(
+            f"no activation is found after layer {layer!r}: {following.reason}. Name the one that its units are "
+            f"judged by, e.g. activation='relu', or activation='identity' for none."
+        )
+    function = given or following.function
+    assert function is not None
+    name = activation if isinstance(activation, str) else following.name if given is None else ""
+    taken = following.outcome == "found"
+    call = (following.module, following.name, following.occurrence) if taken else seen.call
+    if len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim):
+        raise ValueError(
+            f"layer {layer!r} returns {['N', *shape[1:]]} for inputs {['N', *inputs.shape[1:]]}: its units cannot be "
+            f"told. Name a convolution, or a linear layer that returns [N, K]."
+        )
+    return Spot(layer, function, name in _RISING, call, taken, shape)
+
+
+@contextmanager
+def seeing(model: nn.Module, spots: Mapping[str, Spot], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Show the pre-activations [N, K, *P] of layers to a function whenever the model runs, before any change in place.
+
+    Args:
+        model: The network.
+        spots: The places by layer.
+        see: Takes a layer's name and its B, in single precision at least; not to be kept without a copy.
+    """
+    network = unwrapped(model)
+
+    def show(layer: str, values: Tensor) -> None:
+        see(layer, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
+
+    def tap(layer: str) -> Callable[[Tensor], None]:
+        return lambda output: show(layer, output)
+
+    taps = {layer: tap(layer) for layer, spot in spots.items() if spot.call is None}
+    calls = [spot for spot in spots.values() if spot.call is not None]
+    with tapping(network, taps):
+        if not calls:
+            yield
+            return
+        with _Sight(network, calls, show):
+            yield
+
+
+class _Sight(Operations):
+    """Shows what some calls take or return."""
+
+    def __init__(self, model: nn.Module, spots: list[Spot], see: Callable[[str, Tensor], None]) -> None:
+        super().__init__(model)
+        self._see = see
+        self._spots: dict[tuple[str, str, int], list[Spot]] = {}
+        for spot in spots:
+            if spot.call is not None:
+                self._spots.setdefault(spot.call, []).append(spot)
+        self._names_seen = {name for _, name, _ in self._spots}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = operation_name(func)
+        if name not in self._names_seen:
+            return func(*args, **kwargs)
+        place = (self.running(), name)
+        count = self._counts.get(place, 0)
+        self._counts[place] = count + 1
+        spots = self._spots.get((*place, count), [])
+        for spot in spots:
+            if spot.taken:
+                values = args[0]
+                self._see(spot.layer, values.view(-1, *spot.shape[1:]) if values.ndim != len(spot.shape) else values)
+        result = func(*args, **kwargs)
+        for spot in spots:
+            if not spot.taken:
+                self._see(spot.layer, result)
+        return result
+
+
+class _Normalised(Operations):
+    """Follows a layer's output through batch norm, dropout and identities: where it last stands, and its shape."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.call: tuple[str, str, int] | None = None
+        self.output: Tensor | None = None
+        self.runs = 0
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def follow(self, output: Tensor) -> None:
+        self.runs += 1
+        self.output = output
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place = (self.running(), operation_name(func))
+        count = self._counts.get(place, 0)
+        self._counts[place] = count + 1
+        takes = any(part is self.output for part in tensors_in([args, kwargs]))
+        result = func(*args, **kwargs)
+        if takes and kind_of(func) in _CARRIED and isinstance(result, Tensor):
+            self.output = result
+            if kind_of(func) == "affine_norm":
+                self.call = (*place, count)
+        return result
+
+
+def _as_function(activation: str | Function | None) -> Function | None:
+    if activation is None or callable(activation):
+        return activation
+    if not isinstance(activation, str):
+        raise TypeError(f"activation must be a function or its name, got {type(activation).__name__}.")
+    if activation not in _NAMED:
+        raise ValueError(unknown("activation", activation, _NAMED))
+    return _NAMED[activation]

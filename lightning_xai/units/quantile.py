@@ -1,0 +1,313 @@
+"""Upper quantiles of activations, over more data than memory holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEFAULT_BUDGET = 2**26
+
+_LEAST_EXPONENT, _EXPONENTS = -32, 64
+_MOST_BITS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Quantile:
+    """The upper quantiles of some units, and how they were found.
+
+    Attributes:
+        value: T [K]: at most a share p of a unit's values is larger. NaN for a unit without values.
+        exact: Whether T is the quantile itself; if not, it is read off a histogram.
+        error: The largest error: ``|value - T| <= error * |T| + 2**-31``; 0 if exact, infinite if T is too large for
+            the histogram.
+        count: How many values each unit has had [K].
+        peak: The largest value of each unit [K].
+        nonfinite: How many values were NaN or infinite; they are left out.
+    """
+
+    value: Tensor
+    exact: bool
+    error: float
+    count: Tensor
+    peak: Tensor
+    nonfinite: int
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """The units that never were active: T = 0, and nothing is larger."""
+        return tuple(((self.value == 0) & (self.peak == 0)).nonzero().flatten().tolist())
+
+
+class UpperQuantile:
+    r"""T with :math:`P(a_k > T_k) \le p`, over values that come in parts; parts may be merged in any order.
+
+    T is the value with the rank :math:`\lfloor p N \rfloor + 1` from above. So the largest values of each unit are
+    kept, as many as the budget allows (half of it is room for new ones), and T is exact as long as that rank is among
+    them, whatever the parts and their order. What is dropped is counted in a histogram with logarithmic bins (64
+    powers of two, each in :math:`2^b` bins, b as large as the budget allows and at most 10); off it T is read with a
+    relative error of at most :math:`2^{-b-1}` (and
+    that of single precision) when there are more values.
+
+    Args:
+        p: The share of the values above T, in (0, 1).
+        budget: Bytes for the largest values; the histogram, once needed, takes no more than as many again.
+        expected: N, the number of values of each unit, if it is known: no more than needed is kept.
+
+    Raises:
+        ValueError: If p is not in (0, 1), or the budget is too small for the units.
+
+    >>> stream = UpperQuantile(p=0.4)
+    >>> stream.add(torch.tensor([[[3.0, 1.0]], [[2.0, 5.0]], [[4.0, 0.0]]]))
+    >>> stream.result().value
+    tensor([3.])
+    """
+
+    most: int
+    bits: int
+    table: Tensor
+    fill: Tensor
+    least: Tensor
+    count: Tensor
+    peak: Tensor
+    histogram: Tensor
+
+    def __init__(self, p: float, *, budget: int = DEFAULT_BUDGET, expected: int | None = None) -> None:
+        check_share(p)
+        if not isinstance(budget, int) or budget < 1:
+            raise ValueError(f"budget must be a number of bytes, at least 1, got {budget!r}.")
+        if expected is not None and expected < 1:
+            raise ValueError(f"expected must be the number of values per unit, at least 1, got {expected}.")
+        self.p = p
+        self.budget = budget
+        self.expected = expected
+        self.nonfinite = 0
+        self.started = False
+
+    def add(self, values: Tensor) -> None:
+        """Take values [n, K, P]: of n samples, K units, P positions."""
+        if values.ndim != 3:
+            raise ValueError(f"values must be [samples, units, positions], got shape {list(values.shape)}.")
+        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        if not self.started:
+            self._start(values)
+        elif values.shape[1] != len(self.count):
+            raise ValueError(f"values have {values.shape[1]} units, they had {len(self.count)} so far.")
+        if values.numel() == 0:
+            return
+        peaks = values.amax(2)
+        if not bool(peaks.isfinite().all()):
+            values = self._without_nonfinite(values)
+            peaks = values.amax(2)
+            self.count += (values > -torch.inf).sum((0, 2))
+        else:
+            self.count += values.shape[0] * values.shape[2]
+        self.peak = torch.maximum(self.peak, peaks.amax(0))
+        if self.expected is not None and int(self.count.max()) > self.expected:
+            raise ValueError(f"there are more values per unit than the {self.expected} expected.")
+        if self.most == 0:
+            self._bin(values)
+            return
+        if values.shape[2] > self.most:
+            for part in torch.split(values, self.most, 2):
+                for sample in torch.split(part, 1):
+                    self._keep(sample, sample.amax(2))
+            return
+        step = self.most // values.shape[2]
+        for some, highest in zip(torch.split(values, step), torch.split(peaks, step), strict=True):
+            self._keep(some, highest)
+
+    def merge(self, other: UpperQuantile) -> None:
+        """Take what another stream with the same p and budget has seen."""
+        if (other.p, other.budget, other.expected) != (self.p, self.budget, self.expected):
+            raise ValueError("only streams with the same p, budget and expected number of values can be merged.")
+        if other.started:
+            self.absorb(*other.state(), other.nonfinite)
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is to be merged: the largest values [m, K], counts [K], peaks [K], histogram [K, B] or [K, 0].
+
+        A unit that has had fewer than m values is filled up with -inf.
+        """
+        self._shrink()
+        return self.table[:, : int(self.fill.max())].T, self.count, self.peak, self.histogram
+
+    def absorb(self, largest: Tensor, count: Tensor, peak: Tensor, histogram: Tensor, nonfinite: int = 0) -> None:
+        """Take a state, or several at once: their largest values one below the other, the rest added up."""
+        if not self.started:
+            self._start(largest.T.unsqueeze(0))
+        self.count, self.nonfinite = self.count + count, self.nonfinite + nonfinite
+        self.peak = torch.maximum(self.peak, peak)
+        if histogram.numel():
+            self._open()
+            self.histogram += histogram
+        if self.most == 0:
+            return
+        for part in torch.split(largest.T, self.most, 1) if len(largest) else ():
+            self._keep(part.unsqueeze(0), part.unsqueeze(0).amax(2))
+
+    def result(self) -> Quantile:
+        """T so far.
+
+        Raises:
+            ValueError: If there was nothing yet.
+        """
+        if not self.started:
+            raise ValueError("there are no values to take a quantile of.")
+        self._shrink()
+        rank = torch.tensor([int(self.p * count) for count in self.count.tolist()], device=self.count.device)
+        # Of a unit with few values everything is kept.
+        exact = self.most > 0 and int(rank.max()) < self.most
+        if exact:
+            width = max(1, int(self.fill.max()))
+            largest = self.table[:, :width].sort(1, descending=True).values
+            value, error = largest.gather(1, rank.clamp(max=width - 1).unsqueeze(1)).squeeze(1), 0.0
+        else:
+            value, inside = self._read(rank)
+            error = 2.0 ** -(self.bits + 1) + 2.0**-24 if inside else math.inf
+        value = torch.where(self.count > 0, value, float("nan"))
+        return Quantile(value, exact, error, self.count.clone(), self.peak.clone(), self.nonfinite)
+
+    def _start(self, values: Tensor) -> None:
+        units, size = values.shape[1], values.element_size()
+        most = self.budget // (2 * units * size)
+        self.bits = -1
+        while self.bits < _MOST_BITS and units * 2 ** (self.bits + 1) * 2 * _EXPONENTS * 8 <= self.budget:
+            self.bits += 1
+        if most < 1:
+            raise ValueError(
+                f"a budget of {self.budget} bytes is too small for {units} units: give at least {2 * units * size}."
+            )
+        if self.expected is not None:
+            needed = int(self.p * self.expected) + 1
+            most = needed if needed <= most else 0
+        self.most = most
+        self.table = values.new_empty(units, 0)
+        self.fill = torch.zeros(units, dtype=torch.long, device=values.device)
+        self.least = values.new_full((units,), -torch.inf)
+        self.count = torch.zeros(units, dtype=torch.long, device=values.device)
+        self.peak = values.new_full((units,), -torch.inf)
+        self.histogram = torch.zeros(units, 0, dtype=torch.long, device=values.device)
+        self.started = True
+
+    def _without_nonfinite(self, values: Tensor) -> Tensor:
+        finite = values.isfinite()
+        self.nonfinite += int((~finite).sum())
+        return torch.where(finite, values, -torch.inf)
+
+    def _keep(self, values: Tensor, peaks: Tensor) -> None:
+        """Add to the table what is larger than the least value of a full one: values [n, K, P], n * P <= most."""
+        units = values.shape[1]
+        # Most samples have nothing to add once the table is full: only the others are looked at closely.
+        rows = (peaks > self.least).flatten().nonzero().flatten()
+        flat = values.reshape(-1, values.shape[2])
+        flat = flat if len(rows) == len(flat) else flat[rows]
+        unit = rows % units
+        kept, each, total = self._larger(flat, unit)
+        if int((self.fill + total).max()) > 2 * self.most:
+            self._shrink()
+            kept, each, total = self._larger(flat, unit)
+        if self.expected is None and bool((self.least > -torch.inf).any()):
+            self._bin(torch.where(values > self.least.view(-1, 1), -torch.inf, values))
+        self._widen(int((self.fill + total).max()))
+        # Within a unit the rows stand one after the other, each value at the next free place.
+        order = unit.argsort(stable=True)
+        starts = torch.empty_like(each)
+        starts[order] = each[order].cumsum(0) - each[order]
+        starts += self.fill[unit] - (total.cumsum(0) - total)[unit]
+        row = torch.repeat_interleave(each)
+        within = torch.arange(len(row), device=values.device) - (each.cumsum(0) - each)[row]
+        self.table[unit[row], starts[row] + within] = flat[kept]
+        self.fill += total
+
+    def _larger(self, flat: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which values of rows [r, P] are larger than the least one; how many in each row, and of each unit."""
+        kept = flat > self.least[unit].unsqueeze(1)
+        each = kept.sum(1)
+        return kept, each, torch.zeros_like(self.fill).index_add_(0, unit, each)
+
+    def _widen(self, width: int) -> None:
+        if width > self.table.shape[1]:
+            wider = self.table.new_full((len(self.table), min(2 * self.most, max(2 * width, 64))), -torch.inf)
+            wider[:, : self.table.shape[1]] = self.table
+            self.table = wider
+
+    def _shrink(self) -> None:
+        """Keep the ``most`` largest values of each unit."""
+        width = int(self.fill.max()) if len(self.fill) else 0
+        if width <= self.most:
+            return
+        largest = self.table[:, :width].topk(self.most, 1, sorted=False)
+        if self.expected is None:
+            rest = self.table[:, :width].scatter(1, largest.indices, -torch.inf)
+            self._bin(rest.unsqueeze(0))
+        self.table[:, : self.most] = largest.values
+        self.table[:, self.most :] = -torch.inf
+        self.fill.clamp_(max=self.most)
+        self.least = torch.where(self.fill == self.most, self.table[:, : self.most].amin(1), -torch.inf)
+
+    def _open(self) -> None:
+        if self.bits < 0:
+            least = len(self.count) * 2 * _EXPONENTS * 8
+            raise ValueError(
+                f"there are more values than a budget of {self.budget} bytes keeps, and it is too small for a "
+                f"histogram of {len(self.count)} units: give at least {least}."
+            )
+        if self.histogram.shape[1] == 0:
+            self.histogram = self.histogram.new_zeros(len(self.count), 2 * _EXPONENTS << self.bits)
+
+    def _bin(self, values: Tensor) -> None:
+        """Count values [n, K, P] in the histogram; those of -inf are none."""
+        self._open()
+        there = values > -torch.inf
+        unit = torch.arange(values.shape[1], device=values.device).view(-1, 1).expand(values.shape)[there]
+        bins = self.histogram.shape[1]
+        found = torch.bincount(unit * bins + _bins(values[there], self.bits), minlength=bins * len(self.count))
+        self.histogram += found.view(-1, bins)
+
+    def _read(self, rank: Tensor) -> tuple[Tensor, bool]:
+        """The value of a rank from above off the histogram of everything, and whether its bin has two ends."""
+        self._open()
+        width = int(self.fill.max()) if self.most else 0
+        if width:
+            before = self.histogram.clone()
+            self._bin(self.table[:, :width].unsqueeze(0))
+            counted, self.histogram = self.histogram, before
+        else:
+            counted = self.histogram
+        above = counted.flip(1).cumsum(1)
+        place = counted.shape[1] - 1 - (above <= rank.unsqueeze(1)).sum(1).clamp(max=counted.shape[1] - 1)
+        half = _EXPONENTS << self.bits
+        inside = bool(((place > 0) & (place < 2 * half - 1))[self.count > 0].all())
+        return _middles(self.bits, self.table.device)[place].to(self.table), inside
+
+
+def check_share(p: float) -> None:
+    """Refuse a share that is not one.
+
+    Raises:
+        ValueError: If p is not between 0 and 1, both left out.
+    """
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
+        raise ValueError(f"p must be a share between 0 and 1, both left out, e.g. 0.005, got {p!r}.")
+
+
+def _bins(values: Tensor, bits: int) -> Tensor:
+    """The bin of each value: by sign, power of two and leading bits, in the order of the values."""
+    raw = values.to(torch.float32).abs().view(torch.int32) >> (23 - bits)
+    half = _EXPONENTS << bits
+    size = (raw - ((127 + _LEAST_EXPONENT) << bits)).clamp_(0, half - 1).long()
+    return torch.where(values >= 0, half + size, half - 1 - size)
+
+
+def _middles(bits: int, device: torch.device) -> Tensor:
+    """The middle of every bin; 0 for the two at zero."""
+    half = _EXPONENTS << bits
+    size = torch.arange(half, dtype=torch.float64)
+    low = torch.ldexp(1 + (size % 2**bits) / 2**bits, (size // 2**bits + _LEAST_EXPONENT).int())
+    width = torch.ldexp(torch.full_like(size, 2.0**-bits), (size // 2**bits + _LEAST_EXPONENT).int())
+    middle = low + width / 2
+    middle[0] = 0
+    return torch.cat([-middle.flip(0), middle]).to(device)
