@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -50,9 +51,11 @@ def compute_together(metrics: Mapping[_Name, ExplanationMetric]) -> dict[_Name, 
     return results
 
 
-def _states(metric: ExplanationMetric) -> list[Tensor]:
-    """The tensors that the metric would exchange, in its order."""
+def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
+    """The tensors that the metric would exchange, in its order; whether each may have another length elsewhere."""
     found: list[Tensor] = []
+    states = [getattr(metric, name) for name in metric._reductions]
+    lists = [isinstance(state, list) for state in states if not isinstance(state, list) or state]
 
     def see(state: Tensor, group: Any = None) -> list[Tensor]:  # noqa: ARG001 - the form that torchmetrics calls
         found.append(state)
@@ -60,7 +63,7 @@ def _states(metric: ExplanationMetric) -> list[Tensor]:
 
     metric.sync(dist_sync_fn=see, distributed_available=lambda: True)
     metric.unsync()
-    return found
+    return list(zip(found, lists, strict=True))
 
 
 def _compute(metric: ExplanationMetric, gathered: Sequence[list[Tensor]]) -> dict[str, Tensor]:
@@ -74,30 +77,57 @@ def _compute(metric: ExplanationMetric, gathered: Sequence[list[Tensor]]) -> dic
     return found
 
 
-def _gather(states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Every state of every process: the bytes of all in one collective, after one that compares their shapes."""
-    device = states[0].device
-    pieces = []
-    for state in states:
-        raw = state.detach().contiguous().reshape(-1).view(torch.uint8)
-        pieces += [raw, raw.new_zeros(-len(raw) % _ALIGNMENT)]
-    packed = torch.cat(pieces)
-    shapes = zlib.crc32(repr([(state.dtype, tuple(state.shape)) for state in states]).encode())
-    same = torch.tensor([shapes], device=device)
+def _gather(states: Sequence[tuple[Tensor, bool]]) -> Iterator[list[Tensor]]:
+    """Every state of every process: the bytes of all in one collective, after one that compares their shapes.
+
+    If some may differ in length, one more tells the lengths.
+    """
+    device = states[0][0].device
+    kinds = [(state.dtype, state.ndim, tuple(state.shape[varies:])) for state, varies in states]
+    same = torch.tensor([zlib.crc32(repr(kinds).encode())], device=device)
     if len({int(other) for other in _all(same)}) > 1:
         raise ValueError(
             "the metrics' states have other shapes in another process: means over the data need inputs of one size and "
             "every process the same metrics. Resize the inputs, or use one metric per size."
         )
-    processes = _all(packed)
-    start = 0
-    for state in states:
-        stop = start + state.numel() * state.element_size()
-        yield [raw[start:stop].view(state.dtype).view(state.shape) for raw in processes]
-        start = stop + (start - stop) % _ALIGNMENT
+    lengths = torch.tensor([len(state) for state, varies in states if varies], dtype=torch.long, device=device)
+    everywhere = [found.tolist() for found in (_all(lengths) if len(lengths) else [lengths] * _world())]
+    layouts = [_layout([state for state, _ in states], [varies for _, varies in states], own) for own in everywhere]
+    pieces = []
+    for state, _ in states:
+        raw = state.detach().contiguous().reshape(-1).view(torch.uint8)
+        pieces += [raw, raw.new_zeros(-len(raw) % _ALIGNMENT)]
+    packed = torch.cat(pieces)
+    longest = max(layout[-1][1] for layout in layouts)
+    processes = _all(torch.cat([packed, packed.new_zeros(longest - len(packed))]))
+    for index, (state, _) in enumerate(states):
+        found = []
+        for raw, layout in zip(processes, layouts, strict=True):
+            start, _, shape = layout[index]
+            size = math.prod(shape) * state.element_size()
+            found.append(raw[start : start + size].view(state.dtype).view(shape))
+        yield found
+
+
+def _layout(
+    states: Sequence[Tensor], varies: Sequence[bool], lengths: Sequence[int]
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Where each state of a process begins and ends among its bytes, and its shape there."""
+    own = iter(lengths)
+    layout, start = [], 0
+    for state, vary in zip(states, varies, strict=True):
+        shape = (next(own), *state.shape[1:]) if vary else tuple(state.shape)
+        size = math.prod(shape) * state.element_size()
+        layout.append((start, start + size + -size % _ALIGNMENT, shape))
+        start = layout[-1][1]
+    return layout
+
+
+def _world() -> int:
+    return distributed.get_world_size()
 
 
 def _all(tensor: Tensor) -> list[Tensor]:
-    found = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    found = [torch.empty_like(tensor) for _ in range(_world())]
     distributed.all_gather(found, tensor)
     return found
