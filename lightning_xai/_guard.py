@@ -71,6 +71,46 @@ def usable(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Take the parameters of ``model`` for constants: a tensor then requires a gradient iff the input reaches it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled modules inside ``model`` as they were written, so that their operations can be seen.
+
+    Raises:
+        ValueError: If there are some and this torch (before 2.6) cannot.
+    """
+    compiled = sys.modules.get("torch._dynamo.eval_frame")  # takes seconds to import; loaded if a module was compiled
+    hidden = [
+        name
+        for name, module in (model.named_modules() if compiled is not None else ())
+        if isinstance(module, compiled.OptimizedModule)  # type: ignore[union-attr]
+        or getattr(module, "_compiled_call_impl", None) is not None
+    ]
+    if not hidden:
+        yield
+        return
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        raise ValueError(
+            f"the compiled module {hidden[0]!r} hides its operations; explain the module as it was before "
+            f"torch.compile, or use torch 2.6 or newer."
+        )
+    with stance("force_eager"):
+        yield
+
+
+@contextmanager
 def tapping(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """Show the output of layers to functions whenever the model runs; what a function returns takes its place.
 

@@ -49,6 +49,7 @@ _NAMES = {
 
 KINDS = tuple(_NAMES)
 _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+NAMES = frozenset(_KIND_OF)
 
 # What asks about a tensor, or takes it out of the pass: no operation of the network.
 _QUERY_NAMES = """get set size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point

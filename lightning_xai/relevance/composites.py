@@ -1,0 +1,465 @@
+"""Which rule where: ordered lists "pattern -> rule", and the presets of the literature."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lightning_xai._checks import unknown
+from lightning_xai.operations import KINDS, NAMES, module_names
+from lightning_xai.relevance import rules
+from lightning_xai.relevance.rules import Bound, Rule
+
+_PLACES = ("first", "last")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a forward pass, as patterns see it.
+
+    Attributes:
+        name: The function of the torch API, e.g. ``"conv2d"``.
+        kind: Its kind, e.g. ``"convolution"``; None if it has none.
+        module: The dotted name of the module that runs; ``""`` for the model itself.
+        first: Whether it is a linear operation that the model's input reaches through no other one.
+        last: Whether it is the linear operation nearest to the score.
+    """
+
+    name: str
+    kind: str | None
+    module: str
+    first: bool = False
+    last: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module!r}" if self.module else f"{self.name} in the model itself"
+
+
+def _word_matches(word: str, operation: Operation) -> bool:
+    if word == "first":
+        return operation.first
+    if word == "last":
+        return operation.last
+    if word == "*" or word in KINDS or word in NAMES:
+        return word in ("*", operation.kind, operation.name)
+    name = word.removeprefix("name:")
+    return bool(operation.module) and (fnmatchcase(operation.module, name) or operation.module.startswith(f"{name}."))
+
+
+def matches(pattern: str, operation: Operation) -> bool:
+    """Whether every word of a pattern fits an operation.
+
+    >>> conv = Operation("conv2d", "convolution", "layer1.0.conv1")
+    >>> [matches(p, conv) for p in ("convolution", "layer1", "layer1.*.conv2", "conv2d layer*", "first")]
+    [True, True, False, True, False]
+    """
+    return all(_word_matches(word, operation) for word in pattern.split())
+
+
+class Patterns(ABC):
+    """What a relevance method does at each operation: an ordered list, the first match wins."""
+
+    @abstractmethod
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+
+    def rule_for(self, operation: Operation) -> Rule | None:
+        """The rule of the first pattern that matches; None if none does.
+
+        Raises:
+            ValueError: If that rule is none for this kind of operation.
+        """
+        for pattern, rule in self.entries():
+            if matches(pattern, operation):
+                if rule.applies is not None and operation.kind not in rule.applies:
+                    if any(word not in ("*", *_PLACES) for word in pattern.split()) and operation.kind in _TOLD:
+                        raise ValueError(
+                            f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
+                            f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies))}."
+                        )
+                    continue
+                return rule
+        return None
+
+    @property
+    def speaks_of_last(self) -> bool:
+        """Whether a pattern needs to know which operation is the last."""
+        return any("last" in pattern.split() for pattern, _ in self.entries())
+
+    @property
+    def replaces_inputs(self) -> bool:
+        """Whether a rule gives relevance that is no multiple of the input."""
+        return any(not rule.multiplies for _, rule in self.entries())
+
+    def check_names(self, model: nn.Module) -> None:
+        """Refuse a pattern that names no module of the model.
+
+        Raises:
+            ValueError: If a dotted name or wildcard fits no module; the message lists the near misses.
+        """
+        names = [name for name in module_names(model).values() if name]
+        for pattern, _ in self.entries():
+            for word in pattern.split():
+                name = word.removeprefix("name:")
+                if word in KINDS or word in _PLACES or word in NAMES or word == "*":
+                    continue
+                if not any(fnmatchcase(known, name) for known in names):
+                    raise ValueError(unknown("the composite's pattern", name, [*KINDS, *_PLACES, *names]))
+
+
+# Kinds to which a rule of another kind is never given by accident: a module's name covers reshapes and sums as well.
+_TOLD = frozenset({"convolution", "linear"})
+
+
+@dataclass(frozen=True)
+class Composite(Patterns):
+    """A list "pattern -> rule" of one's own; the first match wins.
+
+    A pattern is one or more words, all of which must fit: a kind of operation (``convolution``, ``linear``,
+    ``affine_norm``, ``norm``, ``activation``, ``softmax``, ``product``, ``attention``, ``sum``, ``pooling``, ...), the
+    name of a function of torch (``conv2d``, ``gelu``), ``first`` or ``last`` among the linear operations, or the dotted
+    name of a module, with wildcards, which covers what is inside it (``layer4``, ``features.*``; ``name:linear`` for
+    a module whose name is a kind). ``*`` fits everything.
+
+    Convolutions, linear operations and norms with parameters must find a rule. Others have one of their own unless a
+    pattern says otherwise: activations :class:`~lightning_xai.relevance.rules.Pass`, products and attention
+    :class:`~lightning_xai.relevance.rules.Uniform`, softmax, sums and pooling the derivative, which conserves there. A
+    batch norm that follows a convolution or a linear layer is part of it.
+
+    Args:
+        rules: Pairs (pattern, rule).
+
+    Raises:
+        TypeError: If an entry is no such pair.
+
+    Example:
+        >>> mine = Composite([("first", rules.Flat()), ("layer4", rules.Epsilon(0.1)), ("*", rules.ZPlus())])
+        >>> mine.rule_for(Operation("conv2d", "convolution", "layer4.1.conv2"))
+        Epsilon(epsilon=0.1)
+    """
+
+    rules: Sequence[tuple[str, Rule]] | Mapping[str, Rule]
+
+    def __post_init__(self) -> None:
+        given = self.rules.items() if isinstance(self.rules, Mapping) else self.rules
+        found = []
+        for entry in given:
+            pattern, rule = entry if isinstance(entry, Sequence) and len(entry) == 2 else (None, None)
+            if not isinstance(pattern, str) or not pattern.split() or not isinstance(rule, Rule):
+                raise TypeError(
+                    f"a composite is a list of pairs (pattern, rule), e.g. ('convolution', rules.ZPlus()), "
+                    f"got {entry!r}."
+                )
+            found.append((pattern, rule))
+        if not found:
+            raise ValueError("a composite needs at least one pair (pattern, rule).")
+        object.__setattr__(self, "rules", tuple(found))
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return self.rules  # type: ignore[return-value]
+
+
+_NORMS: tuple[tuple[str, Rule], ...] = (("affine_norm", rules.Zero()), ("norm", rules.FixedScale()))
+
+
+@dataclass(frozen=True)
+class EpsilonPlus(Patterns):
+    """Epsilon for linear layers, z+ for convolutions.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    convolution   ZPlus(stabilizer)
+    linear        Epsilon(epsilon)
+    affine_norm   folded into what it follows; alone LRP-0
+    norm          FixedScale
+    activation    Pass
+    product       Uniform, as in attention
+    others        the derivative
+    ============  ==========================================
+
+    Args:
+        epsilon: Of the linear layers.
+        stabilizer: The epsilon of all other denominators.
+
+    Source: :cite:`montavon2019`.
+    """
+
+    epsilon: float = 1e-6
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.entries()
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("convolution", rules.ZPlus(self.stabilizer)), ("linear", rules.Epsilon(self.epsilon)), *_NORMS)
+
+
+@dataclass(frozen=True)
+class EpsilonPlusFlat(EpsilonPlus):
+    """:class:`EpsilonPlus` with a flat first layer.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    first         Flat
+    convolution   ZPlus(stabilizer)
+    linear        Epsilon(epsilon)
+    others        as in :class:`EpsilonPlus`
+    ============  ==========================================
+
+    Args:
+        epsilon: Of the linear layers.
+        stabilizer: The epsilon of all other denominators.
+
+    Source: :cite:`lapuschkin2019`.
+    """
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("first", rules.Flat()), *super().entries())
+
+
+@dataclass(frozen=True)
+class EpsilonAlpha2Beta1(EpsilonPlus):
+    """Epsilon for linear layers, alpha 2 beta 1 for convolutions.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    convolution   AlphaBeta(2, 1, stabilizer)
+    linear        Epsilon(epsilon)
+    others        as in :class:`EpsilonPlus`
+    ============  ==========================================
+
+    Args:
+        epsilon: Of the linear layers.
+        stabilizer: The epsilon of all other denominators.
+
+    Source: :cite:`bach2015,montavon2019`.
+    """
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("convolution", rules.AlphaBeta(2.0, 1.0, self.stabilizer)), *super().entries())
+
+
+@dataclass(frozen=True)
+class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
+    """:class:`EpsilonAlpha2Beta1` with a flat first layer.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    first         Flat
+    convolution   AlphaBeta(2, 1, stabilizer)
+    linear        Epsilon(epsilon)
+    others        as in :class:`EpsilonPlus`
+    ============  ==========================================
+
+    Args:
+        epsilon: Of the linear layers.
+        stabilizer: The epsilon of all other denominators.
+
+    Source: :cite:`lapuschkin2019`.
+    """
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("first", rules.Flat()), *super().entries())
+
+
+@dataclass(frozen=True)
+class EpsilonGammaBox(Patterns):
+    r"""z-box for the first layer, gamma for convolutions, epsilon for linear layers.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    first         ZBox(low, high, stabilizer)
+    convolution   Gamma(gamma, stabilizer)
+    linear        Epsilon(epsilon)
+    others        as in :class:`EpsilonPlus`
+    ============  ==========================================
+
+    Args:
+        low: The least value of the inputs: a number, one per channel, or a tensor [C, \*S].
+        high: The largest.
+        gamma: Of the convolutions.
+        epsilon: Of the linear layers.
+        stabilizer: The epsilon of all other denominators.
+
+    Source: :cite:`montavon2019`.
+    """
+
+    low: Bound
+    high: Bound
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.entries()
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (
+            ("first", rules.ZBox(self.low, self.high, self.stabilizer)),
+            ("convolution", rules.Gamma(self.gamma, self.stabilizer)),
+            ("linear", rules.Epsilon(self.epsilon)),
+            *_NORMS,
+        )
+
+
+@dataclass(frozen=True)
+class DeepTaylor(Patterns):
+    r"""Deep Taylor decomposition: z+ everywhere, at the input z-box if its bounds are known and w2 if not.
+
+    ==================  ==========================================
+    operation           rule
+    ==================  ==========================================
+    first               ZBox(low, high) or WSquare
+    convolution,        ZPlus
+    linear
+    others              as in :class:`EpsilonPlus`
+    ==================  ==========================================
+
+    Args:
+        low: The least value of the inputs: a number, one per channel, or a tensor [C, \*S]; None for w2.
+        high: The largest.
+        stabilizer: The epsilon of the denominators.
+
+    Source: :cite:`montavon2017`.
+    """
+
+    low: Bound | None = None
+    high: Bound | None = None
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("give both low and high for the z-box, or neither for w2.")
+        self.entries()
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        first: Rule = rules.WSquare(self.stabilizer)
+        if self.low is not None and self.high is not None:
+            first = rules.ZBox(self.low, self.high, self.stabilizer)
+        plus = rules.ZPlus(self.stabilizer)
+        return (("first", first), ("convolution", plus), ("linear", plus), *_NORMS)
+
+
+@dataclass(frozen=True)
+class AttnLRP(Patterns):
+    """LRP for transformers.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    convolution   Epsilon(epsilon)
+    linear        Epsilon(epsilon)
+    norm          FixedScale: the divisor is a constant
+    activation    Pass
+    softmax       first-order Taylor: the derivative
+    product       Uniform: half for each factor
+    attention     Uniform: values 1/2, queries, keys 1/4 each
+    ============  ==========================================
+
+    Args:
+        epsilon: Of the linear operations.
+
+    Source: :cite:`achtibat2024`.
+    """
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.entries()
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        own = rules.Epsilon(self.epsilon)
+        uniform = rules.Uniform()
+        return (
+            ("convolution", own),
+            ("linear", own),
+            *_NORMS,
+            ("activation", rules.Pass()),
+            ("softmax", rules.Gradient()),
+            ("product", uniform),
+            ("attention", uniform),
+        )
+
+
+@dataclass(frozen=True)
+class GuidedBackprop(Patterns):
+    """The derivative, with guided ReLUs.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    relu, relu6   Guided
+    others        the derivative
+    ============  ==========================================
+
+    Source: :cite:`springenberg2015`.
+    """
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("relu", rules.Guided()), ("relu6", rules.Guided()), ("*", rules.Gradient()))
+
+
+@dataclass(frozen=True)
+class Deconvnet(Patterns):
+    """The derivative, with the ReLUs of the deconvnet.
+
+    ============  ==========================================
+    operation     rule
+    ============  ==========================================
+    relu, relu6   Deconv
+    others        the derivative
+    ============  ==========================================
+
+    Source: :cite:`zeiler2014`.
+    """
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        return (("relu", rules.Deconv()), ("relu6", rules.Deconv()), ("*", rules.Gradient()))
+
+
+@dataclass(frozen=True)
+class ExcitationBackprop(Patterns):
+    """Marginal winning probabilities: z+ without biases.
+
+    ==================  ==========================================
+    operation           rule
+    ==================  ==========================================
+    convolution,        ZPlus(stabilizer, bias=False)
+    linear
+    others              as in :class:`EpsilonPlus`
+    ==================  ==========================================
+
+    Args:
+        stabilizer: The epsilon of the denominators.
+
+    Source: :cite:`zhang2018`.
+    """
+
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.entries()
+
+    def entries(self) -> tuple[tuple[str, Rule], ...]:
+        """The list "pattern -> rule"."""
+        plus = rules.ZPlus(self.stabilizer, bias=False)
+        return (("convolution", plus), ("linear", plus), *_NORMS)

@@ -1,0 +1,256 @@
+"""The autograd functions whose backward passes are rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Linear(torch.autograd.Function):
+    """A linear operation; the backward is its record's rule, into the input or the receiver beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, receiver: Tensor | None, record: Any, run: Callable[[], Tensor]) -> Tensor:
+        """The operation itself."""
+        ctx.record = record
+        ctx.save_for_backward(x)
+        return run()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """R / x to the input, or R to the receiver."""
+        found = ctx.record.propagate(*ctx.saved_tensors, grads[0])
+        return (found, None, None, None) if ctx.record.rule.multiplies else (None, found, None, None)
+
+
+class Scaled(torch.autograd.Function):
+    """The identity; the backward multiplies by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        """The same values."""
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """A share."""
+        return grads[0] * ctx.factor, None
+
+
+class Ratio(torch.autograd.Function):
+    """A function of single numbers; the backward multiplies by (f(x) - f(0)) / x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], at_zero: tuple[float, float]) -> Tensor:
+        """The function itself."""
+        y = run(x)
+        value, slope = at_zero
+        # Near 0 the quotient is all rounding; there the slope at 0 is nearer.
+        tiny = x.abs() < 1e-3 * math.sqrt(torch.finfo(x.dtype).eps)
+        ratio = torch.where(tiny, slope, (y - value) / torch.where(tiny, 1.0, x))
+        ctx.save_for_backward(ratio)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Relevance as it is."""
+        (ratio,) = ctx.saved_tensors
+        return grads[0] * ratio, None, None
+
+
+class Rectified(torch.autograd.Function):
+    """A function of single numbers; the backward keeps what is positive."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """The function itself."""
+        return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """max(g, 0)."""
+        return grads[0].clamp(min=0), None
+
+
+class FixedNorm(torch.autograd.Function):
+    """A normalisation; the backward takes what it divides by for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: Callable[[], tuple[Tensor, Tensor]], dims: tuple[int, ...]) -> Tensor:
+        """The normalisation itself; ``run`` gives its output and the constant factor."""
+        y, factor = run()
+        ctx.dims, ctx.shape = dims, x.shape
+        ctx.save_for_backward(factor)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """The transposed centring and scaling."""
+        (factor,) = ctx.saved_tensors
+        found = grads[0] * factor
+        if ctx.dims:
+            groups = found.reshape(ctx.dims[0]) if isinstance(ctx.dims[0], torch.Size) else found
+            dims = ctx.dims[1:] if isinstance(ctx.dims[0], torch.Size) else ctx.dims
+            found = (groups - groups.mean(dims, keepdim=True)).reshape(ctx.shape)
+        return found, None, None
+
+
+def relevance_sum(x: Tensor, g: Tensor) -> Tensor:
+    """The sum of x g, where a masked score of minus infinity has none."""
+    return torch.where(g == 0, 0.0, x * g).sum()
+
+
+class Tap(torch.autograd.Function):
+    """The identity; the backward notes the relevance that passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, note: Callable[[Tensor], None]) -> Tensor:
+        """The same values."""
+        ctx.note = note
+        ctx.value = x.detach().clone()  # its own, which nothing writes to
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """The same relevance."""
+        ctx.note(relevance_sum(ctx.value, grads[0]))
+        return grads[0], None
+
+
+OURS: tuple[Any, ...] = tuple(f._backward_cls for f in (Linear, Scaled, Ratio, Rectified, FixedNorm, Tap))  # type: ignore[attr-defined]
+
+
+def _written(x: Tensor, y: Tensor, writes: bool) -> Tensor:
+    return x.copy_(y) if writes else y
+
+
+def passed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, homogeneous: bool, writes: bool) -> Tensor:
+    """A function of single numbers through which relevance passes as it is, apart from the value at 0."""
+    if homogeneous:
+        found: Tensor = func(*args, **kwargs)
+        return found
+    x = args[0]
+
+    def run(values: Tensor) -> Tensor:
+        y: Tensor = func(values.clone() if writes else values, *args[1:], **kwargs)
+        return y
+
+    return _written(x, Ratio.apply(x, run, _at_zero(func, args, kwargs)), writes)
+
+
+_zeros: dict[Any, tuple[float, float]] = {}
+
+
+def _at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
+    """f(0) and f'(0); 0 where they are not finite or differ from number to number."""
+    key = (func, args[1:], tuple(sorted(kwargs.items())))
+    try:
+        known = _zeros.get(key)
+    except TypeError:  # further arguments that are tensors
+        return (0.0, 0.0)
+    if known is None:
+        with torch.enable_grad():
+            zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+            value = func(zero.clone(), *args[1:], **kwargs)
+            (slope,) = torch.autograd.grad(value, zero) if value.requires_grad else (zero,)
+        numbers = (float(value), float(slope))
+        known = _zeros[key] = tuple(n if math.isfinite(n) else 0.0 for n in numbers)  # type: ignore[assignment]
+    return known  # type: ignore[return-value]
+
+
+def rectified(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool) -> Tensor:
+    """A function of single numbers whose backward keeps what is positive."""
+
+    def run(values: Tensor) -> Tensor:
+        y: Tensor = func(values.clone() if writes else values, *args[1:], **kwargs)
+        return y
+
+    return _written(args[0], Rectified.apply(args[0], run), writes)
+
+
+def shared(tensor: Any, factor: float) -> Any:
+    """A factor of a product, with its share of the relevance."""
+    return Scaled.apply(tensor, factor) if isinstance(tensor, Tensor) and tensor.requires_grad else tensor
+
+
+def attention_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Queries, keys and values with their shares: two products, each of which halves if both factors count."""
+    names = ("query", "key", "value")
+    given = {name: args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names)}
+    live = {name: isinstance(given[name], Tensor) and given[name].requires_grad for name in names}
+    weights_live = live["query"] or live["key"]
+    outer = 0.5 if weights_live and live["value"] else 1.0
+    inner = 0.5 if live["query"] and live["key"] else 1.0
+    shares = {"query": outer * inner, "key": outer * inner, "value": outer}
+    found = {name: shared(given[name], shares[name]) for name in names}
+    rest = {name: value for name, value in kwargs.items() if name not in names}
+    return (*found.values(), *args[3:]), rest
+
+
+def normalised(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A normalisation whose divisor counts as a constant."""
+    x = args[0]
+
+    def given(position: int, key: str, default: Any) -> Any:
+        return args[position] if len(args) > position else kwargs.get(key, default)
+
+    if name in ("layer_norm", "rms_norm"):
+        shape = given(1, "normalized_shape", None)
+        dims = tuple(range(-len(shape), 0))
+        weight, centred = given(2, "weight", None), name == "layer_norm"
+        eps = given(4 if centred else 3, "eps", None if not centred else 1e-5)
+        return FixedNorm.apply(
+            x, lambda: _last(func, args, kwargs, (dims, weight, eps, centred)), dims if centred else ()
+        )
+    if name in ("group_norm", "instance_norm", "batch_norm"):
+        per = x.unsqueeze(0) if name == "instance_norm" and x.ndim == 2 else x
+        groups = given(1, "num_groups", 1) if name == "group_norm" else per.shape[1]
+        position = 2 if name == "group_norm" else 3
+        weight, eps = given(position, "weight", None), kwargs.get("eps", 1e-5)
+        if name == "batch_norm":
+            grouped, dims = x.shape, (0, *range(2, x.ndim))
+        else:
+            grouped, dims = torch.Size((per.shape[0], groups, per[0, 0].numel() * per.shape[1] // groups)), (2,)
+        run = _grouped(func, args, kwargs, (grouped, dims, weight, eps))
+        return FixedNorm.apply(x, run, (torch.Size(grouped), *dims))
+    return FixedNorm.apply(x, lambda: _quotient(func, args, kwargs), ())
+
+
+def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    dims, weight, eps, centred = facts
+    x, y = args[0], func(*args, **kwargs)
+    if centred:
+        spread = x.var(dims, correction=0, keepdim=True)
+    else:
+        spread = x.square().mean(dims, keepdim=True)
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+    factor = torch.rsqrt(spread + eps)
+    return y, factor if weight is None else factor * weight
+
+
+def _grouped(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    grouped, dims, weight, eps = facts
+    x = args[0]
+
+    def run() -> tuple[Tensor, Tensor]:
+        groups = x.reshape(grouped)
+        factor = torch.rsqrt(groups.var(dims, correction=0, keepdim=True) + eps)
+        factor = factor.expand(groups.shape).reshape(x.shape)
+        if weight is not None:
+            factor = factor * weight.view(-1, *[1] * (x.ndim - (2 if x.ndim > 1 else 1)))
+        return func(*args, **kwargs), factor
+
+    return run
+
+
+def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The factor of a function x -> x c(x), as the quotient of the two."""
+    x, y = args[0], func(*args, **kwargs)
+    return y, torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x))

@@ -1,0 +1,140 @@
+"""Where relevance goes on its way back: the conservation ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.operations import tensors_in
+from lightning_xai.relevance import functions
+from lightning_xai.relevance.functions import relevance_sum
+from lightning_xai.relevance.rules import Absorbed
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    r"""Where the relevance of one batch went.
+
+    .. math:: \sum_n s_n = \sum R(\text{input}) + \text{biases} + \text{epsilon} + \sum \text{remainder}
+
+    Attributes:
+        start: The explained score of every sample [N], which is the relevance that is handed out.
+        received: What arrives at the input, summed over its cells [N].
+        layers: The relevance of what each named module computed, in the order of the forward pass, summed over
+            everything; a module that runs again is ``name#2``. A convolution and the batch norm folded into it are one
+            operation and have the same.
+        biases: What biases, and constants that are added, absorb; summed over the samples, like the following.
+        epsilon: What the stabilisers of denominators absorb.
+        remainder: What else is not handed on, per kind of operation: a softmax, for one, is no sum of contributions.
+    """
+
+    start: Tensor
+    received: Tensor
+    layers: dict[str, Tensor]
+    biases: Tensor
+    epsilon: Tensor
+    remainder: dict[str, Tensor]
+
+    @property
+    def balance(self) -> Tensor:
+        """The start minus everything that is accounted for; 0 but for rounding."""
+        rest = torch.stack([*self.remainder.values(), self.biases, self.epsilon]).sum()
+        return self.start.sum() - self.received.sum() - rest
+
+    @property
+    def bias_share(self) -> Tensor:
+        """The share of the start that biases absorb."""
+        return self.biases / self.start.sum()
+
+    @property
+    def epsilon_share(self) -> Tensor:
+        """The share of the start that stabilisers absorb."""
+        return self.epsilon / self.start.sum()
+
+
+_CONSTANT = frozenset({"affine_norm", "norm", "sum", "activation"})
+
+
+class Recorder:
+    """Collects a ledger while a model runs under a composite."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, list[Tensor]] = {}
+        self.linear: list[Absorbed] = []
+        self.stabilisers = Absorbed()
+        self.kept: dict[str, list[Tensor]] = {}
+        self._last = ""
+        self._visits: dict[str, int] = {}
+
+    def absorbed(self) -> Absorbed:
+        """A note for one linear operation."""
+        self.linear.append(Absorbed())
+        return self.linear[-1]
+
+    def note_output(self, module: str, y: Tensor, again: bool = False) -> None:
+        """Note the relevance of what a module computes; what it computes later in the same visit replaces it."""
+        if module != self._last and not again:
+            self._visits[module] = self._visits.get(module, 0) + 1
+        self._last = module
+        visit = self._visits.get(module, 1)
+        key = module if visit == 1 else f"{module}#{visit}"
+        found: list[Tensor] = []
+        self.layers[key] = found
+        value = y.detach().clone()
+        y.register_hook(lambda g: found.append(relevance_sum(value, g)))
+
+    def watched(
+        self,
+        make: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        module: str,
+        kind: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        writes: bool,
+    ) -> Any:
+        """Make an operation, and note what it takes in and hands on."""
+        kept = self.kept.setdefault("bias" if kind in _CONSTANT else kind, [])
+        note = lambda r: kept.append(-r)  # noqa: E731
+        target = args[0] if writes and args[0].requires_grad else None
+        tapped = _tapped(args, note), {key: _tapped(value, note) for key, value in kwargs.items()}
+        result = make(*tapped)
+        if target is not None and not isinstance(result, Tensor):
+            result = tapped[0][0]  # x[...] = y returns nothing
+        for part in tensors_in(result):
+            if part.requires_grad:
+                value = part.detach().clone()
+                part.register_hook(lambda g, value=value: kept.append(relevance_sum(value, g)))
+                self.note_output(module, part)
+        if target is not None:
+            return target.copy_(result)
+        return result
+
+    def ledger(self, start: Tensor, received: Tensor, given: Tensor) -> Ledger:
+        """The ledger, given the relevance of the score and of what the linearised score gives to the output."""
+        zero = start.new_zeros(())
+
+        def total(parts: Any) -> Tensor:
+            return torch.stack([zero, *(torch.as_tensor(part, device=zero.device) for part in parts)]).sum().to(zero)
+
+        remainder = {kind: total(parts) for kind, parts in self.kept.items() if kind != "bias" and parts}
+        remainder["score"] = start.sum() - given
+        return Ledger(
+            start,
+            received,
+            {name: total(parts) for name, parts in self.layers.items() if parts},
+            total([*self.kept.get("bias", []), *(found.bias for found in self.linear)]),
+            total(found.epsilon for found in [*self.linear, self.stabilisers]),
+            {kind: value for kind, value in remainder.items() if bool(value != 0)},
+        )
+
+
+def _tapped(argument: Any, note: Callable[[Tensor], None]) -> Any:
+    if isinstance(argument, Tensor):
+        return functions.Tap.apply(argument, note) if argument.requires_grad else argument
+    if isinstance(argument, tuple | list) and any(t.requires_grad for t in tensors_in(argument)):
+        return type(argument)(_tapped(part, note) for part in argument)
+    return argument

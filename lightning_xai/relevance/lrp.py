@@ -1,0 +1,322 @@
+"""Layer-wise relevance propagation, and the methods that are a choice of its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import calling, explaining, frozen, uncompiled, usable
+from lightning_xai.attribution import Attribution
+from lightning_xai.operations import check_visible, tensors_in, unwrapped
+from lightning_xai.relevance import composites
+from lightning_xai.relevance.composites import Patterns
+from lightning_xai.relevance.ledger import Ledger, Recorder
+from lightning_xai.relevance.propagation import CHECKPOINTED, Propagation, Row
+from lightning_xai.relevance.rules import Bound
+from lightning_xai.targets import BoundScore, Score, Target, as_score
+
+
+@dataclass(eq=False)
+class _Passed:
+    """One pass forward and back: R, g and the score, and what was recorded."""
+
+    relevance: Tensor
+    gradient: Tensor
+    score: Tensor
+    given: Tensor
+    rows: list[Row]
+
+
+def _propagate(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    composite: Patterns,
+    score: Score,
+    recorder: Recorder | None = None,
+) -> _Passed:
+    """Run the model once under a composite, and differentiate once."""
+    network = unwrapped(model)
+    check_visible(network)
+    with explaining(network, gradients=True), frozen(network), uncompiled(network):
+        leaf = usable(inputs).requires_grad_()
+        fed = leaf.clone(memory_format=_memory_format(leaf))
+        receiver = torch.zeros_like(leaf, requires_grad=True) if composite.replaces_inputs else None
+        run = Propagation(network, composite, recorder)
+        run.enter(fed, receiver)
+        with calling(), run:
+            output = network(fed)
+        bound = score.bind(_detached(output), target, len(inputs))
+        value = bound(output)
+        run.finish(value)
+        given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
+        leaves = [leaf] if receiver is None else [leaf, receiver]
+        try:
+            found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+        except CheckpointError as error:
+            raise ValueError(CHECKPOINTED) from error
+        gradient, *rest = (torch.zeros_like(leaf) if part is None else part for part in found)
+        relevance = leaf.detach() * gradient
+        for part in rest:
+            relevance = relevance + part
+        return _Passed(relevance.contiguous(), gradient.contiguous(), value.detach(), given, run.rows)
+
+
+def _memory_format(inputs: Tensor) -> torch.memory_format:
+    """Channels last for images in single precision or less, which convolutions are faster in."""
+    images = inputs.ndim == 4 and inputs.dtype != torch.float64
+    return torch.channels_last if images else torch.contiguous_format
+
+
+def _detached(output: Any) -> Any:
+    """The output without its history, as far as it is made of tensors, lists, tuples and dicts."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if type(output) in (list, tuple):
+        return type(output)(_detached(part) for part in output)
+    if type(output) is dict:
+        return {key: _detached(part) for key, part in output.items()}
+    return output
+
+
+def _given(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
+    """The relevance of the model's output: of a score that is not linear in it, the first-order part."""
+    copied = _detached(output)
+    parts = [part.requires_grad_() for part in tensors_in(copied) if part.is_floating_point()]
+    if copied is output:
+        return value.detach().sum()
+    grads = torch.autograd.grad(bound(copied).sum(), parts, allow_unused=True)
+    pairs = zip(parts, grads, strict=True)
+    return torch.stack([(part.detach() * grad).sum() for part, grad in pairs if grad is not None]).sum()
+
+
+def _check(composite: Patterns) -> None:
+    if not isinstance(composite, Patterns):
+        raise TypeError(
+            f"composite must be one of lightning_xai.relevance.composites, e.g. EpsilonPlus(), "
+            f"got {type(composite).__name__}; a single rule for all is Composite([('*', rule)])."
+        )
+
+
+@dataclass(frozen=True)
+class LRP(Attribution):
+    r"""Layer-wise relevance propagation: every operation hands the relevance of its output to its inputs by a rule.
+
+    .. math:: R_x = x \odot g, \qquad R_{\text{score}} = s(x)
+
+    The relevance of a batch is found in one forward and one backward pass. Operations are seen as the model makes
+    them: functional and in-place ones, modules used twice, bare sums and fused attention included.
+
+    Args:
+        composite: Which rule where.
+        score: What is shared out; the target's logit, as usual. A score that is not linear in the model's output is
+            shared out as its first-order part.
+
+    Source: :cite:`bach2015,montavon2019`.
+
+    Example:
+        >>> from lightning_xai.relevance import rules
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 1.0]])
+        >>> LRP(composites.Composite([("linear", rules.Zero())]))(model, torch.tensor([[1.0, 1.0, 2.0]]), 0)
+        tensor([[ 1., -2.,  6.]])
+    """
+
+    composite: Patterns = field(default_factory=composites.EpsilonPlus)
+    score: str | Score = "logit"
+
+    def __post_init__(self) -> None:
+        _check(self.composite)
+        object.__setattr__(self, "score", as_score(self.score))
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        r"""The relevance of every number of the inputs [N, C, \*S]."""
+        return _propagate(model, inputs, target, self.composite, as_score(self.score)).relevance
+
+    def with_ledger(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, Ledger]:
+        """The map, and where the relevance went: to which layers, and to what that takes it and hands nothing on.
+
+        Args:
+            model: The network; left as it was.
+            inputs: Inputs as for the map alone.
+            target: Class indices [N], one index for all, or ``"predicted"``.
+            sample_ids: As for any attribution; not used.
+        """
+        check_inputs(inputs, sample_ids)
+        recorder = Recorder()
+        found = _propagate(model, inputs, target, self.composite, as_score(self.score), recorder)
+        received = found.relevance.flatten(1).sum(1)
+        return found.relevance, recorder.ledger(found.score, received, found.given)
+
+
+@dataclass(frozen=True, eq=False)
+class RuleTable:
+    """Which rule each operation of a model gets; prints as a table.
+
+    Attributes:
+        rows: Triples (module, operation, rule), in the order of the forward pass.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        named = [("module", "operation", "rule"), *self.rows]
+        widths = [max(len(row[column]) for row in named) for column in range(2)]
+        return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in named)
+
+
+def rule_table(model: nn.Module, inputs: Tensor, composite: Patterns) -> RuleTable:
+    """Which rule every operation of a model gets, found by one forward pass of the first sample.
+
+    Operations that only move numbers, or whose derivative conserves relevance as it is (sums, pooling), are left out
+    unless the composite names them.
+
+    Args:
+        model: The network; left as it was.
+        inputs: Inputs like those to be explained.
+        composite: Which rule where.
+
+    Raises:
+        ValueError: If an operation finds no rule; the message names it and the remedy.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+        >>> print(rule_table(model, torch.ones(1, 3), composites.AttnLRP(epsilon=0.1)))
+        module  operation  rule
+        0       linear     Epsilon(epsilon=0.1)
+        1       gelu       Pass()
+        2       linear     Epsilon(epsilon=0.1)
+    """
+    _check(composite)
+    check_inputs(inputs)
+    passed = _propagate(model, inputs[:1], "predicted", composite, as_score("logit"))
+    return RuleTable(tuple((row.operation.module, row.operation.name, row.rule) for row in passed.rows))
+
+
+@dataclass(frozen=True)
+class DeepTaylor(Attribution):
+    r"""Deep Taylor decomposition: z+ inside, at the input z-box if its bounds are given and w2 if not.
+
+    Not negative where the score is not.
+
+    Args:
+        low: The least value the inputs can have: a number, one per channel, or a tensor [C, \*S].
+        high: The largest.
+        stabilizer: The epsilon of the denominators.
+        score: What is shared out.
+
+    Source: :cite:`montavon2017`.
+    """
+
+    low: Bound | None = None
+    high: Bound | None = None
+    stabilizer: float = 1e-6
+    score: str | Score = "logit"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "score", as_score(self.score))
+        self.composite()
+
+    def composite(self) -> composites.DeepTaylor:
+        """The rules it stands for."""
+        return composites.DeepTaylor(self.low, self.high, self.stabilizer)
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        r"""The relevance of every number of the inputs [N, C, \*S]."""
+        return _propagate(model, inputs, target, self.composite(), as_score(self.score)).relevance
+
+
+@dataclass(frozen=True)
+class _Derived(Attribution):
+    """The derivative with other ReLUs."""
+
+    score: str | Score = "logit"
+    _composite: ClassVar[Patterns]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "score", as_score(self.score))
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        r"""The changed derivative by every number of the inputs [N, C, \*S]."""
+        return _propagate(model, inputs, target, self._composite, as_score(self.score)).gradient
+
+
+@dataclass(frozen=True)
+class Deconvnet(_Derived):
+    r"""The derivative of the score in which a ReLU passes what is positive of the signal from above.
+
+    .. math:: g_x = \max(g_y, 0)
+
+    Args:
+        score: What is differentiated.
+
+    Source: :cite:`zeiler2014`.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU())
+        >>> model[0].weight.data = torch.tensor([[1.0, -2.0], [-3.0, 1.0]])
+        >>> Deconvnet("value")(model, torch.ones(1, 2), torch.tensor([0]))
+        tensor([[ 1., -2.]])
+    """
+
+    _composite: ClassVar[Patterns] = composites.Deconvnet()
+
+
+@dataclass(frozen=True)
+class GuidedBackprop(_Derived):
+    r"""The derivative of the score in which a ReLU passes what is positive of the signal, where its input is positive.
+
+    .. math:: g_x = [x > 0] \max(g_y, 0)
+
+    Args:
+        score: What is differentiated.
+
+    Source: :cite:`springenberg2015`.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU())
+        >>> model[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
+        >>> GuidedBackprop("value")(model, torch.ones(2, 2), torch.tensor([0, 1]))
+        tensor([[0., 0.],
+                [3., 1.]])
+    """
+
+    _composite: ClassVar[Patterns] = composites.GuidedBackprop()
+
+
+@dataclass(frozen=True)
+class ExcitationBackprop(Attribution):
+    r"""Excitation backpropagation: the probability that a random walk from the target ends at each number of the input.
+
+    .. math:: P(j) = \sum_k \frac{x_j w_{jk}^+}{\sum_i x_i w_{ik}^+} P(k), \qquad P(\text{target}) = 1
+
+    A score of 0 has no walks: its map is 0.
+
+    Args:
+        score: Where the walk starts.
+        stabilizer: The epsilon of the denominators.
+
+    Source: :cite:`zhang2018`.
+    """
+
+    score: str | Score = "logit"
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "score", as_score(self.score))
+        composites.ExcitationBackprop(self.stabilizer)
+
+    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+        r"""The probabilities of the numbers of the inputs [N, C, \*S]."""
+        composite = composites.ExcitationBackprop(self.stabilizer)
+        found = _propagate(model, inputs, target, composite, as_score(self.score))
+        start = found.score.view(-1, *[1] * (inputs.ndim - 1))
+        return torch.where(start == 0, 0.0, found.relevance / torch.where(start == 0, 1.0, start))

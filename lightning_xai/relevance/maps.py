@@ -1,0 +1,215 @@
+"""Linear operations as a rule needs them: applied with other weights, transposed, and with weights kept for reuse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class LinearMap(ABC):
+    """How an operation :math:`y = W x + b` goes forward and back, for any weights of its shape."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """:math:`W x + b`."""
+
+    @abstractmethod
+    def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """:math:`W^T s`, in the shape of the input ``like``."""
+
+    def output_channels(self, per_channel: Tensor, y: Tensor) -> Tensor:
+        """A tensor [channels of y], shaped so that it can be added to y."""
+        return per_channel
+
+    def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """Relevance spread evenly over all inputs that an output reads, whatever their weights."""
+        ones = torch.ones_like(weight)
+        counts = self.forward(_one_sample(like), ones)
+        return self.transpose(divided(r, counts), ones, like)
+
+    def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """:math:`W^T s` for three weights."""
+        first, second, third = (self.transpose(s, weight, like) for weight in weights)
+        return first, second, third
+
+
+@dataclass(frozen=True)
+class Dense(LinearMap):
+    """``linear``: x [..., inputs], weight [outputs, inputs]."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See the base class."""
+        return functional.linear(x, weight, bias)
+
+    def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        return torch.matmul(s, weight)
+
+    def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        return (r.sum(-1, keepdim=True) / like.shape[-1]).expand_as(like)
+
+
+@dataclass(frozen=True)
+class Convolution(LinearMap):
+    """``conv1d`` to ``conv3d`` and their transposes: x [N, C, *S]."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    def _settings(self, groups: int | None = None) -> tuple[Any, ...]:
+        extra = self.output_padding or tuple(0 for _ in self.stride)
+        groups = self.groups if groups is None else groups
+        return (*map(list, (self.stride, self.padding, self.dilation)), self.transposed, list(extra), groups)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See the base class."""
+        return torch.ops.aten.convolution.default(x, weight, bias, *self._settings())
+
+    def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        return self._transpose(s, weight, like, self.groups)
+
+    def _transpose(self, s: Tensor, weight: Tensor, like: Tensor, groups: int) -> Tensor:
+        found: Tensor = torch.ops.aten.convolution_backward.default(
+            s, like, weight, None, *self._settings(groups), [True, False, False]
+        )[0]
+        return found
+
+    def output_channels(self, per_channel: Tensor, y: Tensor) -> Tensor:
+        """See the base class."""
+        return per_channel.view(1, -1, *[1] * (y.ndim - 2))
+
+    def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        if self.transposed:
+            return super().count_share(r, weight, like)
+        groups, kernel = self.groups, weight.shape[2:]
+        inner = like.shape[1] // groups
+        plane = like.new_ones(1, 1, *like.shape[2:])
+        settings = self._settings(1)
+        counts = torch.ops.aten.convolution.default(plane, plane.new_ones(1, 1, *kernel), None, *settings) * inner
+        # A channel of the output reads every channel of its group alike: one channel per group says it all.
+        summed = r.unflatten(1, (groups, -1)).sum(2)
+        one = like.new_empty(1).expand(like.shape[0], groups, *like.shape[2:])
+        spread = self._transpose(divided(summed, counts), r.new_ones(groups, 1, *kernel), one, groups)
+        return spread.unsqueeze(2).expand(-1, -1, inner, *spread.shape[2:]).reshape(like.shape)
+
+    def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the base class."""
+        if self.transposed or self.groups > 1:
+            return super().box(s, weights, like)
+        shape = (like.shape[0], 3 * like.shape[1], *like.shape[2:])
+        first, second, third = self.transpose(s, torch.cat(weights, 1), like.new_empty(1).expand(shape)).chunk(3, 1)
+        return first, second, third
+
+
+@dataclass(frozen=True, eq=False)
+class Product(LinearMap):
+    """Any function that is linear in one operand and in another that does not depend on the input.
+
+    Args:
+        apply: The function of the two.
+    """
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See the base class."""
+        y = self.apply(x, weight)
+        return y if bias is None else y + bias
+
+    def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        with torch.enable_grad():
+            x = like.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.apply(x, weight), x, s)
+        return found
+
+    def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """See the base class."""
+        ones = torch.ones_like(weight)
+        return self.transpose(divided(r, self.forward(torch.ones_like(like), ones)), ones, like)
+
+
+def _one_sample(like: Tensor) -> Tensor:
+    return like.new_ones(1, *like.shape[1:])
+
+
+def divided(r: Tensor, z: Tensor) -> Tensor:
+    """Divide r by z; 0 where z is 0: nothing can be handed to inputs that contribute nothing."""
+    return torch.where(z == 0, 0.0, r / torch.where(z == 0, 1.0, z))
+
+
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of a linear operation, those of a batch norm that follows folded in, and what rules make of them.
+
+    What is made is kept as long as the weight tensor lives, and made anew when its version, its memory or the sum of
+    its values has changed: writing through ``weight.data`` leaves no version behind.
+
+    Args:
+        weight: The operation's own weight.
+        bias: Its bias, if it has one.
+        scale: The factor of a folded batch norm per output channel, shaped like the weight's axes.
+        shift: What the folded batch norm adds, with the bias.
+        key: Which batch norm is folded in.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    key: tuple[Any, ...] = ()
+    _stamps: list[tuple[Any, ...]] = field(default_factory=list, repr=False)
+
+    def to(self, dtype: torch.dtype) -> Weights:
+        """The same in another type."""
+        if self.weight.dtype == dtype:
+            return self
+        parts = (self.weight, self.bias, self.scale, self.shift)
+        weight, *rest = (None if part is None else part.to(dtype) for part in parts)
+        assert weight is not None
+        return Weights(weight, *rest, key=self.key)
+
+    def full_bias(self) -> Tensor | None:
+        """The bias of the folded operation."""
+        return self.bias if self.scale is None else self.shift
+
+    def plain(self) -> Tensor:
+        """The weight of the folded operation."""
+        return self.weight if self.scale is None else self.made("plain", lambda weight: weight)
+
+    def made(self, name: str | tuple[Any, ...], make: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a rule makes of the weight, by the name under which it is kept."""
+        stamp = self._stamp()
+        kept = _kept.setdefault(self.weight, {})
+        found = kept.get((name, self.key))
+        if found is None or found[0] != stamp:
+            with torch.no_grad():
+                weight = self.weight if self.scale is None else self.weight * self.scale
+                found = kept[name, self.key] = (stamp, make(weight).detach())
+        tensor: Tensor = found[1]
+        return tensor
+
+    def _stamp(self) -> tuple[Any, ...]:
+        if not self._stamps:
+            weight = self.weight.detach()
+            version = None if weight.is_inference() else weight._version
+            factors = None if self.scale is None else tuple(self.scale.flatten().tolist())
+            self._stamps.append((weight.data_ptr(), version, float(weight.sum()), factors))
+        return self._stamps[0]

@@ -1,0 +1,494 @@
+"""Hands every operation of a forward pass to a rule; the backward pass of autograd then is the relevance pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_xai.operations import (
+    Operations,
+    is_in_place,
+    kind_of,
+    operation_name,
+    tensors_in,
+)
+from lightning_xai.relevance import functions
+from lightning_xai.relevance.calls import LinearCall, linear_call, product_arguments, statistics_of
+from lightning_xai.relevance.composites import Operation, Patterns
+from lightning_xai.relevance.maps import Weights
+from lightning_xai.relevance.rules import (
+    Absorbed,
+    Deconv,
+    Epsilon,
+    FixedScale,
+    Gradient,
+    Guided,
+    Norm,
+    Pass,
+    Rule,
+    Step,
+    Uniform,
+    signed,
+)
+
+_FREE = frozenset({"sum", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
+_MOVES = frozenset({"reshape", "identity", "dropout"})
+_MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
+"""Reshapes that may bring in constants, which absorb relevance."""
+_SINGLE = frozenset({"sum", "product", "activation", "affine_norm"})
+"""Kinds that change single numbers if they take one tensor and keep its shape."""
+_HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
+"""Activations with f(x) = x f'(x), whose derivative is the rule Pass."""
+
+
+@dataclass(eq=False)
+class Record:
+    """One linear operation of a pass: what its backward needs, and which rule it got."""
+
+    operation: Operation
+    call: LinearCall
+    weights: Weights
+    rule: Rule | None = None
+    y: Tensor | None = None
+    version: int = 0
+    absorbed: Absorbed | None = None
+    folded: str = ""
+    readers: int = 0
+
+    def keep(self, y: Tensor) -> None:
+        """Remember the output, without keeping its history alive."""
+        self.y = y.detach()
+        self.version = y._version
+
+    def protect(self) -> None:
+        """Copy the output before something writes over it."""
+        if self.y is not None and self.y._version == self.version:
+            self.y = self.y.clone()
+            self.version = self.y._version
+
+    def propagate(self, x: Tensor, g: Tensor) -> Tensor:
+        """R / x of the input, or R, as the rule says."""
+        y, rule = self.y, self.rule
+        assert y is not None
+        assert rule is not None
+        if y._version != self.version:
+            raise RuntimeError(
+                f"the output of {self.operation} was changed in place in a way that was not seen; change it out of "
+                f"place."
+            )
+        common = functools.reduce(torch.promote_types, (x.dtype, y.dtype, g.dtype, self.weights.weight.dtype))
+        y, g = y.to(common), g.to(common)
+        found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, self.absorbed))
+        self.y = None
+        return found.to(x.dtype)
+
+
+@dataclass(eq=False)
+class Row:
+    """One row of the table of a pass: an operation and the rule it got."""
+
+    operation: Operation
+    rule: str
+    record: Record | None = field(default=None, repr=False)
+
+
+class Propagation(Operations):
+    """Runs a model so that differentiating its output propagates relevance.
+
+    Args:
+        model: The network.
+        composite: Which rule where.
+        absorbed: Where each operation notes what it does not hand on, per kind; None to note nothing.
+    """
+
+    def __init__(self, model: nn.Module, composite: Patterns, ledger: Any = None) -> None:
+        super().__init__(model)
+        composite.check_names(model)
+        self.composite = composite
+        self.ledger = ledger
+        self.rows: list[Row] = []
+        self._late = composite.speaks_of_last
+        self._found: dict[tuple[Any, ...], Rule | None] = {}
+        self._records: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._fresh: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
+
+    def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
+        """The tensor that the model is given, and the one whose gradient takes relevance that is no multiple of it."""
+        self._fresh[inputs] = receiver
+
+    # What is seen.
+
+    def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
+        if operation_name(func) == "set_grad_enabled" and args and args[0] is False and not self._sharded:
+            return None
+        return func(*args, **kwargs)
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one operation by the rule that the composite has for it."""
+        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
+        if not live:
+            return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"{self.running() or 'the model'!r} calls torch.inference_mode() in its forward, through which no "
+                f"relevance passes; use torch.no_grad() there."
+            )
+        name, kind = operation_name(func), kind_of(func)
+        if kind == "matmul":
+            kind = "linear" if len(live) == 1 else "product"
+        for tensor in live:
+            record = self._records.get(tensor)
+            if record is not None:
+                record.readers += 1
+        writes = is_in_place(func, kwargs)
+        if writes:
+            self._before_writing(args, kwargs, name)
+        fresh = self._freshness(live)
+        if kind in ("convolution", "linear"):
+            return self._linear(func, args, kwargs, Operation(name, kind, self.running(), first=fresh is not None))
+        if kind in _MOVES and not (self.ledger is not None and name in _MIXING):
+            result = self._moved(func, args, kwargs, name)
+        else:
+            result = self._other(func, args, kwargs, Operation(name, kind, self.running()), live, writes)
+        if fresh is not None:
+            self._stay_fresh(func, args, kwargs, live, result)
+        return result
+
+    def _freshness(self, live: list[Tensor]) -> bool | None:
+        """True if everything that comes in comes from the model's input through no linear operation, else None."""
+        return True if all(tensor in self._fresh for tensor in live) else None
+
+    def _stay_fresh(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], live: list[Tensor], result: Any
+    ) -> None:
+        name, kind = operation_name(func), kind_of(func)
+        receiver = self._fresh[live[0]] if len(live) == 1 else None
+        results = [part for part in tensors_in(result) if part.requires_grad]
+        if receiver is not None and kind in _MOVES and not is_in_place(func, kwargs) and args and args[0] is live[0]:
+            moved = list(tensors_in(func(receiver, *args[1:], **kwargs)))
+            if len(moved) == len(results):
+                for part, place in zip(results, moved, strict=True):
+                    self._fresh[part] = place
+                return
+        for part in results:
+            same = receiver is not None and kind in _SINGLE and part.shape == receiver.shape and name != "cumsum"
+            self._fresh[part] = receiver if same else None
+
+    def _rule(self, operation: Operation) -> Rule | None:
+        key = (operation.name, operation.kind, operation.module, operation.first, operation.last)
+        if key not in self._found:
+            self._found[key] = self.composite.rule_for(operation)
+        return self._found[key]
+
+    def _refuse(self, operation: Operation, reason: str = "") -> NoReturn:
+        remedy = operation.kind or operation.name
+        raise ValueError(
+            f"the composite {type(self.composite).__name__} has no rule for {operation}{reason}; give it one, e.g. "
+            f"Composite([({remedy!r}, rules.Gradient()), ...])."
+        )
+
+    # Linear operations.
+
+    def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) -> Any:
+        call = linear_call(func, operation.name, args, kwargs)
+        if call is None:  # its weights depend on the input: a product of values
+            live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
+            return self._other(func, args, kwargs, replace(operation, kind="product", first=False), live, False)
+        if call.rewritten is not None:
+            with self:
+                return call.rewritten()
+        return self._applied(Record(operation, call, Weights(call.weight, call.bias)), lambda: func(*args, **kwargs))
+
+    def _applied(self, record: Record, run: Callable[[], Tensor]) -> Tensor:
+        """The output of a linear operation, tied to its input by the rule."""
+        row = Row(record.operation, "", record)
+        self.rows.append(row)
+        if not self._late:
+            self._settle(row)
+        x = record.call.x
+        if isinstance(record.rule, Gradient) and self.ledger is None and not record.folded:
+            y = run()
+            record.version = y._version
+        else:
+            if self.ledger is not None:
+                record.absorbed = self.ledger.absorbed()
+            receiver = self._fresh.get(x) if record.operation.first else None
+            y = functions.Linear.apply(x, receiver, record, run)
+            record.keep(y)
+            if self.ledger is not None:
+                self.ledger.note_output(record.operation.module, y, again=bool(record.folded))
+        self._records[y] = record
+        return y
+
+    def _settle(self, row: Row) -> None:
+        """Give a linear operation its rule."""
+        record = row.record
+        assert record is not None
+        rule = self._rule(record.operation)
+        if rule is None:
+            self._refuse(record.operation)
+        if not rule.multiplies and (not record.operation.first or self._fresh.get(record.call.x) is None):
+            raise ValueError(
+                f"the rule {rule} was given to {record.operation}, but it does not multiply by its input, so it can "
+                f"stand only where the model's input arrives, changed by reshapes and single-number operations at "
+                f"most; use another rule there, or the pattern 'first'."
+            )
+        record.rule, row.rule = rule, str(rule)
+
+    def _folded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) -> Tensor | None:
+        """A batch norm on the output of a linear operation, the two as one; None if it stands alone."""
+        x = args[0]
+        before: Record | None = self._records.get(x)
+        if before is None or before.folded or x._version != before.version:
+            return None
+        if before.operation.name == "linear" and x.ndim != 2:
+            return None
+        mean, variance = statistics_of(args, kwargs)
+        eps, weight, bias = kwargs.get("eps", 1e-5), kwargs.get("weight"), kwargs.get("bias")
+        with torch.no_grad():
+            scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
+            shift = -mean * scale if before.weights.bias is None else (before.weights.bias - mean) * scale
+            if bias is not None:
+                shift = shift + bias
+            factor = before.call.per_output(scale)
+        if factor is None:
+            return None
+        told = Row(operation, f"folded into {before.operation}")
+        if isinstance(before.rule, Gradient) and self.ledger is None:
+            self.rows.append(told)
+            found: Tensor = func(*args, **kwargs)  # the chain rule folds it
+            return found
+        weights = Weights(before.call.weight, before.call.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
+        self.rows = [row for row in self.rows if row.record is not before]
+        plain = x.detach()
+        folded = Record(before.operation, before.call, weights, folded=operation.module)
+        y = self._applied(folded, lambda: func(plain, *args[1:], **kwargs))
+        self.rows.append(told)
+        if self.ledger is not None:
+            self.ledger.note_output(operation.module, y)
+        return y
+
+    # All others.
+
+    def _other(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operation: Operation,
+        live: list[Tensor],
+        writes: bool,
+    ) -> Any:
+        kind = operation.kind
+        if kind == "affine_norm":
+            folded = None if kwargs.get("training", False) else self._folded(func, args, kwargs, operation)
+            if folded is not None:
+                return folded
+            if kwargs.get("training", False):
+                operation = replace(operation, kind="norm")
+                kind = "norm"
+        if kind == "statistic":  # what a normalisation divides by: a constant
+            return func(*(_detached(argument) for argument in args), **kwargs)
+        rule = self._rule(operation)
+        if self.ledger is not None:
+            return self.ledger.watched(
+                lambda some, named: self.apply_rule(operation, rule, func, some, named, writes),
+                operation.module,
+                kind or operation.name,
+                args,
+                kwargs,
+                writes,
+            )
+        return self.apply_rule(operation, rule, func, args, kwargs, writes)
+
+    def apply_rule(
+        self,
+        operation: Operation,
+        rule: Rule | None,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        writes: bool,
+    ) -> Any:
+        """Make an operation that is not linear by its rule."""
+        kind = operation.kind
+        if kind == "recurrent":
+            raise ValueError(
+                f"{operation} is a recurrent layer in one call, which hides its steps; write its cell with linear "
+                f"layers and products, or use a gradient method."
+            )
+        if isinstance(rule, Gradient):
+            self._row(operation, rule)
+            return func(*args, **kwargs)
+        if kind == "activation":
+            return self._activation(operation, rule or Pass(), func, args, kwargs, writes)
+        if kind == "product":
+            self._row(operation, rule or Uniform())
+            return self._product(operation, func, args, kwargs, writes)
+        if kind == "attention":
+            self._row(operation, rule or Uniform())
+            shares, rest = functions.attention_arguments(args, kwargs)
+            return func(*shares, **rest)
+        if kind == "norm":
+            return self._norm(operation, rule, func, args, kwargs)
+        if kind == "affine_norm" and isinstance(rule, Pass):
+            self._row(operation, rule)
+            return functions.passed(func, args, kwargs, homogeneous=False, writes=writes)
+        if rule is None and kind not in _FREE:
+            result = func(*args, **kwargs)
+            if any(part.requires_grad for part in tensors_in(result)):
+                self._refuse(operation)
+            return result
+        result = func(*args, **kwargs)
+        if isinstance(rule, Norm | Epsilon) and rule.epsilon > 0 and isinstance(result, Tensor):
+            self._stabilise(result, rule.epsilon)
+        if rule is not None:
+            self._row(operation, rule)
+        return result
+
+    def _stabilise(self, result: Tensor, epsilon: float) -> None:
+        stabiliser = signed(epsilon, result.detach())
+        share = stabiliser / (result.detach() + stabiliser)
+        value = result.detach().clone() if self.ledger is not None else result
+
+        def hook(g: Tensor) -> Tensor:
+            if self.ledger is not None:
+                noted = self.ledger.stabilisers
+                noted.epsilon = noted.epsilon + (value * g * share).sum()
+            return g * (1 - share)
+
+        result.register_hook(hook)
+
+    def _row(self, operation: Operation, rule: Rule) -> None:
+        self.rows.append(Row(operation, str(rule)))
+
+    def _product(
+        self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool
+    ) -> Any:
+        """A product of values: every factor gets an equal share; a divisor counts as a constant."""
+        name = operation.name
+        if writes and name in ("mul", "multiply", "imul") and sum(t.requires_grad for t in tensors_in(args)) == 2:
+            result = func(*args, **kwargs)
+            result.register_hook(lambda g: g / 2)
+            return result
+        shared = product_arguments(name, args, functions.shared)
+        if shared is None or (writes and shared[0] is not args[0]):
+            self._refuse(operation)
+        return func(*shared, **kwargs)
+
+    def _activation(
+        self, operation: Operation, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool
+    ) -> Any:
+        self._row(operation, rule)
+        if isinstance(rule, Guided):
+            result = func(*args, **kwargs)
+            result.register_hook(lambda g: g.clamp(min=0))
+            return result
+        if isinstance(rule, Deconv):
+            return functions.rectified(func, args, kwargs, writes)
+        if len([t for t in tensors_in([args[1:], kwargs]) if t.requires_grad]):
+            self._refuse(operation, ", whose further arguments depend on the input")
+        return functions.passed(func, args, kwargs, homogeneous=operation.name in _HOMOGENEOUS, writes=writes)
+
+    def _norm(
+        self, operation: Operation, rule: Rule | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        has_parameters = kwargs.get("weight") is not None or any(isinstance(a, Tensor) for a in args[1:])
+        if rule is None and has_parameters:
+            self._refuse(operation)
+        rule = rule or FixedScale()
+        self._row(operation, rule)
+        if isinstance(rule, Pass):
+            return functions.passed(func, args, kwargs, homogeneous=False, writes=False)
+        return functions.normalised(func, operation.name, args, kwargs)
+
+    def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        if name in ("view", "as_strided") and not args[0].is_contiguous():
+            if name == "as_strided":
+                return func(args[0].contiguous(), *args[1:], **kwargs)
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError:  # the model counts on the memory layout that it would have had
+                return func(args[0].contiguous(), *args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+    def _before_writing(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
+        """Copy what a rule still needs of a tensor that is about to be written to."""
+        target = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("input")
+        if not isinstance(target, Tensor):
+            return
+        for tensor in (target, target._base):
+            record = self._records.get(tensor) if tensor is not None else None
+            if record is None or record.y is None:
+                continue
+            if name == "relu" and tensor is target and record.readers == 1 and tensor._version == record.version:
+                # Where ReLU changes a number no relevance arrives: its result serves as well.
+                record.version += 1
+            else:
+                record.protect()
+
+    # The end of the pass.
+
+    def finish(self, score: Tensor) -> None:
+        """Settle what only the end of the pass tells, and look for what no rule has seen.
+
+        Raises:
+            ValueError: If the input does not reach the score, or a part of the network cannot be seen.
+        """
+        if not score.requires_grad:
+            raise ValueError(
+                "the model's input does not reach its score: an integer cast, an argmax, .detach() or numpy lies "
+                "between them, so there is no relevance to propagate."
+            )
+        reached: list[Record] = []
+        for node in _nodes(score):
+            if not isinstance(node, BackwardCFunction):
+                continue
+            name = type(node).__name__.removesuffix("Backward")
+            if isinstance(node, functions.OURS):
+                record = getattr(node, "record", None)
+                if record is not None:
+                    reached.append(record)
+            elif name == "CheckpointFunction":
+                raise ValueError(CHECKPOINTED)
+            elif not isinstance(self._rule(Operation(name, None, "")), Gradient):
+                self._refuse(Operation(name, None, ""), ", an autograd.Function whose inside cannot be seen")
+        rows = [row for row in self.rows if row.record is not None]
+        if rows and self._late:
+            order = {id(row.record): index for index, row in enumerate(rows)}
+            final = max((order[id(record)] for record in reached if id(record) in order), default=-1)
+            for index, row in enumerate(rows):
+                assert row.record is not None
+                if index == final:
+                    row.record.operation = row.operation = replace(row.operation, last=True)
+                self._settle(row)
+
+
+CHECKPOINTED = (
+    "the model recomputes activations in the backward pass (torch.utils.checkpoint), where no rule sees them; turn "
+    "gradient checkpointing off while explaining."
+)
+
+
+def _detached(argument: Any) -> Any:
+    return argument.detach() if isinstance(argument, Tensor) else argument
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of the graph behind a tensor."""
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+            yield node
