@@ -1,0 +1,93 @@
+"""How the site is built: ``sphinx-build -W --keep-going -n docs docs/_build/html``, without a network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+project = "lightning_xai"
+author = "The lightning_xai authors"
+copyright = author
+release = version = "0.1.0"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+    "equations",
+]
+exclude_patterns = ["_build", "_static", "figures"]
+
+# Equations are numbered chapter by chapter and can be cited from anywhere.
+numfig = True
+math_numfig = True
+math_eqref_format = "({number})"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False  # "Returns:" starts with words, not with a type
+napoleon_custom_sections = [("Class attributes", "params_style")]
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+nitpicky = True
+nitpick_ignore = [("py:meth", "perturb")]
+nitpick_ignore_regex = [(r"py:\w+", r"lightning_xai\.([\w.]+\.)?_\w+")]
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+bibtex_default_style = "unsrt"
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", "inventories/python.inv"),
+    "torch": ("https://docs.pytorch.org/docs/stable", "inventories/torch.inv"),
+    "lightning": ("https://lightning.ai/docs/pytorch/stable", "inventories/lightning.inv"),
+    "torchmetrics": ("https://lightning.ai/docs/torchmetrics/stable", "inventories/torchmetrics.inv"),
+    "matplotlib": ("https://matplotlib.org/stable", "inventories/matplotlib.inv"),
+}
+
+# The browser gets MathJax from the site itself.
+mathjax_path = "mathjax/tex-svg-full.js"
+mathjax3_config = {
+    "tex": {"macros": {"argmax": r"\mathop{\mathrm{arg\,max}}\limits", "sign": r"\operatorname{sign}"}},
+    "options": {"enableMenu": False},
+}
+
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_heading_anchors = 3
+
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_formats = [("svg", 100)]
+plot_basedir = "figures"
+plot_working_directory = str(HERE / "figures")
+plot_rcparams = {"svg.fonttype": "none"}
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = "lightning_xai"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#1b5e9a", "color-brand-content": "#1b5e9a"},
+    "dark_css_variables": {"color-brand-primary": "#7fb8ea", "color-brand-content": "#7fb8ea"},
+}
