@@ -269,6 +269,9 @@ def compute_collected(collectors: Mapping[int, Collector]) -> dict[int, Results]
 def draw(collector: Collector, results: Results, pictures: Pictures | None) -> dict[str, Any]:
     """The pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
     drawn: dict[str, Any] = {name: figures.draw_result(result, name, pictures) for name, result in results.items()}
+    for name, metric in collector.metrics.items():
+        for what, figure in metric.charts(results[name], name).items():
+            drawn[f"{name}.{what}"] = figure
     columns = {
         f"{name}/{tensor}": title
         for name, metric in collector.metrics.items()

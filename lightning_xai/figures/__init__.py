@@ -43,6 +43,7 @@ _AXES = {
     "value": ("rank", "unit"),
 }
 _TABLES = ("sample_id", "position", "concept")  # names of things, which have no colour
+_CHARTED = ("histogram", "by_feature", "ledger")  # drawn as bars, in pictures of their own
 _MOST_PANELS = 16
 _TITLES = {"map": "mean", "map_abs": "mean magnitude", "relative": "mean, relative", "r_squared": "mean R²"}
 
@@ -195,7 +196,7 @@ class _Panel:
 
 def _panels(result: Mapping[str, Any], pictures: Pictures) -> list[_Panel]:
     tensors = {name: value for name, value in result.items() if isinstance(value, Tensor) and value.ndim}
-    tensors = {name: value for name, value in tensors.items() if name not in _TABLES}
+    tensors = {name: value for name, value in tensors.items() if name not in (*_TABLES, *_CHARTED)}
     per_class = tensors.pop("per_class", None)
     panels = []
     for name, value in tensors.items():

@@ -6,6 +6,7 @@ from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.base import update_together as update_together
 from lightning_xai.metrics.dissection import Dissection as Dissection
 from lightning_xai.metrics.importance import Importance as Importance
+from lightning_xai.metrics.relevance import Relevance as Relevance
 from lightning_xai.metrics.search import TopSamples as TopSamples
 from lightning_xai.metrics.speed import Speed as Speed
 from lightning_xai.metrics.synchronisation import compute_together as compute_together

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -33,6 +33,7 @@ class Explained:
         prediction: The predicted classes [N].
         nonfinite: How many values of each sample are not numbers [N].
         classes: The number of classes.
+        totals: Sums over the samples by name, of what is not known per sample.
     """
 
     tensors: dict[str, Tensor]
@@ -40,11 +41,14 @@ class Explained:
     prediction: Tensor
     nonfinite: Tensor
     classes: int
+    totals: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, rows: slice) -> Explained:
-        """The same for some of the samples."""
+        """The same for some of the samples; of totals, what is theirs if all samples have the same."""
+        share = len(self.target[rows]) / max(len(self.target), 1)
         return replace(
             self,
+            totals={name: total * share for name, total in self.totals.items()},
             tensors={name: tensor[rows] for name, tensor in self.tensors.items()},
             target=self.target[rows],
             prediction=self.prediction[rows],
@@ -129,6 +133,10 @@ class ExplanationMetric(Metric, ABC):
         figure = figures.draw_result(self.compute() if val is None else val, type(self).__name__)
         return figure, figure.axes
 
+    def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:  # noqa: ARG002
+        """Further figures of the results, by what they show; none unless a metric has some."""
+        return {}
+
     def _accumulate(self, found: Explained) -> None:
         with torch.no_grad():
             self.add(found)  # first, as it is what refuses inputs of another size
@@ -198,7 +206,7 @@ class SweepMetric(ExplanationMetric, ABC):
         return missing.sum(1)
 
 
-class MapMetric(SweepMetric, ABC):
+class MapMetric(ExplanationMetric, ABC):
     """A metric whose main result is a signed map over the input: its means, per class, and how peaked it is."""
 
     def __init__(self, **options: Any) -> None:

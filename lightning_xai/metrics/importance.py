@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, _precise
+from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, _precise
 from lightning_xai.perturbation.importance import relative_importance
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
@@ -14,7 +14,7 @@ from lightning_xai.perturbation.sweep import Plan, Request, Swept
 from lightning_xai.targets import Score, as_score
 
 
-class Importance(MapMetric):
+class Importance(MapMetric, SweepMetric):
     r"""Mean local and relative importance, :math:`LI_j = s(x) - s(R_j x)`, painted over the input.
 
     ``compute()`` gives, over the samples: ``map`` [\*S] the mean, ``map_abs`` [\*S] the mean magnitude, ``relative``

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, _precise
+from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, _precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.speed import fit_slope, state_abscissae
@@ -16,7 +16,7 @@ from lightning_xai.perturbation.sweep import Plan, Request, Swept
 from lightning_xai.targets import Score, as_score
 
 
-class Speed(MapMetric):
+class Speed(MapMetric, SweepMetric):
     r"""Mean slope :math:`v_j` of importance over the states of a perturbation, painted over the input.
 
     ``compute()`` gives the results of :class:`~lightning_xai.metrics.Importance` for the slope instead of the

@@ -1,0 +1,211 @@
+"""Relevance over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import calling, explaining, usable
+from lightning_xai.attribution import Attribution
+from lightning_xai.metrics.base import Explained, MapMetric, _precise
+from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
+from lightning_xai.targets import BoundScore, Target, as_score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 64
+
+
+class Relevance(MapMetric):
+    r"""Mean relevance :math:`R` of any attribution, summed over the channels.
+
+    ``compute()`` gives, over the samples: ``map`` [\*S] the mean, ``map_abs`` [\*S] the mean magnitude, ``per_class``
+    [classes, \*S] the mean per explained class (left out over 2**24 numbers), ``mean_abs`` the mean magnitude of a
+    cell, ``gini`` and ``top_share`` how peaked a sample's map is (the Gini coefficient; the share of the strongest
+    tenth of its cells), ``entropy`` of its magnitudes in nats, ``positive_share`` of its magnitude,
+    ``conservation_gap`` how far the maps' sums are from the scores,
+
+    .. math:: \frac{\sum_n |s_n - \sum R_n|}{\sum_n |s_n|},
+
+    ``histogram`` [64] how many cells of the maps lie in 64 equal intervals from -1 to 1, in units of the strongest cell
+    of their sample, ``by_feature`` [J] the mean share of a sample's magnitude that a feature has, signed (with
+    ``regions``, or columns of a table), ``samples``, ``nonfinite`` how many cells were not numbers, ``left_out`` how
+    many samples could not be explained; and the mean of what the attribution gives besides its map
+    (``completeness_gap`` of :class:`~lightning_xai.relevance.IntegratedGradients`). Cells that are not numbers are left
+    out. A map that is 0 has the entropy, shares and coefficients 0; scores that are all 0 do not divide.
+
+    An attribution with a conservation ledger also gives ``ledger`` [L], the relevance of every named layer as a share
+    of the scores' sum, ``bias_share`` and ``epsilon_share``, what biases and stabilisers absorb of it.
+
+    Args:
+        attribution: R, e.g. ``LRP()`` or ``GradCAM()``.
+        part: What is summed over the channels: ``"signed"``, ``"positive"`` or ``"absolute"`` relevance.
+        regions: Features to share the relevance out over; the columns of a table unless given.
+        ledger: Whether to keep the ledger of an attribution that has one.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Example:
+        >>> from lightning_xai.relevance import GradientXInput
+        >>> model = torch.nn.Linear(4, 2, bias=False)
+        >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
+        >>> metric = Relevance(GradientXInput())
+        >>> metric.update(model, torch.ones(3, 4), torch.tensor([0, 0, 1]))
+        >>> found = metric.compute()
+        >>> found["per_class"][0], found["conservation_gap"]
+        (tensor([ 1., -2.,  3.,  4.], dtype=torch.float64), tensor(0., dtype=torch.float64))
+    """
+
+    formula: ClassVar[str] = r"R, \quad \sum_p R_p \approx s(x)"
+    reading: ClassVar[str] = "Red cells speak for the target, blue cells against it."
+    pictured: ClassVar[dict[str, str]] = {"map": "relevance R"}
+
+    def __init__(
+        self,
+        attribution: Attribution,
+        part: str = "signed",
+        regions: Regions | None = None,
+        ledger: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not isinstance(attribution, Attribution):
+            raise TypeError(
+                f"attribution must be one of lightning_xai.relevance, e.g. LRP(), got {type(attribution).__name__}."
+            )
+        if regions is not None and not isinstance(regions, Regions):
+            raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(regions).__name__}.")
+        if isinstance(regions, Segments) and callable(regions.labels):
+            raise ValueError("Relevance needs regions that are the same in every sample: give Segments a label map.")
+        part_of(torch.zeros(1), part)
+        self.attribution = attribution
+        self.score = as_score(getattr(attribution, "score", "logit"))
+        self.part = part
+        self.regions = regions
+        self.ledger = ledger and hasattr(attribution, "with_ledger")
+        self.layers: tuple[str, ...] = ()
+        self._sums("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
+        self._sums(*(f"{name}_sum" for name in attribution.details), "details_count")
+        if self.ledger:
+            self._sums("ledger_sum", "bias_sum", "epsilon_sum", "start_sum")
+        self._identify(attribution, part, regions, ledger)
+
+    def run(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> Explained:
+        """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        ids = check_inputs(inputs, sample_ids)
+        bound, score = self._bound(model, inputs, target)
+        totals: dict[str, Tensor] = {}
+        if self.ledger:
+            found, ledger = self.attribution.with_ledger(model, inputs, bound.target, ids)  # type: ignore[attr-defined]
+            details: dict[str, Tensor] = {}
+            self.layers = tuple(ledger.layers)
+            totals = {"bias": ledger.biases, "epsilon": ledger.epsilon, "start": ledger.start.sum()}
+            totals["ledger"] = torch.stack([*ledger.layers.values()]) if ledger.layers else score.new_zeros(0)
+        else:
+            found, details = self.attribution.with_details(model, inputs, bound.target, ids)
+        tensors = {"map": pool_channels(found, self.part), **details}
+        tensors["gap"], tensors["score"] = score - found.flatten(1).sum(1).to(score), score
+        finite = found.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        if self.regions is not None or found.ndim == 2:
+            parts = part_of(finite, self.part) if self.regions is None else self._by_feature(finite)
+            size = part_of(finite, "absolute").flatten(1).sum(1, keepdim=True)
+            tensors["by_feature"] = torch.where(size > 0, parts / size, 0.0)
+        nonfinite = (~found.isfinite()).flatten(1).sum(1)
+        return Explained(tensors, bound.target, bound.prediction, nonfinite, bound.classes, totals)
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what explaining a batch would refuse, at the cost of explaining its first sample."""
+        check_inputs(inputs)
+        if isinstance(target, Tensor):
+            self._bound(model, inputs, target)
+        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+
+    def add(self, found: Explained) -> None:
+        """Add the maps of a batch, and what belongs to them."""
+        super().add(found)
+        values = _precise(found.tensors["map"]).flatten(1)
+        values = torch.where(values.isfinite(), values, 0.0)
+        sizes = values.abs()
+        total = sizes.sum(1)
+        shares = sizes / torch.where(total > 0, total, 1.0).unsqueeze(1)
+        self._plus("positive_sum", (shares * (values > 0)).sum())
+        self._plus("entropy_sum", -torch.special.xlogy(shares, shares).sum())
+        strongest = sizes.amax(1, keepdim=True)
+        places = values / torch.where(strongest > 0, strongest, 1.0)
+        bins = ((places + 1) / 2 * BINS).long().clamp(0, BINS - 1)[found.tensors["map"].flatten(1).isfinite()]
+        self._plus("histogram", torch.bincount(bins, minlength=BINS))
+        gap, score = _precise(found.tensors["gap"]), _precise(found.tensors["score"])
+        known = gap.isfinite()
+        self._plus("gap_sum", torch.where(known, gap, 0.0).abs().sum())
+        self._plus("score_sum", torch.where(known, score, 0.0).abs().sum())
+        if "by_feature" in found.tensors:
+            self._plus("feature_sum", _precise(found.tensors["by_feature"]).sum(0))
+        if not self.ledger:
+            details = [_precise(found.tensors[name]) for name in self.attribution.details]
+            there = torch.stack([detail.isfinite() for detail in details]).all(0) if details else known
+            for name, detail in zip(self.attribution.details, details, strict=True):
+                self._plus(f"{name}_sum", torch.where(there, detail, 0.0).sum())
+            self._plus("details_count", there.sum())
+        for name, value in found.totals.items():
+            self._plus(f"{name}_sum", _precise(value))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        found = {
+            **self._maps(),
+            "positive_share": self.positive_sum / self.measured,
+            "entropy": self.entropy_sum / self.measured,
+            "conservation_gap": self.gap_sum / torch.where(self.score_sum > 0, self.score_sum, 1.0),
+            "histogram": self.histogram,
+        }
+        if self.feature_sum.ndim:
+            found["by_feature"] = self.feature_sum / self.measured
+        if self.ledger:
+            whole = torch.where(self.start_sum == 0, 1.0, self.start_sum)
+            shares = {"bias_share": self.bias_sum, "epsilon_share": self.epsilon_sum, "ledger": self.ledger_sum}
+            return found | {name: value / whole for name, value in shares.items()}
+        details = {name: getattr(self, f"{name}_sum") / self.details_count for name in self.attribution.details}
+        return found | details
+
+    def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:
+        """The histogram, the share of every feature, and the ledger if there is one."""
+        from lightning_xai.figures import relevance
+
+        drawn = {"histogram": relevance.draw_histogram(result["histogram"], title)}
+        if "by_feature" in result:
+            drawn["shares"] = relevance.draw_shares(result["by_feature"], title)
+        if "ledger" in result and self.layers:
+            shares = {name: float(result[name]) for name in ("bias_share", "epsilon_share")}
+            drawn["ledger"] = relevance.draw_ledger(result["ledger"], self.layers, title, shares)
+        return drawn
+
+    def _bound(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
+        """The score bound to the clean output, and its values."""
+        with explaining(model):
+            with calling():
+                output = model(usable(inputs).clone())
+            bound = self.score.bind(output, target, len(inputs))
+            return bound, bound(output)
+
+    def _by_feature(self, relevance: Tensor) -> Tensor:
+        assert self.regions is not None
+        return pool_features(relevance, self.regions, self.part)
+
+    positive_sum: Tensor
+    entropy_sum: Tensor
+    gap_sum: Tensor
+    score_sum: Tensor
+    histogram: Tensor
+    feature_sum: Tensor
+    details_count: Tensor
+    ledger_sum: Tensor
+    bias_sum: Tensor
+    epsilon_sum: Tensor
+    start_sum: Tensor
