@@ -351,7 +351,7 @@ def test_a_table_has_no_map(cam):
 
 @every_cam
 def test_a_network_without_such_a_layer(cam):
-    with pytest.raises(ValueError, match="no layer was found that runs once and returns .* name one with layer="):
+    with pytest.raises(ValueError, match=r"no layer was found that runs once and returns .* name one with layer="):
         cam()(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.ones(2, 2, 4), 0)
 
 
@@ -396,7 +396,7 @@ def test_a_layer_that_does_not_run_once(cam, net, layer, times):
     ],
 )
 def test_cam_refuses_networks_that_it_does_not_fit(model, fields):
-    with pytest.raises(ValueError, match="CAM needs global pooling and one linear layer .* or use GradCAM"):
+    with pytest.raises(ValueError, match=r"CAM needs global pooling and one linear layer .* or use GradCAM"):
         CAM(**fields)(model, draw(3, 2, 12), Y)
 
 

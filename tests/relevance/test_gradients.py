@@ -165,7 +165,9 @@ def constant(x):
     ],
 )
 def test_causes_of_a_cut_gradient_are_named(forward):
-    with pytest.raises(ValueError, match="no gradient path leads from the score back to the inputs. Likely causes: .*"):
+    with pytest.raises(
+        ValueError, match=r"no gradient path leads from the score back to the inputs. Likely causes: .*"
+    ):
         Saliency()(module(forward), draw(2, 3), 0)
 
 

@@ -68,7 +68,7 @@ def test_a_map_with_one_channel():
 
 @pytest.mark.parametrize("pool", [pool_channels, lambda r, part: pool_features(r, Windows(1), part)])
 def test_an_unknown_part(pool):
-    with pytest.raises(ValueError, match="part 'negativ' is unknown. .*Known: signed, positive, absolute"):
+    with pytest.raises(ValueError, match=r"part 'negativ' is unknown. .*Known: signed, positive, absolute"):
         pool(draw(2, 3), "negativ")
 
 

@@ -1,5 +1,7 @@
 """Maps of noisy inputs: moments in closed form, loops over the same noise, any attribution inside."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -63,7 +65,7 @@ def noise(x, ids=IDS, draws=4, **fields):
         return SmoothGrad(Saliency(absolute=False), draws=count, **fields)(Recorder(), torch.zeros_like(x), 0, ids)
 
     totals = [maps(count) * count for count in range(1, draws + 1)]
-    return torch.stack([totals[0], *(later - before for before, later in zip(totals, totals[1:], strict=False))])
+    return torch.stack([totals[0], *(later - before for before, later in itertools.pairwise(totals))])
 
 
 @every_inner
