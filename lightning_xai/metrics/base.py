@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai.perturbation.regions import BoundRegions
-from lightning_xai.perturbation.sweep import Partner, Plan, Request, Swept, check_sweep, sweep
+from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, Swept, check_sweep, sweep
 from lightning_xai.targets import Target
 
 if TYPE_CHECKING:
@@ -174,10 +174,12 @@ class SweepMetric(ExplanationMetric, ABC):
     Attributes:
         plan: The regions and how they are swept.
         requests: What the metric needs of the sweep.
+        captures: What it needs to see inside the model on the way.
     """
 
     plan: Plan
     requests: list[Request]
+    captures: Sequence[CaptureRequest] = ()
 
     @abstractmethod
     def explained(self, swept: Swept) -> Explained:
@@ -187,11 +189,11 @@ class SweepMetric(ExplanationMetric, ABC):
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
     ) -> Explained:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
-        return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids))
+        return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
         """Raise what a sweep of a batch would refuse."""
-        check_sweep(model, inputs, target, self.requests, self.plan)
+        check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
     def _explained(self, swept: Swept, tensors: dict[str, Tensor]) -> Explained:
         """``tensors`` with the sweep's importances that are not numbers counted, where there is one to be expected."""
@@ -299,7 +301,8 @@ def update_together(
             found[name] = metric.run(model, inputs, target, sample_ids)
     for plan, sharing in plans.items():
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
-        swept = sweep(model, inputs, target, requests, plan, sample_ids)
+        captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
+        swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
         found.update((name, metric.explained(swept)) for name, metric in sharing.items())
     for name, metric in metrics.items():
         metric.accumulate(found[name] if count else found[name].rows(slice(0)))

@@ -27,12 +27,12 @@ class LayerChange(Capture):
     does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample is rounding: such are 0 or less.
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
         activation: :math:`\sigma` or its name; the one that follows the layer in the model unless given.
         keep_activation: Whether the clean activations ``activation`` [N, K, P] are kept, too.
     """
 
-    layer: str
+    layer: str | None
     activation: str | Function | None = None
     keep_activation: bool = False
 
@@ -49,14 +49,14 @@ class PositionChange(Capture):
     position, ``nonfinite`` [N, J] the positions whose change is not a number.
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
         threshold: T [K, *P]; None if only the changes are wanted, in ``changes``.
         activation: The activation function or its name; the one that follows the layer unless given.
         pairs: Where the pairs of feature and position are counted, if they are.
         changes: Where the largest changes of each sample and feature go, if they are wanted.
     """
 
-    layer: str
+    layer: str | None
     threshold: Tensor | None
     activation: str | Function | None = None
     pairs: Pairs | None = None
@@ -67,7 +67,7 @@ class PositionChange(Capture):
         spot = find_spot(model, inputs, self.layer, self.activation)
         shape = unit_shape(spot, "position")
         if self.threshold is not None:
-            fit_threshold(self.threshold, shape, self.layer)
+            fit_threshold(self.threshold, shape, spot.layer)
         return _PositionWatch(model, spot, self)
 
 

@@ -40,6 +40,7 @@ _NAMED: dict[str, Function] = {
 }
 # Of these the largest value is the value of the largest argument.
 _RISING = {"elu", "hardtanh", "identity", "relu", "relu6", "sigmoid", "softplus", "tanh"}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CARRIED = {"affine_norm", "dropout", "identity"}
 
 
@@ -64,7 +65,9 @@ class Spot:
     shape: tuple[int, ...]
 
 
-def find_spot(model: nn.Module, inputs: Tensor, layer: str, activation: str | Function | None = None) -> Spot:
+def find_spot(
+    model: nn.Module, inputs: Tensor, layer: str | None = None, activation: str | Function | None = None
+) -> Spot:
     """The place of a layer's pre-activation, found by one forward pass.
 
     What the activation receives, if between the layer and it stand only batch norm, dropout or reshapes; otherwise
@@ -73,7 +76,8 @@ def find_spot(model: nn.Module, inputs: Tensor, layer: str, activation: str | Fu
     Args:
         model: The network, already in the mode and context in which it is to be called.
         inputs: One sample or more.
-        layer: The dotted name of a layer.
+        layer: The dotted name of a layer; unless given, the last convolution that has an activation, or the last
+            linear layer with one if there is none.
         activation: The activation function or its name, instead of the one in the model.
 
     Raises:
@@ -81,6 +85,8 @@ def find_spot(model: nn.Module, inputs: Tensor, layer: str, activation: str | Fu
         TypeError: If ``activation`` is neither a name nor a function.
     """
     network = unwrapped(model)
+    if layer is None:
+        return _last_spot(network, inputs, activation)
     named_layer(network, layer)
     with calling(), _Normalised(network) as seen, tapping(network, {layer: seen.follow}):
         following = following_activation(network, layer, inputs)
@@ -105,6 +111,20 @@ def find_spot(model: nn.Module, inputs: Tensor, layer: str, activation: str | Fu
             f"told. Name a convolution, or a linear layer that returns [N, K]."
         )
     return Spot(layer, function, name in _RISING, call, taken, shape)
+
+
+def _last_spot(model: nn.Module, inputs: Tensor, activation: str | Function | None) -> Spot:
+    reasons = []
+    for kind in (_CONVOLUTIONS, nn.Linear):
+        for name in reversed([name for name, module in model.named_modules() if isinstance(module, kind)]):
+            try:
+                spot = find_spot(model, inputs, name, activation)
+            except ValueError as error:
+                reasons.append(str(error))
+            else:
+                return spot
+    tried = f" Tried {len(reasons)}; the last one: {reasons[-1]}" if reasons else ""
+    raise ValueError(f"no convolution or linear layer with an activation is found: name the layer.{tried}")
 
 
 @contextmanager

@@ -119,6 +119,11 @@ class UpperQuantile:
         for some, highest in zip(torch.split(values, step), torch.split(peaks, step), strict=True):
             self._keep(some, highest)
 
+    @property
+    def bins(self) -> int:
+        """How many bins the histogram has, once there is one; 0 if the budget is too small for any."""
+        return 2 * _EXPONENTS << self.bits if self.bits >= 0 else 0
+
     def merge(self, other: UpperQuantile) -> None:
         """Take what another stream with the same p and budget has seen."""
         if (other.p, other.budget, other.expected) != (self.p, self.budget, self.expected):
@@ -140,7 +145,7 @@ class UpperQuantile:
             self._start(largest.T.unsqueeze(0))
         self.count, self.nonfinite = self.count + count, self.nonfinite + nonfinite
         self.peak = torch.maximum(self.peak, peak)
-        if histogram.numel():
+        if bool(histogram.any()):
             self._open()
             self.histogram += histogram
         if self.most == 0:
@@ -256,7 +261,7 @@ class UpperQuantile:
                 f"histogram of {len(self.count)} units: give at least {least}."
             )
         if self.histogram.shape[1] == 0:
-            self.histogram = self.histogram.new_zeros(len(self.count), 2 * _EXPONENTS << self.bits)
+            self.histogram = self.histogram.new_zeros(len(self.count), self.bins)
 
     def _bin(self, values: Tensor) -> None:
         """Count values [n, K, P] in the histogram; those of -inf are none."""

@@ -1,0 +1,207 @@
+"""Activation thresholds over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import calling, explaining, usable
+from lightning_xai.metrics.base import Explained, ExplanationMetric
+from lightning_xai.targets import Target, Value
+from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
+from lightning_xai.units.layers import Function, find_spot, seeing
+from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
+
+
+@dataclass(frozen=True)
+class Watched(Explained):
+    """What a metric of units found for a batch.
+
+    Attributes:
+        kept: Per-sample tensors [N, ...] that are counted but not written to disk.
+        shape: What is the same for every sample: the shape of the units, or of the inputs.
+    """
+
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+
+    def rows(self, rows: slice) -> Watched:
+        """The same for some of the samples."""
+        some = super().rows(rows)
+        assert isinstance(some, Watched)
+        return replace(some, kept={name: tensor[rows] for name, tensor in self.kept.items()})
+
+
+class QuantileMetric(ExplanationMetric):
+    """A metric that keeps the largest values of some units, and counts what the budget does not hold.
+
+    Attributes:
+        p: The share of the values above the threshold.
+        budget: Bytes for the largest values; the exchange between processes takes as many.
+    """
+
+    budget: ClassVar[int] = DEFAULT_BUDGET
+    p: float
+
+    largest: list[Tensor] | Tensor
+    histogram: list[Tensor] | Tensor
+    value_count: Tensor
+    value_peak: Tensor
+    value_nonfinite: Tensor
+    extent: Tensor
+
+    def __init__(self, p: float, **options: Any) -> None:
+        super().__init__(**options)
+        check_share(p)
+        self.p = p
+        for name in ("largest", "histogram"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+        for name in ("value_count", "value_nonfinite"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("value_peak", torch.tensor(-torch.inf), dist_reduce_fx="max")
+        self.add_state("extent", torch.zeros(()), dist_reduce_fx="max")
+
+    def _feed(self, values: Tensor) -> None:
+        """Add values [n, K, P] of K units."""
+        stream = self._stream()
+        stream.add(values)
+        top, count, peak, histogram = stream.state()
+        self.largest = [top.contiguous()]
+        bins = histogram.unsqueeze(0)
+        self.histogram = [bins if histogram.numel() else bins.new_zeros(0, len(count), stream.bins)]
+        self.value_count, self.value_peak = count, peak
+        self.value_nonfinite = torch.tensor(stream.nonfinite, device=values.device)
+
+    def _quantile(self) -> Quantile:
+        """The thresholds of all values so far."""
+        return self._stream().result()
+
+    def _stream(self) -> UpperQuantile:
+        stream = UpperQuantile(self.p, budget=self.budget)
+        if len(self.largest):
+            histogram = dim_zero_cat(self.histogram).sum(0)
+            state = (dim_zero_cat(self.largest), self.value_count, self.value_peak, histogram)
+            stream.absorb(*state, int(self.value_nonfinite))
+        return stream
+
+    def _note_extent(self, shape: Sequence[int]) -> None:
+        """Keep a shape that is the same for every sample.
+
+        Raises:
+            ValueError: If it was another one.
+        """
+        extent = torch.tensor([float(length) for length in shape], device=self.extent.device)
+        if self.extent.ndim and not torch.equal(self.extent, extent):
+            before, now = ([int(length) for length in found] for found in (self.extent, extent))
+            raise ValueError(
+                f"counts over the data need inputs of one size: it was {before} so far and is {now} now. Resize the "
+                f"inputs, or use one metric per size."
+            )
+        self.extent = extent
+
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(int(length) for length in self.extent)
+
+
+class ActivationThreshold(QuantileMetric):
+    r"""The thresholds :math:`T_k` that a share p of the activations of a unit exceeds, :math:`P(A_k > T_k) = p`.
+
+    ``compute()`` gives ``threshold`` [K] ([K, \*P] for positions); ``error``, its relative error, 0 if it is exact;
+    ``peak``, the largest activation of each unit; ``dead``, how many units never were active (T = 0 and nothing is
+    larger); ``values``, how many activations a unit had; ``samples``, ``nonfinite`` how many activations were not
+    finite (they are left out), ``left_out``. The largest activations of every unit are kept in ``budget`` bytes (64
+    MiB): T is exact if half of it holds a share p of them, and is read off a histogram otherwise. The same for any
+    number of processes.
+
+    Args:
+        layer: The dotted name of a layer; unless given, the last convolution (or linear layer) with an activation.
+        p: The share, in (0, 1).
+        unit: ``"channel"`` or ``"position"``.
+        activation: The activation function or its name; the one that follows the layer unless given.
+        output: Which tensor to read the predicted class of, if the model returns several.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Source: :cite:`bau2017`.
+
+    Example:
+        >>> layer = nn.Conv1d(1, 2, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[[1.0]], [[-1.0]]])
+        >>> metric = ActivationThreshold("0", p=0.4)
+        >>> model = nn.Sequential(layer, nn.ReLU(), nn.Flatten())
+        >>> metric.update(model, torch.tensor([[[1.0, 5.0, 2.0]], [[4.0, 3.0, 0.0]]]), 0)
+        >>> found = metric.compute()
+        >>> found["threshold"], found["dead"]
+        (tensor([3., 0.]), tensor(1))
+    """
+
+    def __init__(
+        self,
+        layer: str | None = None,
+        p: float = 0.005,
+        unit: str = "channel",
+        activation: str | Function | None = None,
+        output: str | int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(p, **options)
+        check_unit(unit)
+        self.layer, self.unit, self.activation, self.output = layer, unit, activation, output
+        self._identify(layer, p, unit, activation, output)
+
+    def run(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> Explained:
+        """See the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        check_inputs(inputs, sample_ids)
+        seen: list[Tensor] = []
+        with explaining(model):
+            inputs = usable(inputs)
+            spot = find_spot(model, inputs[:1], self.layer, self.activation)
+
+            def see(_layer: str, values: Tensor) -> None:
+                seen.append(spot.activation(values.clone()))
+
+            with seeing(model, {spot.layer: spot}, see), calling():
+                output = model(inputs)
+            bound = Value(output=self.output).bind(output, target, len(inputs))
+        kept = {"activation": as_units(seen[0], self.unit)}
+        nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
+        about = (bound.target, bound.prediction, nonfinite, bound.classes)
+        return Watched({}, *about, kept=kept, shape=unit_shape(spot, self.unit))
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what :meth:`run` would refuse of a batch, at the cost of two forward passes of its first sample."""
+        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+
+    def add(self, found: Explained) -> None:
+        """Add the activations of a batch."""
+        assert isinstance(found, Watched)
+        self._note_extent(found.shape)
+        self._feed(found.kept["activation"])
+
+    def result(self) -> Threshold:
+        """The thresholds so far, of all processes if they have been synchronised.
+
+        Raises:
+            ValueError: If there was no sample yet.
+        """
+        return Threshold.of(self._quantile(), self.layer or "the last layer", self.unit, self.p, self._shape())
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        found = self._quantile()
+        device = found.value.device
+        return {
+            **self._counts(),
+            "threshold": found.value.view(self._shape()),
+            "peak": found.peak.view(self._shape()),
+            "error": torch.tensor(found.error, device=device),
+            "dead": torch.tensor(len(found.dead), device=device),
+            "values": found.count.max(),
+        }

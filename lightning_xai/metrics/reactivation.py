@@ -1,0 +1,203 @@
+"""Re-activation over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_xai.metrics.activation import QuantileMetric, Watched
+from lightning_xai.metrics.base import Explained, SweepMetric
+from lightning_xai.perturbation.capture import Capture
+from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swept
+from lightning_xai.targets import Score, as_score
+from lightning_xai.units.activation import check_unit
+from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
+from lightning_xai.units.counts import per_change
+from lightning_xai.units.layers import Function
+from lightning_xai.units.quantile import Quantile, UpperQuantile
+from lightning_xai.units.reactivation import check_threshold, hits, nonfinite_changes, present
+
+
+class Reactivation(QuantileMetric, SweepMetric):
+    r"""How often perturbing a feature switches on a unit, :math:`M_{j,k} = \#\{x : \Delta a_{k,j} > T_k\}`.
+
+    :math:`\Delta a = \sigma(B_k(R_j x) - B_k(x)) - \sigma(0)` at the layer's pre-activations B, the largest over the
+    positions of a channel; see :func:`lightning_xai.units.reactivation`. With :class:`Importance` over the same
+    regions, perturbation and score it shares every forward pass of a perturbed input.
+
+    ``compute()`` gives ``by_feature`` [\*S], the counts :math:`\sum_k M` painted over the input;
+    ``by_unit`` [K] ([K, \*P] for positions); ``by_feature_and_unit`` [J, K] (not for positions); ``total``;
+    ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean of
+    :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead``, how many
+    units never were active; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
+
+    A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
+    kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
+
+    Args:
+        layer: The dotted name of a layer; if None, the last convolution (or linear layer) with an activation.
+        regions: The features j, the same in every sample.
+        perturbation: R.
+        p: The share of a unit's activations (or changes) above T.
+        threshold: ``"activation"``, ``"delta"``, or T itself [K] ([K, \*P] for positions).
+        unit: ``"channel"`` or ``"position"``.
+        activation: The activation function or its name; the one that follows the layer unless given.
+        score: Which output tells the explained class; the same as that of an importance to share its passes.
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If the regions differ from sample to sample, or something makes no sense.
+
+    Source: :cite:`grauluque2023`, :cite:`bau2017`.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> linear = nn.Linear(3, 2, bias=False)
+        >>> linear.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
+        >>> metric = Reactivation("0", Windows(1), kinds.Constant(0.0), score="logit")
+        >>> metric.update(nn.Sequential(linear, nn.ReLU()), torch.tensor([[1.0, 4.0, 2.0], [3.0, 2.0, 1.0]]), 0)
+        >>> found = metric.compute()
+        >>> found["by_feature"], found["by_unit"], found["total"]
+        (tensor([0., 2., 0.], dtype=torch.float64), tensor([0, 2]), tensor(2))
+    """
+
+    pictured: ClassVar[dict[str, str]] = {"map": "re-activation,\nmean Δa"}
+    formula: ClassVar[str] = r"M_{j,k} = \#\{x : \sigma(B_k(R_j x) - B_k(x)) - \sigma(0) > T_k\}"
+    reading: ClassVar[str] = "How many units are switched on where a part of the input is perturbed."
+
+    changes: list[Tensor] | Tensor
+    counts: Tensor
+    feature_counts: Tensor
+    unit_counts: Tensor
+    change_sum: Tensor
+
+    def __init__(
+        self,
+        layer: str | None,
+        regions: Regions,
+        perturbation: Perturbation,
+        p: float = 0.005,
+        threshold: str | Tensor | Sequence[float] = "activation",
+        unit: str = "channel",
+        activation: str | Function | None = None,
+        score: str | Score = "probability",
+        chunk_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(p, **options)
+        check_unit(unit)
+        if not isinstance(threshold, str):
+            threshold = torch.as_tensor(threshold)
+        check_threshold(threshold)
+        if isinstance(regions, Segments) and callable(regions.labels):
+            raise ValueError("Reactivation needs regions that are the same in every sample: give Segments a label map.")
+        self.layer, self.unit, self.threshold = layer, unit, threshold
+        self.plan = Plan(regions, chunk_size=chunk_size)
+        self.requests = [Request(perturbation, as_score(score))]
+        capture: Capture = LayerChange(
+            layer, activation, keep_activation=isinstance(threshold, str) and threshold == "activation"
+        )
+        if unit == "position":
+            if isinstance(threshold, str):
+                raise ValueError(
+                    "threshold must be given for positions: compute it with units.activation_threshold(..., "
+                    "unit='position')."
+                )
+            capture = PositionChange(layer, threshold, activation)
+        self.captures = [CaptureRequest(perturbation, capture)]
+        self.add_state("changes", [], dist_reduce_fx="cat")
+        self._sums("counts", "feature_counts", "unit_counts", "change_sum")
+        told = threshold if isinstance(threshold, str) else threshold.tolist()
+        self._identify(layer, self.plan, self.requests, p, told, unit, activation)
+
+    def explained(self, swept: Swept) -> Explained:
+        """The changes of a sweep: the mean over the units painted, and what is counted."""
+        (request,), (asked,) = self.requests, self.captures
+        captured = present(swept.captured[asked], swept.regions)
+        kept = {"change": captured.features["change"]}
+        if self.unit == "channel":
+            kept["largest"] = captured.features["largest"]
+            shown = kept["largest"].mean(2)
+        else:
+            kept["by_feature"] = captured.features["by_feature"]
+            kept["by_unit"] = captured.samples["by_unit"]
+            shown = kept["by_feature"].to(kept["change"])
+        nonfinite = nonfinite_changes(captured)
+        if "activation" in captured.samples:
+            kept["activation"] = captured.samples["activation"]
+            nonfinite = nonfinite + (~kept["activation"].isfinite()).flatten(1).sum(1)
+        score = request.score
+        about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+        return Watched({"map": swept.regions.paint(shown)}, *about, kept=kept, shape=swept.regions.spatial)
+
+    def add(self, found: Explained) -> None:
+        """Count the changes of a batch, or keep them until the threshold is known."""
+        assert isinstance(found, Watched)
+        kept = found.kept
+        self._note_extent(found.shape)
+        self._plus("change_sum", kept["change"].double().nansum(0))
+        if self.unit == "position":
+            self._plus("feature_counts", kept["by_feature"].sum(0))
+            self._plus("unit_counts", kept["by_unit"].sum(0))
+            return
+        if isinstance(self.threshold, Tensor):
+            fit_threshold(self.threshold, tuple(kept["largest"].shape[2:]), self.layer or "the last layer")
+            self._plus("counts", hits(kept["largest"], self.threshold).sum(0))
+            return
+        assert isinstance(self.changes, list)
+        self.changes.append(kept["largest"])
+        size = sum(part.numel() * part.element_size() for part in self.changes)
+        if size > self.budget:
+            raise ValueError(
+                f"the changes of {sum(map(len, self.changes))} samples take {size} bytes, more than the budget of "
+                f"{self.budget}: give a threshold, e.g. units.activation_threshold(...).value."
+            )
+        if "activation" in kept:
+            self._feed(kept["activation"])
+
+    def compute(self) -> dict[str, Tensor]:
+        """The results named above."""
+        if self.unit == "position":
+            return self._results(self.feature_counts, self.unit_counts)
+        counts = self.counts
+        threshold: dict[str, Tensor] = {}
+        if isinstance(self.threshold, str):
+            changes = dim_zero_cat(self.changes)
+            quantile = self._quantile() if self.threshold == "activation" else self._quantile_of(changes)
+            counts = hits(changes, quantile.value).sum(0)
+            threshold = {
+                "threshold": quantile.value,
+                "threshold_error": torch.tensor(quantile.error, device=counts.device),
+                "dead": torch.tensor(len(quantile.dead), device=counts.device),
+            }
+        found = self._results(counts.sum(1), counts.sum(0))
+        return {**found, "by_feature_and_unit": counts, **threshold}
+
+    def _results(self, by_feature: Tensor, by_unit: Tensor) -> dict[str, Tensor]:
+        if not self.extent.ndim:
+            raise ValueError("Reactivation has seen no sample: call update before compute.")
+        total, change = by_feature.sum(), self.change_sum.sum()
+        bound = self.plan.regions.bind((1, 1, *self._shape()))
+        return {
+            **self._counts(),
+            "by_feature": bound.paint(by_feature.double().unsqueeze(0))[0],
+            "by_unit": by_unit,
+            "total": total,
+            "per_window": total / len(by_feature),
+            "per_change": torch.tensor(per_change(int(total), float(change)), device=total.device),
+        }
+
+    def _quantile_of(self, changes: Tensor) -> Quantile:
+        """The thresholds of changes [N, J, K] that are all at hand."""
+        values = changes.transpose(1, 2)
+        stream = UpperQuantile(self.p, budget=8 * max(1, changes.numel()) * changes.element_size())
+        stream.add(values)
+        return stream.result()
