@@ -24,8 +24,8 @@ _NAMES = {
     "sigmoid logsigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min clamp_max "
     "expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
     "softmax": "softmax log_softmax softmin logsumexp",
-    "sum": "add radd iadd sub subtract rsub isub sum nansum mean nanmean cat concat concatenate stack hstack vstack "
-    "dstack cumsum neg negative",
+    "sum": "add radd iadd sub subtract rsub isub sum nansum mean nanmean cumsum neg negative",
+    "concatenation": "cat concat concatenate stack hstack vstack dstack column_stack",
     "product": "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod",
     "statistic": "var std var_mean std_mean norm vector_norm rsqrt reciprocal",
     "pooling": "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "

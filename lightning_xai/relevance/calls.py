@@ -118,8 +118,9 @@ def _matrix_product(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[st
         summed = name == "addbmm"
 
         def rewritten() -> Tensor:
-            product = torch.matmul(*factors)
-            return beta * added + alpha * (product.sum(0) if summed else product)
+            product: Tensor = torch.matmul(*factors)
+            found: Tensor = beta * added + alpha * (product.sum(0) if summed else product)
+            return found
 
         return LinearCall(Dense(), factors[0], factors[1], None, rewritten)
     tensors = list(tensors_in([args, kwargs]))

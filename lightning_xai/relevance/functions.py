@@ -105,6 +105,11 @@ def relevance_sum(x: Tensor, g: Tensor) -> Tensor:
     return torch.where(g == 0, 0.0, x * g).sum()
 
 
+def on_gradient(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+    """Show a tensor's gradient to a function, which may replace it."""
+    tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
 class Tap(torch.autograd.Function):
     """The identity; the backward notes the relevance that passes."""
 
@@ -122,7 +127,8 @@ class Tap(torch.autograd.Function):
         return grads[0], None
 
 
-OURS: tuple[Any, ...] = tuple(f._backward_cls for f in (Linear, Scaled, Ratio, Rectified, FixedNorm, Tap))  # type: ignore[attr-defined]
+_FUNCTIONS: tuple[Any, ...] = (Linear, Scaled, Ratio, Rectified, FixedNorm, Tap)
+OURS = tuple(function._backward_cls for function in _FUNCTIONS)
 
 
 def _written(x: Tensor, y: Tensor, writes: bool) -> Tensor:
@@ -192,7 +198,7 @@ def attention_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     return (*found.values(), *args[3:]), rest
 
 
-def normalised(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def normalised(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A normalisation whose divisor counts as a constant."""
     x = args[0]
 

@@ -84,8 +84,7 @@ class Recorder:
         key = module if visit == 1 else f"{module}#{visit}"
         found: list[Tensor] = []
         self.layers[key] = found
-        value = y.detach().clone()
-        y.register_hook(lambda g: found.append(relevance_sum(value, g)))
+        _on_relevance(y, found.append)
 
     def watched(
         self,
@@ -98,7 +97,10 @@ class Recorder:
     ) -> Any:
         """Make an operation, and note what it takes in and hands on."""
         kept = self.kept.setdefault("bias" if kind in _CONSTANT else kind, [])
-        note = lambda r: kept.append(-r)  # noqa: E731
+
+        def note(r: Tensor) -> None:
+            kept.append(-r)
+
         target = args[0] if writes and args[0].requires_grad else None
         tapped = _tapped(args, note), {key: _tapped(value, note) for key, value in kwargs.items()}
         result = make(*tapped)
@@ -106,8 +108,7 @@ class Recorder:
             result = tapped[0][0]  # x[...] = y returns nothing
         for part in tensors_in(result):
             if part.requires_grad:
-                value = part.detach().clone()
-                part.register_hook(lambda g, value=value: kept.append(relevance_sum(value, g)))
+                _on_relevance(part, kept.append)
                 self.note_output(module, part)
         if target is not None:
             return target.copy_(result)
@@ -130,6 +131,15 @@ class Recorder:
             total(found.epsilon for found in [*self.linear, self.stabilisers]),
             {kind: value for kind, value in remainder.items() if bool(value != 0)},
         )
+
+
+def _on_relevance(y: Tensor, note: Callable[[Tensor], None]) -> None:
+    value = y.detach().clone()
+
+    def hook(g: Tensor) -> None:
+        note(relevance_sum(value, g))
+
+    functions.on_gradient(y, hook)
 
 
 def _tapped(argument: Any, note: Callable[[Tensor], None]) -> Any:

@@ -75,7 +75,8 @@ class Convolution(LinearMap):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See the base class."""
-        return torch.ops.aten.convolution.default(x, weight, bias, *self._settings())
+        y: Tensor = torch.ops.aten.convolution.default(x, weight, bias, *self._settings())
+        return y
 
     def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """See the base class."""
@@ -101,7 +102,7 @@ class Convolution(LinearMap):
         settings = self._settings(1)
         counts = torch.ops.aten.convolution.default(plane, plane.new_ones(1, 1, *kernel), None, *settings) * inner
         # A channel of the output reads every channel of its group alike: one channel per group says it all.
-        summed = r.unflatten(1, (groups, -1)).sum(2)
+        summed = r.reshape(r.shape[0], groups, -1, *r.shape[2:]).sum(2)
         one = like.new_empty(1).expand(like.shape[0], groups, *like.shape[2:])
         spread = self._transpose(divided(summed, counts), r.new_ones(groups, 1, *kernel), one, groups)
         return spread.unsqueeze(2).expand(-1, -1, inner, *spread.shape[2:]).reshape(like.shape)
@@ -152,7 +153,7 @@ def divided(r: Tensor, z: Tensor) -> Tensor:
     return torch.where(z == 0, 0.0, r / torch.where(z == 0, 1.0, z))
 
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_kept: Any = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +183,9 @@ class Weights:
         if self.weight.dtype == dtype:
             return self
         parts = (self.weight, self.bias, self.scale, self.shift)
-        weight, *rest = (None if part is None else part.to(dtype) for part in parts)
+        weight, bias, scale, shift = (None if part is None else part.to(dtype) for part in parts)
         assert weight is not None
-        return Weights(weight, *rest, key=self.key)
+        return Weights(weight, bias, scale, shift, self.key)
 
     def full_bias(self) -> Tensor | None:
         """The bias of the folded operation."""

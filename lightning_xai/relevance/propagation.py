@@ -38,7 +38,7 @@ from lightning_xai.relevance.rules import (
     signed,
 )
 
-_FREE = frozenset({"sum", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
+_FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
 _MOVES = frozenset({"reshape", "identity", "dropout"})
 _MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
 """Reshapes that may bring in constants, which absorb relevance."""
@@ -116,8 +116,8 @@ class Propagation(Operations):
         self.rows: list[Row] = []
         self._late = composite.speaks_of_last
         self._found: dict[tuple[Any, ...], Rule | None] = {}
-        self._records: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._fresh: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._records: Any = WeakTensorKeyDictionary()
+        self._fresh: Any = WeakTensorKeyDictionary()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
@@ -366,7 +366,7 @@ class Propagation(Operations):
                 noted.epsilon = noted.epsilon + (value * g * share).sum()
             return g * (1 - share)
 
-        result.register_hook(hook)
+        functions.on_gradient(result, hook)
 
     def _row(self, operation: Operation, rule: Rule) -> None:
         self.rows.append(Row(operation, str(rule)))
@@ -378,7 +378,7 @@ class Propagation(Operations):
         name = operation.name
         if writes and name in ("mul", "multiply", "imul") and sum(t.requires_grad for t in tensors_in(args)) == 2:
             result = func(*args, **kwargs)
-            result.register_hook(lambda g: g / 2)
+            functions.on_gradient(result, lambda g: g / 2)
             return result
         shared = product_arguments(name, args, functions.shared)
         if shared is None or (writes and shared[0] is not args[0]):
@@ -391,7 +391,7 @@ class Propagation(Operations):
         self._row(operation, rule)
         if isinstance(rule, Guided):
             result = func(*args, **kwargs)
-            result.register_hook(lambda g: g.clamp(min=0))
+            functions.on_gradient(result, lambda g: g.clamp(min=0))
             return result
         if isinstance(rule, Deconv):
             return functions.rectified(func, args, kwargs, writes)
