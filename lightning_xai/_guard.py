@@ -186,21 +186,6 @@ def branching(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         yield found
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The network inside wrappers that only distribute or compile it.
-
-    A gradient that passes through ``DistributedDataParallel`` would take part in the training's own bookkeeping, and a
-    compiled network does not show its layers.
-    """
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def keyed_generator(*key: object) -> torch.Generator:
     """A random generator on the CPU whose draws depend on the key and on nothing else."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=7).digest()

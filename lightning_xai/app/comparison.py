@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
+from lightning_xai import figures
 from lightning_xai.app.report import in_digits, write_comparison
+from lightning_xai.callbacks.writer import load_explanations
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = ("input", "target", "prediction", "sample_id")
 
 
 class Comparison(Callback):
-    """Prints the numbers of a multirun as a table, a column per run, and writes ``comparison.csv`` and ``.html``."""
+    """Prints the numbers of a multirun as a table, a column per run, and writes ``comparison.csv`` and ``.html``.
+
+    Maps that differ between the runs are drawn side by side: ``comparison.<metric>.png``.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read what the runs have written and compare it.
@@ -42,9 +56,44 @@ class Comparison(Callback):
                 writer = csv.writer(file)
                 writer.writerow(["result", *runs])
                 writer.writerows([row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows)
-            write_comparison(folder, dict(zip(runs, done, strict=True)), rows)
+            places = dict(zip(runs, done, strict=True))
+            for metric, figure in _side_by_side(places).items():
+                figures.save(figure, folder / f"comparison.{metric}.png")
+            write_comparison(folder, places, rows)
         if len(done) < len(jobs):
             raise SystemExit(f"lightning-xai: {len(jobs) - len(done)} of {len(jobs)} runs failed.")
+
+
+def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
+    """Per metric the maps of all runs in one picture, for the samples that all of them explained."""
+    found = {name: explained for name, run in runs.items() if (explained := _explained(run)) is not None}
+    if len(found) < 2:
+        return {}
+    first, *others = found.values()
+    shared = [i for i in first["sample_id"].tolist() if all(i in other["sample_id"] for other in others)]
+    rows = {name: torch.tensor([_row(explained, i) for i in shared]) for name, explained in found.items()}
+    drawn = {}
+    for key in first:
+        if not key.endswith("/map") or not all(key in other for other in others):
+            continue
+        maps = {name: explained[key][rows[name]] for name, explained in found.items()}
+        one, *rest = maps.values()
+        if not shared or any(other.shape != one.shape for other in rest) or all(one.equal(other) for other in rest):
+            continue
+        seen = {name: first[name][next(iter(rows.values()))] for name in _SHOWN}
+        titles = {name: textwrap.fill(name.partition(": ")[2] or name, 22) for name in maps}
+        drawn[key.removesuffix("/map")] = figures.draw_samples(seen | maps, titles)
+    return drawn
+
+
+def _explained(run: Path) -> dict[str, Tensor] | None:
+    """The maps of the last epoch that a run explained."""
+    folders = sorted((run / "explanations").glob("*-epoch*"), key=lambda path: int(path.name.rpartition("-epoch")[2]))
+    return load_explanations(folders[-1]) if folders and any(folders[-1].glob("*.safetensors")) else None
+
+
+def _row(explained: Mapping[str, Tensor], sample: int) -> int:
+    return int((explained["sample_id"] == sample).nonzero()[0])
 
 
 def _number(job: Path) -> tuple[int, str]:

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.report import in_digits, write_report
+from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.kinds import Perturbation
@@ -132,13 +133,14 @@ def run(config: DictConfig) -> Numbers:
 
 
 def build_monitor(config: DictConfig) -> ExplanationMonitor:
-    """The monitor of a config, its metrics over the config's regions, perturbation and score.
+    """The monitor of a config, its metrics over the config's regions, perturbation, score and attribution.
 
     What a metric's own entry sets comes first; what it leaves open is filled in. Speed is left out, with a word, if
     the perturbation has no strengths.
 
     Raises:
-        ValueError: If strengths are not a list of numbers, or the perturbation has no strength.
+        ValueError: If strengths are not a list of numbers, or the perturbation has no strength; if a rule is given to
+            an attribution that takes none.
     """
     config = deepcopy(config)
     with open_dict(config):
@@ -157,6 +159,7 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         "perturbations": perturbation,
         "strengths": strengths,
         "score": instantiate(config.score),
+        "attribution": build_attribution(config),
     }
     metrics: dict[str, ExplanationMetric] = {}
     for name, entry in config.metrics.items():
@@ -170,6 +173,22 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         metrics[str(name)] = _build(f"metrics.{name}", entry, **missing)
     monitor: ExplanationMonitor = _build("monitor", config.monitor, metrics)
     return monitor
+
+
+def build_attribution(config: DictConfig) -> Attribution:
+    """The attribution of a config, LRP by the config's rule.
+
+    Raises:
+        ValueError: If there is a rule, and the attribution takes none.
+    """
+    chosen = get_object(config.attribution._target_)
+    if config.get("rule") is not None and "composite" not in inspect.signature(chosen).parameters:
+        raise ValueError(
+            f"rule=... says how attribution=lrp passes relevance on, and {chosen.__name__} has no rules: leave out "
+            f"rule=... or attribution=..."
+        )
+    attribution: Attribution = instantiate(config.attribution)
+    return attribution
 
 
 def _build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:

@@ -78,7 +78,8 @@ def draw_histogram(counts: Tensor, title: str) -> Figure:
     """
     counts = counts.detach().cpu().double()
     edges = torch.linspace(-1, 1, len(counts) + 1)
-    colours = [_FOR if middle > 0 else _AGAINST for middle in ((edges[1:] + edges[:-1]) / 2).tolist()]
+    middles = ((edges[1:] + edges[:-1]) / 2).round(decimals=6).tolist()
+    colours = [_NEITHER if middle == 0 else _FOR if middle > 0 else _AGAINST for middle in middles]
     with _figure(4.2, 2.4) as figure:
         axes = figure.subplots()
         axes.bar(edges[:-1].numpy(), counts.numpy(), width=2 / len(counts), align="edge", color=colours)
@@ -121,16 +122,14 @@ def draw_shares(shares: Tensor, title: str, names: Sequence[str] | None = None) 
     return figure
 
 
-def draw_ledger(
-    ledger: Tensor, layers: Sequence[str], title: str, absorbed: Mapping[str, float] | None = None
-) -> Figure:
+def draw_ledger(ledger: Tensor, layers: Sequence[str], title: str, ends: Mapping[str, float] | None = None) -> Figure:
     """The relevance of every layer, from the output down to the input, as a share of the score.
 
     Args:
         ledger: Shares [L] in the order of the forward pass.
         layers: The layers' names.
         title: The metric's name.
-        absorbed: Shares of other takers, e.g. ``bias_share``.
+        ends: What arrives at the input, or is absorbed on the way, as shares by name.
 
     Raises:
         ValueError: If there are not as many layers as shares.
@@ -140,8 +139,8 @@ def draw_ledger(
     values = [100 * value for value in ledger.detach().cpu().double().flip(0).tolist()]
     labels = [name or "the model itself" for name in reversed(layers)]
     colours = [_FOR if value > 0 else _AGAINST for value in values]
-    for name, share in (absorbed or {}).items():
-        labels.append(f"absorbed: {name.removesuffix('_share')}")
+    for name, share in (ends or {}).items():
+        labels.append(f"to {name}")
         values.append(100 * share)
         colours.append(_NEITHER)
     with _figure(4.6, 0.16 * len(labels) + 0.8) as figure:

@@ -19,7 +19,9 @@ from lightning_xai.targets import BoundScore, Target, as_score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 64
+BINS = 65  # odd, so that 0 lies in the middle of one
+
+_ENDS = ("input", "bias", "epsilon")
 
 
 class Relevance(MapMetric):
@@ -33,7 +35,7 @@ class Relevance(MapMetric):
 
     .. math:: \frac{\sum_n |s_n - \sum R_n|}{\sum_n |s_n|},
 
-    ``histogram`` [64] how many cells of the maps lie in 64 equal intervals from -1 to 1, in units of the strongest cell
+    ``histogram`` [65] how many cells of the maps lie in 65 equal intervals from -1 to 1, in units of the strongest cell
     of their sample, ``by_feature`` [J] the mean share of a sample's magnitude that a feature has, signed (with
     ``regions``, or columns of a table), ``samples``, ``nonfinite`` how many cells were not numbers, ``left_out`` how
     many samples could not be explained; and the mean of what the attribution gives besides its map
@@ -41,7 +43,8 @@ class Relevance(MapMetric):
     out. A map that is 0 has the entropy, shares and coefficients 0; scores that are all 0 do not divide.
 
     An attribution with a conservation ledger also gives ``ledger`` [L], the relevance of every named layer as a share
-    of the scores' sum, ``bias_share`` and ``epsilon_share``, what biases and stabilisers absorb of it.
+    of the scores' sum, ``input_share``, what of it arrives at the input, ``bias_share`` and ``epsilon_share``, what
+    biases and stabilisers absorb.
 
     Args:
         attribution: R, e.g. ``LRP()`` or ``GradCAM()``.
@@ -92,7 +95,7 @@ class Relevance(MapMetric):
         self._sums("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
         self._sums(*(f"{name}_sum" for name in attribution.details), "details_count")
         if self.ledger:
-            self._sums("ledger_sum", "bias_sum", "epsilon_sum", "start_sum")
+            self._sums("ledger_sum", "input_sum", "bias_sum", "epsilon_sum", "start_sum")
         self._identify(attribution, part, regions, ledger)
 
     def run(
@@ -107,6 +110,7 @@ class Relevance(MapMetric):
             details: dict[str, Tensor] = {}
             self.layers = tuple(ledger.layers)
             totals = {"bias": ledger.biases, "epsilon": ledger.epsilon, "start": ledger.start.sum()}
+            totals["input"] = ledger.received.sum()
             totals["ledger"] = torch.stack([*ledger.layers.values()]) if ledger.layers else score.new_zeros(0)
         else:
             found, details = self.attribution.with_details(model, inputs, bound.target, ids)
@@ -169,8 +173,8 @@ class Relevance(MapMetric):
             found["by_feature"] = self.feature_sum / self.measured
         if self.ledger:
             whole = torch.where(self.start_sum == 0, 1.0, self.start_sum)
-            shares = {"bias_share": self.bias_sum, "epsilon_share": self.epsilon_sum, "ledger": self.ledger_sum}
-            return found | {name: value / whole for name, value in shares.items()}
+            shares = {f"{name}_share": getattr(self, f"{name}_sum") / whole for name in _ENDS}
+            return found | shares | {"ledger": self.ledger_sum / whole}
         details = {name: getattr(self, f"{name}_sum") / self.details_count for name in self.attribution.details}
         return found | details
 
@@ -182,8 +186,8 @@ class Relevance(MapMetric):
         if "by_feature" in result:
             drawn["shares"] = relevance.draw_shares(result["by_feature"], title)
         if "ledger" in result and self.layers:
-            shares = {name: float(result[name]) for name in ("bias_share", "epsilon_share")}
-            drawn["ledger"] = relevance.draw_ledger(result["ledger"], self.layers, title, shares)
+            ends = {name: float(result[f"{name}_share"]) for name in _ENDS}
+            drawn["ledger"] = relevance.draw_ledger(result["ledger"], self.layers, title, ends)
         return drawn
 
     def _bound(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
@@ -206,6 +210,7 @@ class Relevance(MapMetric):
     feature_sum: Tensor
     details_count: Tensor
     ledger_sum: Tensor
+    input_sum: Tensor
     bias_sum: Tensor
     epsilon_sum: Tensor
     start_sum: Tensor

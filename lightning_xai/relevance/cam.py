@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import named_layer
-from lightning_xai._guard import bare, branching, explaining, tapping, usable, watching
+from lightning_xai._guard import branching, explaining, tapping, uncompiled, usable, watching
+from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.targets import BoundScore, Logit, Target, Value
 
@@ -80,8 +81,8 @@ class LayerAttribution(ScoreAttribution, ABC):
                 f"{type(self).__name__} needs inputs with spatial axes [N, C, *S], got a table {list(inputs.shape)}: "
                 f"use a gradient method or LRP."
             )
-        model = bare(model)
-        with explaining(model):
+        model = unwrapped(model)
+        with explaining(model), uncompiled(model):
             x = usable(inputs)
             layer = self._found(model, x)
             found = self.map(model, layer, x, target).detach()

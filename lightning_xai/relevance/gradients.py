@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import bare, calling, explaining, usable
+from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.attribution import Attribution
+from lightning_xai.operations import unwrapped
 from lightning_xai.targets import BoundScore, CombClasses, Score, Target, as_score
 
 
@@ -52,7 +53,7 @@ class GradientAttribution(ScoreAttribution, ABC):
         r"""The map, from inputs and gradient of the same shape [N, C, \*S]."""
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        model = bare(model)
+        model = unwrapped(model)
         with explaining(model, gradients=True):
             leaf = usable(inputs).requires_grad_()
             output = run(model, leaf)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import unknown
-from lightning_xai._guard import bare, calling, explaining, usable
-from lightning_xai.operations import largest_activation
+from lightning_xai._guard import calling, explaining, usable
+from lightning_xai.operations import largest_activation, unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
 from lightning_xai.targets import BoundScore, Target
@@ -79,13 +79,13 @@ class IntegratedGradients(ScoreAttribution):
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         found, bound, clean = self._integrate(model, inputs, target)
-        with explaining(bare(model)):
-            start = bound(run(bare(model), at_reference("baseline", self.baseline, usable(inputs))))
+        with explaining(unwrapped(model)):
+            start = bound(run(unwrapped(model), at_reference("baseline", self.baseline, usable(inputs))))
         gap = clean - start - found.to(clean.dtype).flatten(1).sum(1)
         return found, {"completeness_gap": gap.abs()}
 
     def _integrate(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
-        model = bare(model)
+        model = unwrapped(model)
         with explaining(model):
             x = usable(inputs)
             start = at_reference("baseline", self.baseline, x)

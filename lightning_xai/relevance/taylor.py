@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import bare, explaining, usable
+from lightning_xai._guard import explaining, usable
+from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
 from lightning_xai.targets import BoundScore, Target
@@ -62,7 +63,7 @@ class SimpleTaylor(ScoreAttribution):
                 raise ValueError(f"{name} must be a positive integer, got {number!r}.")
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        model = bare(model)
+        model = unwrapped(model)
         with explaining(model):
             x = usable(inputs)
             output = run(model, x)
