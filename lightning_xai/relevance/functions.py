@@ -105,7 +105,7 @@ def relevance_sum(x: Tensor, g: Tensor) -> Tensor:
     return torch.where(g == 0, 0.0, x * g).sum()
 
 
-def on_gradient(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+def on_gradient(tensor: Tensor, hook: Callable[[Any], Tensor | None]) -> None:
     """Show a tensor's gradient to a function, which may replace it."""
     tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
@@ -164,7 +164,7 @@ def _at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
             value = func(zero.clone(), *args[1:], **kwargs)
             (slope,) = torch.autograd.grad(value, zero) if value.requires_grad else (zero,)
-        numbers = (float(value), float(slope))
+        numbers = (float(value.detach()), float(slope.detach()))
         known = _zeros[key] = tuple(n if math.isfinite(n) else 0.0 for n in numbers)  # type: ignore[assignment]
     return known  # type: ignore[return-value]
 

@@ -66,6 +66,7 @@ class Recorder:
         self.layers: dict[str, list[Tensor]] = {}
         self.linear: list[Absorbed] = []
         self.stabilisers = Absorbed()
+        self.handed: list[Tensor] = []
         self.kept: dict[str, list[Tensor]] = {}
         self._last = ""
         self._visits: dict[str, int] = {}
@@ -114,8 +115,16 @@ class Recorder:
             return target.copy_(result)
         return result
 
-    def ledger(self, start: Tensor, received: Tensor, given: Tensor) -> Ledger:
-        """The ledger, given the relevance of the score and of what the linearised score gives to the output."""
+    def ledger(self, start: Tensor, received: Tensor, given: Tensor, replaced: Tensor) -> Ledger:
+        """The ledger of one pass.
+
+        Args:
+            start: The score [N].
+            received: What arrives at the input [N].
+            given: What the score, linearised, gives to the model's output.
+            replaced: What arrives at the input by rules that do not multiply by it; of what they handed out, the rest
+                went to constants beside the input.
+        """
         zero = start.new_zeros(())
 
         def total(parts: Any) -> Tensor:
@@ -127,7 +136,7 @@ class Recorder:
             start,
             received,
             {name: total(parts) for name, parts in self.layers.items() if parts},
-            total([*self.kept.get("bias", []), *(found.bias for found in self.linear)]),
+            total([*self.kept.get("bias", []), *(found.bias for found in self.linear), *self.handed, -replaced]),
             total(found.epsilon for found in [*self.linear, self.stabilisers]),
             {kind: value for kind, value in remainder.items() if bool(value != 0)},
         )
@@ -136,8 +145,9 @@ class Recorder:
 def _on_relevance(y: Tensor, note: Callable[[Tensor], None]) -> None:
     value = y.detach().clone()
 
-    def hook(g: Tensor) -> None:
-        note(relevance_sum(value, g))
+    def hook(g: Tensor | None) -> None:
+        if g is not None:  # nothing arrives by this way
+            note(relevance_sum(value, g))
 
     functions.on_gradient(y, hook)
 

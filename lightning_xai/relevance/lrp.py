@@ -30,6 +30,7 @@ class _Passed:
     gradient: Tensor
     score: Tensor
     given: Tensor
+    replaced: Tensor
     rows: list[Row]
 
 
@@ -62,10 +63,10 @@ def _propagate(
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
         gradient, *rest = (torch.zeros_like(leaf) if part is None else part for part in found)
-        relevance = leaf.detach() * gradient
-        for part in rest:
-            relevance = relevance + part
-        return _Passed(relevance.contiguous(), gradient.contiguous(), value.detach(), given, run.rows)
+        replaced = rest[0] if rest else torch.zeros_like(gradient)
+        relevance = torch.addcmul(replaced, leaf.detach(), gradient)
+        facts = (value.detach(), given, replaced.sum() if recorder is not None else given)
+        return _Passed(relevance.contiguous(), gradient.contiguous(), *facts, run.rows)
 
 
 def _memory_format(inputs: Tensor) -> torch.memory_format:
@@ -154,7 +155,7 @@ class LRP(Attribution):
         recorder = Recorder()
         found = _propagate(model, inputs, target, self.composite, as_score(self.score), recorder)
         received = found.relevance.flatten(1).sum(1)
-        return found.relevance, recorder.ledger(found.score, received, found.given)
+        return found.relevance, recorder.ledger(found.score, received, found.given, found.replaced)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,7 @@ class Record:
     absorbed: Absorbed | None = None
     folded: str = ""
     readers: int = 0
+    handed: list[Tensor] | None = None
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -87,6 +88,8 @@ class Record:
         y, g = y.to(common), g.to(common)
         found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, self.absorbed))
         self.y = None
+        if self.handed is not None and not rule.multiplies:
+            self.handed.append(found.sum())
         return found.to(x.dtype)
 
 
@@ -171,17 +174,19 @@ class Propagation(Operations):
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], live: list[Tensor], result: Any
     ) -> None:
         name, kind = operation_name(func), kind_of(func)
-        receiver = self._fresh[live[0]] if len(live) == 1 else None
+        receivers = {id(tensor): self._fresh[tensor] for tensor in live}
         results = [part for part in tensors_in(result) if part.requires_grad]
-        if receiver is not None and kind in _MOVES and not is_in_place(func, kwargs) and args and args[0] is live[0]:
-            moved = list(tensors_in(func(receiver, *args[1:], **kwargs)))
+        known = all(receiver is not None for receiver in receivers.values())
+        if known and (kind in _MOVES or kind == "concatenation") and not is_in_place(func, kwargs):
+            moved = list(tensors_in(func(*_swapped(args, receivers), **kwargs)))
             if len(moved) == len(results):
                 for part, place in zip(results, moved, strict=True):
                     self._fresh[part] = place
                 return
+        (receiver, *others) = receivers.values()
         for part in results:
-            same = receiver is not None and kind in _SINGLE and part.shape == receiver.shape and name != "cumsum"
-            self._fresh[part] = receiver if same else None
+            same = kind in _SINGLE and not others and receiver is not None and part.shape == receiver.shape
+            self._fresh[part] = receiver if same and name != "cumsum" else None
 
     def _rule(self, operation: Operation) -> Rule | None:
         key = (operation.name, operation.kind, operation.module, operation.first, operation.last)
@@ -220,7 +225,7 @@ class Propagation(Operations):
             record.version = y._version
         else:
             if self.ledger is not None:
-                record.absorbed = self.ledger.absorbed()
+                record.absorbed, record.handed = self.ledger.absorbed(), self.ledger.handed
             receiver = self._fresh.get(x) if record.operation.first else None
             y = functions.Linear.apply(x, receiver, record, run)
             record.keep(y)
@@ -481,6 +486,13 @@ CHECKPOINTED = (
 
 def _detached(argument: Any) -> Any:
     return argument.detach() if isinstance(argument, Tensor) else argument
+
+
+def _swapped(argument: Any, others: dict[int, Tensor]) -> Any:
+    """An argument with other tensors in the place of some."""
+    if isinstance(argument, tuple | list):
+        return type(argument)(_swapped(part, others) for part in argument)
+    return others.get(id(argument), argument)
 
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:

@@ -17,6 +17,8 @@ def settled(model, seed=0):
                 (module.running_var, 0.5, 1.5),
             ):
                 tensor.data = torch.rand(tensor.shape, generator=generator) * (high - low) + low
+        if isinstance(module, nn.Linear) and not module.weight.any():  # heads that start at 0
+            module.weight.data = torch.randn(module.weight.shape, generator=generator) * 0.05
     return model.double().eval()
 
 
