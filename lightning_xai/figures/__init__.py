@@ -151,6 +151,10 @@ def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None
     Raises:
         ValueError: If the result holds nothing but numbers.
     """
+    if "by_unit" in result:
+        from lightning_xai.figures.reactivation import draw_reactivation
+
+        return draw_reactivation(result, title)
     panels = _panels(result, pictures or Pictures())
     if not panels:
         raise ValueError(f"{title} has nothing to draw: its results are {list(result)}.")

@@ -22,11 +22,13 @@ FILES = sorted(
 )
 MANDATORY = {
     "regions/segments": ["regions.labels=[[0,1],[1,1]]"],
+    "layer/named": ["metrics.reactivation.layer=net.0"],
+    "threshold/given": ["metrics.reactivation.threshold=[0.5,0.25]"],
     "select/custom": ["regions.select.keep=[true,false]"],
     "select/first": ["regions.select.n=3"],
 }
 NOT_INSTALLED = ("logger/mlflow", "logger/wandb")
-APPENDED = ("select", "experiment")
+APPENDED = ("select", "experiment", "threshold", "layer")
 
 KINDS = [
     kind
