@@ -34,6 +34,7 @@ from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.report import in_digits, write_report
+from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
@@ -102,7 +103,8 @@ def run(config: DictConfig) -> Numbers:
         config: A config composed of the groups in ``conf/``.
 
     Returns:
-        The results that are numbers, by metric; what the network itself logged is under ``"network"``.
+        The results that are numbers, by metric; what the network itself logged is under ``"network"``. None if only
+        the rules were to be shown.
 
     Raises:
         ValueError: If the config does not fit together, or there is no such checkpoint.
@@ -118,6 +120,9 @@ def run(config: DictConfig) -> Numbers:
     monitor = build_monitor(config)
     model: LightningModule = instantiate(config.model)
     data: LightningDataModule = instantiate(config.data)
+    if config.show_rules:
+        _say(str(rules_of(build_attribution(config), monitor, model, data)))
+        return {}
     trainer = _trainer(config, monitor)
     _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
