@@ -161,7 +161,8 @@ def maximize_activation(
             given = given if ascent.bounds is None else ascent.bounds.inverse(given)
             parameters = ascent.parametrization.parameters(given)
         dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
-        parameters = parameters.to(device=like.device, dtype=dtype).detach().requires_grad_()
+        # A copy, as steps are made in place and the start is the user's.
+        parameters = parameters.detach().to(device=like.device, dtype=dtype, copy=True).requires_grad_()
         steps = torch.optim.Adam if ascent.optimizer == "adam" else torch.optim.SGD
         optimizer = steps([parameters], lr=ascent.rate)
 
