@@ -133,9 +133,7 @@ def activation_threshold(
     check_model(model)
     check_share(p)
     check_unit(unit)
-    layers = [layer] if isinstance(layer, str) else list(layer)
-    if not layers:
-        raise ValueError("layer is empty: name at least one.")
+    layers = layer_names(layer)
     streams: dict[str, UpperQuantile] = {}
     spots: dict[str, Spot] = {}
     total = _samples(data) if samples is None else samples
@@ -194,6 +192,21 @@ def check_finite(nonfinite: int, layer: str) -> None:
             f"{nonfinite} activations of layer {layer!r} are NaN or infinite; look at the inputs and the model's "
             f"weights."
         )
+
+
+def layer_names(layer: str | Sequence[str]) -> list[str]:
+    """One name or several, as a list.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If there is none.
+    """
+    if not isinstance(layer, str | Sequence):
+        raise TypeError(f"layer must be a dotted name such as 'features.0', or several, got {type(layer).__name__}.")
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if not names:
+        raise ValueError("layer is empty: name at least one.")
+    return names
 
 
 def _stream(spot: Spot, unit: str, p: float, budget: int, samples: int | None) -> UpperQuantile:

@@ -20,6 +20,7 @@ from lightning_xai.units.activation import (
     activation_threshold,
     check_finite,
     check_unit,
+    layer_names,
     unit_shape,
 )
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
@@ -138,9 +139,7 @@ def reactivation(
     check_unit(unit)
     check_threshold(threshold)
     ids = check_inputs(inputs, sample_ids)
-    names = [layer] if isinstance(layer, str) else list(layer)
-    if not names:
-        raise ValueError("layer is empty: name at least one.")
+    names = layer_names(layer)
     job = _Job(model, inputs, ids, regions, perturbation, activation)
     with explaining(model):
         spots = {name: find_spot(model, usable(inputs[:1]), name, activation) for name in names}
