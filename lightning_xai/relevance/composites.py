@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from lightning_xai._checks import unknown
 from lightning_xai.operations import KINDS, NAMES, module_names
@@ -44,7 +46,7 @@ def _word_matches(word: str, operation: Operation) -> bool:
         return operation.first
     if word == "last":
         return operation.last
-    if word == "*" or word in KINDS or word in NAMES:
+    if word == "*" or word in KINDS or word in NAMES or word == operation.name:
         return word in ("*", operation.kind, operation.name)
     name = word.removeprefix("name:")
     return bool(operation.module) and (fnmatchcase(operation.module, name) or operation.module.startswith(f"{name}."))
@@ -95,20 +97,36 @@ class Patterns(ABC):
         """Whether a rule gives relevance that is no multiple of the input."""
         return any(not rule.multiplies for _, rule in self.entries())
 
-    def check_names(self, model: nn.Module) -> None:
-        """Refuse a pattern that names no module of the model.
+    def unknown_words(self, model: nn.Module) -> list[str]:
+        """The words of patterns that are no kind, place, function of torch or module of the model."""
+        names = [name for name in module_names(model).values() if name]
+        return [
+            word
+            for pattern, _ in self.entries()
+            for word in pattern.split()
+            if not (word in KINDS or word in _PLACES or word == "*" or _is_function(word))
+            and not any(fnmatchcase(known, word.removeprefix("name:")) for known in names)
+        ]
+
+    def check_words(self, model: nn.Module, seen: Iterable[str]) -> None:
+        """Refuse a pattern that speaks of nothing in the model.
+
+        Args:
+            model: The model.
+            seen: Names of operations that its forward pass made.
 
         Raises:
-            ValueError: If a dotted name or wildcard fits no module; the message lists the near misses.
+            ValueError: If a word fits no module and no operation; the message lists the near misses.
         """
-        names = [name for name in module_names(model).values() if name]
-        for pattern, _ in self.entries():
-            for word in pattern.split():
-                name = word.removeprefix("name:")
-                if word in KINDS or word in _PLACES or word in NAMES or word == "*":
-                    continue
-                if not any(fnmatchcase(known, name) for known in names):
-                    raise ValueError(unknown("the composite's pattern", name, [*KINDS, *_PLACES, *names]))
+        seen = set(seen)
+        for word in self.unknown_words(model):
+            if word not in seen:
+                names = [name for name in module_names(model).values() if name]
+                raise ValueError(unknown("the composite's pattern", word, [*KINDS, *_PLACES, *names]))
+
+
+def _is_function(word: str) -> bool:
+    return word in NAMES or any(hasattr(home, word) for home in (torch, functional, torch.Tensor))
 
 
 # Kinds to which a rule of another kind is never given by accident: a module's name covers reshapes and sums as well.

@@ -113,8 +113,9 @@ class Propagation(Operations):
 
     def __init__(self, model: nn.Module, composite: Patterns, ledger: Any = None) -> None:
         super().__init__(model)
-        composite.check_names(model)
         self.composite = composite
+        self._model = model
+        self._seen: set[str] = set()
         self.ledger = ledger
         self.rows: list[Row] = []
         self._late = composite.speaks_of_last
@@ -196,6 +197,7 @@ class Propagation(Operations):
 
     def _refuse(self, operation: Operation, reason: str = "") -> NoReturn:
         remedy = operation.kind or operation.name
+        self.composite.check_words(self._model, [operation.name, *self._seen])
         raise ValueError(
             f"the composite {type(self.composite).__name__} has no rule for {operation}{reason}; give it one, e.g. "
             f"Composite([({remedy!r}, rules.Gradient()), ...])."
@@ -463,10 +465,13 @@ class Propagation(Operations):
                 record = getattr(node, "record", None)
                 if record is not None:
                     reached.append(record)
-            elif name == "CheckpointFunction":
+                continue
+            if name == "CheckpointFunction":
                 raise ValueError(CHECKPOINTED)
-            elif not isinstance(self._rule(Operation(name, None, "")), Gradient):
+            self._seen.add(name)
+            if not isinstance(self._rule(Operation(name, None, "")), Gradient):
                 self._refuse(Operation(name, None, ""), ", an autograd.Function whose inside cannot be seen")
+        self.composite.check_words(self._model, self._seen)
         rows = [row for row in self.rows if row.record is not None]
         if rows and self._late:
             order = {id(row.record): index for index, row in enumerate(rows)}

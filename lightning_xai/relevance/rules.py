@@ -112,7 +112,8 @@ def signed(epsilon: float, z: Tensor) -> Tensor | float:
     """The stabiliser: epsilon with the sign of z, the sign of 0 being 1."""
     if epsilon == 0:
         return 0.0
-    return torch.where(z < 0, -epsilon, epsilon)
+    size = z.new_tensor(epsilon)  # two plain numbers would make single precision
+    return torch.where(z < 0, -size, size)
 
 
 def quotient(r: Tensor, z: Tensor, epsilon: Tensor | float) -> Tensor:
