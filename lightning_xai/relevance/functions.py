@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_xai.operations import tensors_in
+
 
 class Linear(torch.autograd.Function):
     """A linear operation; the backward is its record's rule, into the input or the receiver beside it."""
@@ -154,11 +156,10 @@ _zeros: dict[Any, tuple[float, float]] = {}
 
 def _at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
     """f(0) and f'(0); 0 where they are not finite or differ from number to number."""
-    key = (func, args[1:], tuple(sorted(kwargs.items())))
-    try:
-        known = _zeros.get(key)
-    except TypeError:  # further arguments that are tensors
+    if any(True for _ in tensors_in([args[1:], kwargs])):
         return (0.0, 0.0)
+    key = (func, args[1:], tuple(sorted(kwargs.items())))
+    known = _zeros.get(key)
     if known is None:
         with torch.enable_grad():
             zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -224,7 +225,7 @@ def normalised(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, An
             grouped, dims = torch.Size((per.shape[0], groups, per[0, 0].numel() * per.shape[1] // groups)), (2,)
         run = _grouped(func, args, kwargs, (grouped, dims, weight, eps))
         return FixedNorm.apply(x, run, (torch.Size(grouped), *dims))
-    return FixedNorm.apply(x, lambda: _quotient(func, args, kwargs), ())
+    return stretched(func, args, kwargs)
 
 
 def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
@@ -254,6 +255,11 @@ def _grouped(
         return func(*args, **kwargs), factor
 
     return run
+
+
+def stretched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function taken for a stretch of each number, through which relevance passes as it is."""
+    return FixedNorm.apply(args[0], lambda: _quotient(func, args, kwargs), ())
 
 
 def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -349,7 +349,7 @@ class Propagation(Operations):
             return self._norm(operation, rule, func, args, kwargs)
         if kind == "affine_norm" and isinstance(rule, Pass):
             self._row(operation, rule)
-            return functions.passed(func, args, kwargs, homogeneous=False, writes=writes)
+            return functions.stretched(func, args, kwargs)
         if rule is None and kind not in _FREE:
             result = func(*args, **kwargs)
             if any(part.requires_grad for part in tensors_in(result)):
@@ -415,7 +415,7 @@ class Propagation(Operations):
         rule = rule or FixedScale()
         self._row(operation, rule)
         if isinstance(rule, Pass):
-            return functions.passed(func, args, kwargs, homogeneous=False, writes=False)
+            return functions.stretched(func, args, kwargs)
         return functions.normalised(func, operation.name, args, kwargs)
 
     def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
