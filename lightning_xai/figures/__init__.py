@@ -162,7 +162,7 @@ def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None
     across = min(3 if curves else 5, len(panels))
     down = -(-len(panels) // across)
     width, room = (3.2, 1.6) if curves else (2.1, 1.55) if len(panels) > 2 else (3.4, 2.85)
-    height = room if curves else max(_height(panel.values, room) for panel in panels) + 0.35
+    height = room if curves else max(_height(panel.values, room) for panel in panels if panel.values.ndim > 1) + 0.35
     numbers = [f"{name.replace('_', ' ')} {float(value):.3g}" for name, value in result.items() if _is_number(value)]
     volume = isinstance(result.get("map"), Tensor) and result["map"].ndim == 3
     heading = f"{title}{', middle slices' if volume else ''}: {', '.join(numbers)}"

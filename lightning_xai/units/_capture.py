@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -103,26 +102,3 @@ def chunks(model: nn.Module, inputs: Tensor, layer: str, chunk_size: int | None)
 
 def _runs(times: int) -> str:
     return f"runs {times} times in a forward pass" if times else "does not run in a forward pass"
-
-
-def upper_quantile(parts: Iterable[Tensor], p: float, samples: int) -> Tensor:
-    r"""T [K] above which, strictly, a share p of all values of each unit lies: the (floor(pn) + 1)-th largest of n.
-
-    Args:
-        parts: Values [N, K, \*P] a few samples at a time.
-        p: Inside (0, 1).
-        samples: How many samples the parts hold together.
-
-    Raises:
-        ValueError: If p is not inside (0, 1).
-    """
-    if not 0 < p < 1:
-        raise ValueError(f"p must lie inside (0, 1), got {p}.")
-    largest: Tensor | None = None
-    for part in parts:
-        values = part.movedim(1, 0).flatten(1)
-        kept = math.floor(p * samples * (values.shape[1] // len(part))) + 1
-        seen = values if largest is None else torch.cat([largest, values], 1)
-        largest = seen.topk(min(kept, seen.shape[1]), 1).values
-    assert largest is not None
-    return largest[:, -1]

@@ -3,7 +3,8 @@ r"""Dissection: which concept of labelled images a unit detects, by the overlap 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from torch.nn import functional
 from lightning_xai._checks import check_inputs, unknown
 from lightning_xai._guard import explaining, usable
 from lightning_xai.operations import unwrapped
-from lightning_xai.units._capture import all_finite, capture, chunks, upper_quantile, with_positions
+from lightning_xai.units._capture import all_finite, capture, chunks, with_positions
 from lightning_xai.units.groups import UnitGroups
+from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
 UNIONS = ("all", "present")
 NO_CONCEPT = -1
@@ -320,7 +322,8 @@ def dissect(
         inputs: Inputs [N, C, \*S] with one to three spatial axes.
         masks: A concept per cell [N, \*S] (-1 for none), Boolean masks [N, Q, \*S], or a segmenter: a function of some
             inputs that returns one or the other.
-        layer: The dotted name of a layer that gives maps [N, K, \*P].
+        layer: The dotted name of a layer that gives maps [N, K, \*P]; A is what it gives, so name the one after the
+            activation.
         concepts: What the masks label.
         threshold: T [U], or p: T is then the value above which a share p of the activations of these inputs lies.
         groups: Dissect groups of units instead of single ones.
@@ -360,7 +363,7 @@ def dissect(
             return found if groups is None else groups.combine(found)
 
         if not isinstance(threshold, Tensor):
-            threshold = upper_quantile((maps(rows) for rows in parts), threshold, len(ids))
+            threshold = _threshold((maps(rows) for rows in parts), threshold, len(ids))
         parts_found = []
         for rows in parts:
             activations = maps(rows)
@@ -388,6 +391,22 @@ def area_where_present(found: Overlap, concepts: Concepts) -> Tensor:
     present = concepts.present(found.concept_area)
     # Sums of products of integers below 2**53, so exact; integers have no matrix product on a GPU.
     return (found.area.double().T @ present.double()).long()
+
+
+def _threshold(parts: Iterable[Tensor], p: float, samples: int) -> Tensor:
+    """T [U] above which a share p of the activations lies, exact whatever it takes to remember them."""
+    check_share(p)
+    stream: UpperQuantile | None = None
+    for maps in parts:
+        values = maps.flatten(2)
+        if stream is None:
+            count = samples * values.shape[2]
+            kept = (math.floor(p * count) + 1) * values.shape[1] * values.element_size()
+            # Half of the budget is room for new values, of which as many as a part holds may come at once.
+            stream = UpperQuantile(p, budget=max(4 * kept, DEFAULT_BUDGET), expected=count)
+        stream.add(values)
+    assert stream is not None
+    return stream.result().value
 
 
 def check_threshold(threshold: Tensor, maps: Tensor) -> Tensor:
