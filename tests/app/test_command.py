@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 from omegaconf import OmegaConf
 
 from lightning_xai import load_explanations
@@ -16,6 +17,7 @@ from lightning_xai import load_explanations
 CHECKOUT = Path(__file__).parents[2]
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 SCRIPT = Path(sys.executable).with_name("lightning-xai")
+QUANTITIES = ("importance", "speed", "synergy", "relevance")
 FEW = ("+data.limit=21", "monitor.max_samples=21")
 
 
@@ -44,7 +46,9 @@ def test_the_default_run_says_what_it_does_and_nothing_else(trained):
     _, ended = trained
     assert ended.stderr == ""
     first, *_ = ended.stdout.splitlines()
-    assert first == "Training DemoCNN, then explaining up to 64 samples by importance, speed, synergy."
+    assert first.startswith(
+        "Training DemoCNN, then explaining up to 64 samples by importance, speed, synergy, relevance"
+    )
     assert "Epoch 2/2" in ended.stdout
     assert "│ importance │ samples              │       64 │" in ended.stdout
     assert "  pictures: run/figures\n" in ended.stdout
@@ -54,14 +58,18 @@ def test_the_default_run_writes_what_it_found(trained):
     run = trained[0] / "run"
     found = numbers(run)
     assert found["network"]["val/acc"] > 0.9
-    assert [found[metric]["samples"] for metric in ("importance", "speed", "synergy")] == [64, 64, 64]
+    assert [found[metric]["samples"] for metric in QUANTITIES] == [64] * len(QUANTITIES)
     assert found["importance"]["gini"] > 0.5
     maps = load_explanations(run / "explanations" / "validate-epoch2")
     assert maps["importance/map"].shape == (64, 28, 28)
-    assert {path.name for path in (run / "figures" / "validate-epoch2").iterdir()} == {
+    assert {path.name for path in (run / "figures" / "validate-epoch2").iterdir()} >= {
         "importance.png",
         "speed.png",
         "synergy.png",
+        "relevance.png",
+        "relevance.histogram.png",
+        "relevance.shares.png",
+        "relevance.ledger.png",
         "samples.png",
     }
     assert (run / "last.ckpt").is_file()
@@ -74,7 +82,7 @@ def test_the_csv_logger_has_the_same_numbers(trained):
     run = trained[0] / "run"
     with (run / "metrics.csv").open() as file:
         logged = {key: float(value) for row in csv.DictReader(file) for key, value in row.items() if value}
-    for metric in ("importance", "speed", "synergy"):
+    for metric in QUANTITIES:
         for key, number in numbers(run)[metric].items():
             assert logged[f"val/{metric}/{key}"] == pytest.approx(number, rel=1e-6)
 
@@ -96,7 +104,7 @@ def test_two_processes_find_what_one_does(trained, command, here):
     assert both.stdout.count("What the network looked at") == 1
     expected, found = numbers(here / "one"), numbers(here / "two")
     assert expected.keys() == found.keys()
-    for metric in ("importance", "speed", "synergy"):
+    for metric in QUANTITIES:
         assert found[metric]["samples"] == 21
         assert found[metric] == pytest.approx(expected[metric], rel=1e-6)
     shards = sorted((here / "two" / "explanations").rglob("*.safetensors"))
@@ -115,6 +123,29 @@ def test_a_multirun_explains_a_trained_network_in_several_ways(trained):
     found = {name: values for name, *values in rows}
     assert found["importance/samples"] == ["21", "21", "21"]
     assert len(set(found["importance/mean_abs"])) == 3
+
+
+def test_a_multirun_lays_rules_side_by_side(trained):
+    choices = ("rule=epsilon_plus,epsilon_plus_flat,epsilon_gamma_box", "checkpoint=run/last.ckpt", "metrics=relevance")
+    ended = start(SCRIPT, "--multirun", *choices, *FEW, "hydra.sweep.dir=rules", folder=trained[0])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    picture = trained[0] / "rules" / "comparison.relevance.png"
+    height, width, _ = imread(picture).shape
+    assert width > height * 0.6  # an input and three maps across, six samples down
+    with (trained[0] / "rules" / "comparison.csv").open() as file:
+        found = {name: values for name, *values in csv.reader(file)}
+    assert found["result"] == ["0: rule=epsilon_plus", "1: rule=epsilon_plus_flat", "2: rule=epsilon_gamma_box"]
+    assert len(set(found["relevance/entropy"])) == 3
+
+
+def test_the_rule_of_every_operation_is_shown_before_anything_runs(tmp_path):
+    ended = start(SCRIPT, "show_rules=true", "rule=epsilon_plus_flat", "hydra.run.dir=run", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert lines[0].split() == ["module", "operation", "rule"]
+    assert lines[1].split()[:3] == ["net.0", "conv2d", "Flat()"]
+    assert lines[-1].split()[:2] == ["net.7", "linear"]
+    assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_own_networks_and_data_are_found_in_the_current_folder(tmp_path):

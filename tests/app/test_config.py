@@ -8,10 +8,12 @@ from importlib.resources import files
 import pytest
 from hydra.utils import get_object, instantiate
 
-from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, targets
-from lightning_xai.app.main import build_monitor
-from lightning_xai.metrics import Importance, Speed, Synergy
+from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, relevance, targets
+from lightning_xai.app.main import build_attribution, build_monitor
+from lightning_xai.attribution import Attribution
+from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
 from lightning_xai.perturbation import kinds, selection
+from lightning_xai.relevance import composites
 
 CONF = files("lightning_xai.conf")
 FILES = sorted(
@@ -26,9 +28,10 @@ MANDATORY = {
     "threshold/given": ["metrics.reactivation.threshold=[0.5,0.25]"],
     "select/custom": ["regions.select.keep=[true,false]"],
     "select/first": ["regions.select.n=3"],
+    "rule/composite": ["rule.rules={linear:{_target_:lightning_xai.relevance.rules.Epsilon}}"],
 }
 NOT_INSTALLED = ("logger/mlflow", "logger/wandb")
-APPENDED = ("select", "experiment", "threshold", "layer")
+APPENDED = ("select", "experiment", "threshold", "layer", "maximization")
 
 KINDS = [
     kind
@@ -42,8 +45,22 @@ OTHER_VALUES = {
 }
 
 
+METHODS = [
+    kind
+    for _, kind in inspect.getmembers(relevance, inspect.isclass)
+    if issubclass(kind, Attribution) and not inspect.isabstract(kind)
+]
+PRESETS = [
+    kind
+    for _, kind in inspect.getmembers(composites, inspect.isclass)
+    if issubclass(kind, composites.Patterns) and not inspect.isabstract(kind)
+]
+METHODS_OF_THEIR_OWN = {"deconvnet", "guided_backprop", "excitation_backprop"}  # these presets are attributions
+
+
 def snake_case(name):
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower()
+    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name.replace("ReLU", "Relu"))
+    return re.sub("([a-z0-9])([A-Z])", r"\1_\2", words).lower()
 
 
 def chosen(file):
@@ -128,15 +145,17 @@ def test_strengths_are_the_states_of_speed(composed):
     assert speed.abscissae == [0.1, 0.2, 0.3]
 
 
-def test_the_default_explains_by_all_three(composed):
+def test_the_default_explains_by_all(composed):
     metrics = build_monitor(composed()).metrics
-    assert [type(metric) for metric in metrics.values()] == [Importance, Speed, Synergy]
-    assert len({metric.plan for metric in metrics.values()}) == 1
+    assert {Importance, Speed, Synergy, Relevance} <= {type(metric) for metric in metrics.values()}
+    assert len({metric.plan for metric in metrics.values() if hasattr(metric, "plan")}) == 1
+    assert metrics["relevance"].attribution == relevance.LRP(composites.EpsilonPlus())
+    assert metrics["relevance"].regions == Windows(4)
 
 
 @pytest.mark.parametrize("kind", ["mean", "blur perturbation.strengths=null"])
 def test_without_strengths_speed_is_left_out_with_a_word(kind, composed, capsys):
-    assert list(build_monitor(composed(*f"perturbation={kind}".split())).metrics) == ["importance", "synergy"]
+    assert "speed" not in build_monitor(composed(*f"perturbation={kind}".split())).metrics
     assert "speed is left out" in capsys.readouterr().out
 
 
@@ -165,6 +184,79 @@ def test_a_nested_list_is_a_label_map(composed):
     regions = build_monitor(composed("regions=segments", "regions.labels=[[0,0,1],[2,2,1]]")).metrics["importance"].plan
     assert isinstance(regions.regions, Segments)
     assert regions.regions.bind((1, 1, 2, 3)).count == 3
+
+
+# Relevance.
+
+
+def defaults_of(kind):
+    """A class's fields and their defaults, as a config says them."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory
+        found[field.name] = "???" if default is dataclasses.MISSING else default
+    return found
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_every_attribution_has_a_file_with_its_defaults(kind, composed):
+    config = composed(f"attribution={snake_case(kind.__name__)}")
+    attribution = build_attribution(config)
+    assert type(attribution) is kind
+    assert attribution == kind()
+    assert {*config.attribution} - {"_target_", "_convert_"} == defaults_of(kind).keys()
+    assert (config.get("rule") is None) == (kind is not relevance.LRP)
+
+
+@pytest.mark.parametrize("kind", PRESETS, ids=lambda kind: kind.__name__)
+def test_every_preset_has_a_file_with_its_defaults(kind, composed):
+    name = snake_case(kind.__name__)
+    if name in METHODS_OF_THEIR_OWN:
+        assert f"rule/{name}" not in FILES
+        assert f"attribution/{name}" in FILES
+        return
+    config = composed(*chosen(f"rule/{name}"))
+    rule = build_attribution(config).composite
+    assert type(rule) is kind
+    assert {*config.rule} - {"_target_", "_convert_"} == defaults_of(kind).keys()
+    if kind not in (composites.Composite, composites.EpsilonGammaBox):
+        assert rule == kind()
+
+
+def test_there_are_no_other_files():
+    for group, kinds_ in (("attribution", METHODS), ("rule", PRESETS)):
+        files = {file.split("/")[1] for file in FILES if file.startswith(f"{group}/")}
+        assert files <= {snake_case(kind.__name__) for kind in kinds_}
+
+
+def test_a_rule_and_its_numbers(composed):
+    config = composed("rule=epsilon_plus_flat", "rule.epsilon=1e-3")
+    expected = relevance.LRP(composites.EpsilonPlusFlat(epsilon=1e-3))
+    assert build_monitor(config).metrics["relevance"].attribution == expected
+    assert build_attribution(composed("rule.epsilon=0.5")) == relevance.LRP(composites.EpsilonPlus(epsilon=0.5))
+
+
+def test_a_list_of_rules_of_ones_own(composed):
+    pairs = (
+        "[[first,{_target_:lightning_xai.relevance.rules.Flat}],['*',{_target_:lightning_xai.relevance.rules.Epsilon}]]"
+    )
+    composite = build_attribution(composed("rule=composite", f"rule.rules={pairs}")).composite
+    assert composite.rules == (("first", relevance.rules.Flat()), ("*", relevance.rules.Epsilon()))
+
+
+def test_a_rule_goes_with_lrp_only(composed):
+    for overrides in (
+        ["attribution=saliency", "rule=epsilon_plus"],
+        ["rule=epsilon_plus_flat", "attribution=grad_cam"],
+    ):
+        with pytest.raises(ValueError, match=r"rule=... says how attribution=lrp passes relevance on, and .* no rules"):
+            build_monitor(composed(*overrides))
+
+
+def test_an_attribution_inside_another(composed):
+    other = "+attribution.attribution={_target_:lightning_xai.relevance.GradCAM,layer:net.3}"
+    found = build_attribution(composed("attribution=smooth_grad", "~attribution.attribution", other))
+    assert found == relevance.SmoothGrad(relevance.GradCAM(layer="net.3"))
 
 
 def test_an_experiment_sets_several_groups(composed):

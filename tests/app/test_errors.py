@@ -10,10 +10,13 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
     [
         ("perturbation=blr", ["perturbation 'blr' is unknown. Did you mean 'blur'?", "zero"]),
         ("score=probabilty", ["score 'probabilty' is unknown. Did you mean 'probability'"]),
-        ("metrics=nothing", ["metrics 'nothing' is unknown. Known: default, importance, speed, synergy."]),
+        ("metrics=nothing", ["metrics 'nothing' is unknown. Known: default, importance, ", "relevance", "synergy."]),
         ("metrics=[importance,sped]", ["Could not load 'metrics/sped'"]),
         ("+select=evn", ["select 'evn' is unknown. Did you mean 'even'?"]),
         ("select=even", ["use +select=even"]),
+        ("rule=epsilon_plu", ["rule 'epsilon_plu' is unknown. Did you mean 'epsilon_plus'", "epsilon_gamma_box"]),
+        ("attribution=gradcam", ["attribution 'gradcam' is unknown. Did you mean 'grad_cam'"]),
+        ("rule.epsilom=1", ["'rule.epsilom' is unknown. Did you mean 'rule.epsilon'"]),
         ("perturbation.detla=2", ["'perturbation.detla' is unknown. Did you mean 'perturbation.delta'"]),
         ("data.limit=2", ["'data.limit' is not in the config", "+data.limit=..."]),
         ("+experiment", ["Error parsing override '+experiment'"]),
@@ -40,6 +43,18 @@ def test_what_cannot_be_composed(wrong, words, command, here):
         ("metrics.speed.abscissa=time", "metrics.speed: abscissa must be one of index, strength, got 'time'."),
         ("+metrics.speed.scor=logit", "metrics.speed: Unexpected keyword arguments: `scor`"),
         ("metrics=speed perturbation=relu", "monitor: metrics is empty: name at least one"),
+        ("attribution=saliency rule=epsilon_plus", "rule=... says how attribution=lrp passes relevance on"),
+        ("attribution=saliency show_rules=true", "show_rules=true is for attribution=lrp; Saliency has no rules"),
+        ("rule.epsilon=-1", "attribution.composite: epsilon must be a number >= 0, got -1."),
+        ("metrics.relevance.part=all", "metrics.relevance: part 'all' is unknown. Known: signed, positive, absolute"),
+        ("perturbation.delta=abc", "perturbation: delta of Negative must be a number, got 'abc'."),
+        ("perturbation=blur perturbation.sigma=abc", "perturbation: sigma of Blur must be a number, got 'abc'."),
+        ("perturbation=permute perturbation.seed=x", "perturbation: seed of Permute must be an integer, got 'x'."),
+        ("trainer.max_epochs=abc", "monitor: every_n_epochs must be an integer, got 'abc'."),
+        ("monitor.pictures.samples=x", "monitor.pictures: samples must be an integer, got 'x'."),
+        ("+metrics.importance.chunk_size=abc", "metrics.importance: chunk_size must be an integer, got 'abc'."),
+        ("monitor.unpack=f", "monitor: unpack must be a function of a batch, got 'f'."),
+        ("monitor.stages=[]", "monitor: stages is empty: name at least one of validate, test."),
         ("regions=segments", "regions.labels must be given: regions.labels=..."),
         ("regions.size=0", "regions: size must be a positive integer or one per spatial axis, got 0."),
         ("monitor.stages=[fit]", "monitor: stage 'fit' is unknown. Known: validate, test."),
@@ -109,3 +124,10 @@ def test_help_says_what_it_is_and_what_there_is_to_choose(command):
     assert out.startswith("lightning-xai trains a network, or loads one, and explains its validation data")
     assert "perturbation: bidirectional, binary, blur" in out
     assert "max_samples: 64" in out
+
+
+def test_the_folder_is_made_also_for_an_error(command, here):
+    code, _, err = command("folder=new/place", "regions.size=0")
+    assert code == 1
+    assert err.endswith("The whole trace is in new/place/error.txt.\n")
+    assert (here / "new" / "place" / "error.txt").is_file()
