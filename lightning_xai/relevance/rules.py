@@ -117,10 +117,10 @@ def signed(epsilon: float, z: Tensor) -> Tensor | float:
 
 
 def quotient(r: Tensor, z: Tensor, epsilon: Tensor | float) -> Tensor:
-    """Divide r by z + epsilon; 0 where that denominator is 0."""
-    if isinstance(epsilon, float) and epsilon == 0:
+    """Divide r by z + epsilon, 0 where that is 0; uses up both tensors, since memory is short where maps are large."""
+    if isinstance(epsilon, int | float) and epsilon == 0:
         return divided(r, z)
-    return r / (z + epsilon)
+    return r.div_(z.add_(epsilon))
 
 
 def _check_epsilon(epsilon: float) -> None:
@@ -282,11 +282,12 @@ class AlphaBeta(Rule):
         if self.beta == 0:
             return ZPlus(self.epsilon).linear(step)
         r, bias = step.relevance(), step.bias()
-        z = step.positive_part()
-        up = quotient(self.alpha * r, z, self.epsilon)
+        above = step.positive_part()
+        below = torch.sub(step.y, above).clamp_(max=0)
+        up = quotient(self.alpha * r, above, self.epsilon)
+        down = quotient(r.mul_(-self.beta), below, -self.epsilon)
+        del r, above, below
         step.note(up, bias.clamp(min=0), self.epsilon)
-        z = torch.sub(step.y, z).clamp_(max=0)
-        down = quotient(-self.beta * r, z, -self.epsilon)
         step.note(down, bias.clamp(max=0), -self.epsilon)
         found = step.back(up, step.positive()).add_(step.back(down, step.negative()))
         if step.nonnegative():
@@ -325,13 +326,14 @@ class Gamma(Rule):
             return Epsilon(self.epsilon).linear(step)
         r, bias = step.relevance(), step.bias()
         plus = step.positive_part()
-        up = torch.where(y > 0, quotient(r, y + gamma * plus, self.epsilon), 0.0)
-        step.note(up, bias + gamma * bias.clamp(min=0), self.epsilon)
-        below = (y < 0) & (r != 0)
         down = None
-        if bool(below.any()):
-            down = torch.where(below, quotient(r, y + gamma * (y - plus).clamp_(max=0), -self.epsilon), 0.0)
+        if bool(((y < 0) & (r != 0)).any()):
+            z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
+            down = quotient(r.clone(), z, -self.epsilon).masked_fill_(y >= 0, 0.0)
             step.note(down, bias + gamma * bias.clamp(max=0), -self.epsilon)
+        up = quotient(r, plus.mul_(gamma).add_(y), self.epsilon).masked_fill_(y <= 0, 0.0)
+        step.note(up, bias + gamma * bias.clamp(min=0), self.epsilon)
+        del r, plus
         if step.nonnegative():
             favoured = step.weights.made(("gamma", gamma), lambda weight: weight + gamma * weight.clamp(min=0))
             found = step.back(up, favoured)
@@ -439,10 +441,11 @@ class ZBox(Rule):
         """See the base class."""
         low, high = (self._bound(bound, step.x) for bound in (self.low, self.high))
         plus, minus = step.positive(), step.negative()
-        z = step.y - step.bias() - step.forward(low, plus) - step.forward(high, minus)
+        z = torch.sub(step.y, step.bias()).sub_(step.forward(low, plus)).sub_(step.forward(high, minus))
         epsilon = signed(self.epsilon, z)
         s = quotient(step.relevance(), z, epsilon)
         step.note(s, None, epsilon)
+        del z
         own, lower, upper = step.map.box(s, (step.weights.plain(), plus, minus), step.x)
         return step.x * own - low * lower - high * upper
 
