@@ -47,8 +47,8 @@ napoleon_custom_sections = [("Class attributes", "params_style")]
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
-nitpick_ignore = [("py:meth", "perturb")]
-nitpick_ignore_regex = [(r"py:\w+", r"lightning_xai\.([\w.]+\.)?_\w+")]
+nitpick_ignore = [("py:class", "Reference")]  # an alias of types
+nitpick_ignore_regex = [(r"py:\w+", r"lightning_xai\.([\w.]+\.)?_\w+"), (r"py:class", r".*~typing\.Any")]
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"

