@@ -1,0 +1,107 @@
+"""Pictures of relevance: what they show of the numbers they are given."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from lightning_xai.figures.relevance import draw_heat_map, draw_histogram, draw_ledger, draw_shares
+
+
+@pytest.fixture(autouse=True)
+def _pyplot_is_left_alone():
+    plt.close("all")
+    before = dict(mpl.rcParams), plt.get_fignums()
+    yield
+    assert (dict(mpl.rcParams), plt.get_fignums()) == before
+
+
+def bars(axes):
+    """Length and label of each horizontal bar from the top."""
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert axes.yaxis_inverted()
+    return dict(zip(labels, [patch.get_width() for patch in axes.patches], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 4, 6), (2, 5, 4, 6)], ids=["colour", "plane", "volume"])
+def test_a_heat_map_beside_and_over_its_input(shape):
+    relevance, sample = torch.randn(shape[1:]), torch.rand(shape)
+    figure = draw_heat_map(relevance, sample)
+    panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
+    expected = relevance[len(relevance) // 2] if relevance.ndim == 3 else relevance
+    np.testing.assert_allclose(panels[1].images[0].get_array(), expected.numpy())
+    low, high = panels[1].images[0].get_clim()
+    assert high == -low == expected.abs().max()
+    both = np.asarray(panels[2].images[0].get_array())
+    assert both.shape == (4, 6, 3)
+    strongest = np.unravel_index(int(expected.abs().argmax()), (4, 6))
+    red, _, blue = both[strongest]  # nothing of the input shows there
+    assert (red > blue) == bool(expected[strongest] > 0)
+
+
+def test_where_there_is_no_relevance_the_input_stays_grey():
+    relevance, sample = torch.zeros(4, 6), torch.rand(3, 4, 6)
+    relevance[0, 0] = 2.0
+    both = np.asarray([axes for axes in draw_heat_map(relevance, sample).axes if axes.images][2].images[0].get_array())
+    assert np.ptp(both.reshape(-1, 3)[1:], axis=1).max() < 1e-6
+
+
+@pytest.mark.parametrize("sample", [torch.rand(7), torch.rand(2, 7)], ids=["table", "line"])
+def test_the_relevance_of_a_curve_lies_under_it(sample):
+    relevance = torch.randn(7)
+    figure = draw_heat_map(relevance, sample)
+    assert [axes.get_title() for axes in figure.axes] == ["input", "relevance"]
+    np.testing.assert_allclose(figure.axes[1].patches[0].get_data().values, relevance.numpy())
+
+
+def test_a_heat_map_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"relevance must be \[4, 6\] as the sample is, got \[4, 5\]"):
+        draw_heat_map(torch.zeros(4, 5), torch.zeros(3, 4, 6))
+
+
+def test_a_histogram():
+    counts = torch.tensor([0, 2, 50, 7, 1])
+    axes = draw_histogram(counts, "relevance").axes[0]
+    assert [patch.get_height() for patch in axes.patches] == counts.tolist()
+    assert [round(patch.get_x(), 6) for patch in axes.patches] == [-1.0, -0.6, -0.2, 0.2, 0.6]
+    colours = [patch.get_facecolor() for patch in axes.patches]
+    assert colours[0] == colours[1] != colours[2] != colours[3] == colours[4]
+    assert axes.get_yscale() == "log"
+    assert draw_histogram(torch.zeros(5), "nothing").axes[0].get_yscale() == "linear"
+
+
+def test_shares_are_in_order_of_their_size():
+    shares = torch.tensor([0.1, -0.4, torch.nan, 0.25])
+    axes = draw_shares(shares, "relevance").axes[0]
+    found = bars(axes)
+    assert list(found) == ["feature 1", "feature 3", "feature 0", "feature 2"]
+    np.testing.assert_allclose(list(found.values()), [-40, 25, 10, 0], atol=1e-5)
+    assert list(bars(draw_shares(shares, "r", names=["a", "b", "c", "d"]).axes[0])) == ["b", "d", "a", "c"]
+
+
+def test_of_many_features_the_strongest_are_shown():
+    axes = draw_shares(torch.linspace(0, 1, 49), "relevance").axes[0]
+    assert list(bars(axes))[:2] == ["feature 48", "feature 47"]
+    assert len(axes.patches) == 30
+    assert axes.get_title() == "relevance: share per feature (strongest 30 of 49)"
+
+
+def test_a_ledger_runs_from_the_output_to_the_input():
+    ledger = torch.tensor([0.5, 0.75, 1.0])
+    axes = draw_ledger(ledger, ["first", "", "last"], "relevance", {"input": 0.5, "bias": 0.4}).axes[0]
+    found = bars(axes)
+    assert list(found) == ["last", "the model itself", "first", "to input", "to bias"]
+    np.testing.assert_allclose(list(found.values()), [100, 75, 50, 50, 40])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: draw_shares(torch.zeros(3), "r", names=["a"]), "names must be one per feature: got 1 for 3"),
+        (lambda: draw_ledger(torch.zeros(3), ["a"], "r"), "layers must be one per share: got 1 for 3"),
+    ],
+)
+def test_names_must_fit(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
