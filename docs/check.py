@@ -50,6 +50,8 @@ class Page(HTMLParser):
         self.drawn += tag == "mjx-container"
         if given.get("data-mml-node") == "merror":
             self.errors.append(given.get("data-mjx-error", "unknown"))
+        if given.get("data-mml-node") == "mtext" and given.get("fill") == "red":
+            self.errors.append("a command that MathJax does not know, drawn red")
         self.anchors.update(given[name] for name in ("id", "name") if name in given)
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
@@ -159,9 +161,9 @@ def must_fail(site: Path) -> list[str]:
     """The pages broken on purpose in which nothing was found."""
     mathjax = next(site.rglob("tex-svg-full.js"))
     broken = dict(_BROKEN)
-    broken["equation in error"] = (
-        '<script src="mathjax.js" defer></script><div class="math notranslate">\\[\\notacommand\\]</div>'
-    )
+    for what, tex in (("equation in error", "\\frac{1}"), ("unknown command", "\\notacommand")):
+        equation = f'<div class="math notranslate">\\[{tex}\\]</div>'
+        broken[what] = f'<script src="mathjax.js" defer></script>{equation}'
     missed = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,9 +6,9 @@ where the two are tied: the equations of a name are read off it and written into
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,8 @@ def nearest(target: str, known: Iterable[str], context: str) -> str | None:
     ending = [name for name in known if name.endswith(f".{target}")]
 
     def shared(name: str) -> int:
-        return len(os.path.commonprefix([name.split("."), context.split(".")]))
+        pairs = zip(name.split("."), context.split("."), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     return max(ending, key=lambda name: (shared(name), -len(name)), default=None)
 

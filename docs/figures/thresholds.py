@@ -1,4 +1,3 @@
-import torch
 from style import COLOURS, digits, network, outline, picture, subplots
 
 from lightning_xai import units

@@ -49,6 +49,7 @@ TORCH = {
         "torch.Generator": "generated/torch.Generator.html",
         "torch.device": "tensor_attributes.html",
         "torch.dtype": "tensor_attributes.html",
+        "nn.Module": "generated/torch.nn.Module.html#torch.nn.Module",
         "torch.nn.Module": "generated/torch.nn.Module.html",
         "torch.nn.modules.module.Module": "generated/torch.nn.Module.html#torch.nn.Module",
     },
