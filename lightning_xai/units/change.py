@@ -24,7 +24,8 @@ class LayerChange(Capture):
     .. math:: \Delta a = \sigma(\Delta B) - \sigma(0), \qquad \Delta B_{k,j} = B_k(R_j\, x) - B_k(x)
 
     ``largest`` [N, J, K] is the largest over the positions of the channel and the arms of the perturbation. One that
-    does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample is rounding: such are 0 or less.
+    does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample (the layer's, if there are no positions) is
+    rounding: such are 0 or less.
 
     Args:
         layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
@@ -91,7 +92,10 @@ class _LayerWatch(Watch):
         assert self.reference is not None
         self.samples = samples
         first = self.reference[:samples]
-        self.tolerance = TOLERANCE * first.abs().flatten(2).amax(2) if first.ndim > 2 else TOLERANCE * first.abs()
+        # Per sample, so that no sample's hits depend on another one. A number alone says nothing about what it was
+        # summed from, so a unit without positions is judged by the whole layer.
+        size = first.abs().flatten(2).amax(2) if first.ndim > 2 else first.abs().amax(1, keepdim=True)
+        self.tolerance = TOLERANCE * size.expand(first.shape[:2])
         self.rest = self.spot.activation(torch.zeros_like(self.reference[:1]))
 
     def passed(self, broken: Tensor | None) -> None:

@@ -83,7 +83,8 @@ def reactivation(
         \Delta a_{k,j} = \sigma(B_k(R_j\, x) - B_k(x)) - \sigma(0)
 
     B is what the activation :math:`\sigma` receives. :math:`\tau` is 1e-5 of the largest :math:`|B|` of the unit's
-    channel in the sample, below which single precision makes differences of its own. A kind of several arms hits where
+    channel in the sample (of the layer, if it has no positions), below which single precision makes differences of
+    its own. A kind of several arms hits where
     one of them does.
 
     The threshold T is that of the units' activations on these inputs (``"activation"``), of the distribution of their
@@ -140,6 +141,7 @@ def reactivation(
     check_threshold(threshold)
     ids = check_inputs(inputs, sample_ids)
     names = layer_names(layer)
+    Plan(regions)
     job = _Job(model, inputs, ids, regions, perturbation, activation)
     with explaining(model):
         spots = {name: find_spot(model, usable(inputs[:1]), name, activation) for name in names}
@@ -322,7 +324,8 @@ def present(captured: Captured, regions: BoundRegions) -> Captured:
     there = regions.present()
     change = captured.features["change"]
     shown = torch.ones_like(change, dtype=torch.bool) if there is None else there.to(change.device).expand_as(change)
-    features = {**captured.features, "there": shown}
+    change = torch.where(change.isfinite(), change, float("nan"))
+    features = {**captured.features, "there": shown, "change": change}
     if "largest" in features and there is not None:
         features["largest"] = torch.where(shown.unsqueeze(2), features["largest"], float("nan"))
     return Captured(features, captured.samples)
