@@ -17,6 +17,7 @@ from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Patterns
 from lightning_xai.relevance.ledger import Ledger, Recorder
+from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, Propagation, Row
 from lightning_xai.relevance.rules import Bound
 from lightning_xai.targets import BoundScore, Score, Target, as_score
@@ -47,7 +48,8 @@ def _propagate(
     check_visible(network)
     with explaining(network, gradients=True), frozen(network), uncompiled(network):
         leaf = usable(inputs).requires_grad_()
-        fed = leaf.clone(memory_format=_memory_format(leaf))
+        layout = torch.channels_last if image_layout(leaf) else torch.contiguous_format
+        fed = leaf.clone(memory_format=layout)
         receiver = torch.zeros_like(leaf, requires_grad=True) if composite.replaces_inputs else None
         run = Propagation(network, composite, recorder)
         run.enter(fed, receiver)
@@ -67,12 +69,6 @@ def _propagate(
         relevance = torch.addcmul(replaced, leaf.detach(), gradient)
         facts = (value.detach(), given, replaced.sum() if recorder is not None else given)
         return _Passed(relevance.contiguous(), gradient.contiguous(), *facts, run.rows)
-
-
-def _memory_format(inputs: Tensor) -> torch.memory_format:
-    """Channels last for images in single precision or less, which convolutions are faster in."""
-    images = inputs.ndim == 4 and inputs.dtype != torch.float64
-    return torch.channels_last if images else torch.contiguous_format
 
 
 def _detached(output: Any) -> Any:
