@@ -113,7 +113,7 @@ def maximize_activation(
         objective: f, e.g. ``ClassScore(7)`` or ``Unit("features.3", [0, 1, 2])``; an input per class or unit.
         shape: Of one input, (C, \*S), or (F,) for a row of a table.
         ascent: How; :class:`Ascent` with its defaults unless given.
-        start: Inputs [N, C, \*S] to start from; random ones unless given.
+        start: Inputs [N, C, \*S] to start from; the same random one for all unless given.
         report: Called with 1 after every step.
 
     Raises:
@@ -148,7 +148,9 @@ def maximize_activation(
         generator = torch.Generator().manual_seed(ascent.seed)
         if start is None:
             whole = (objective.count or 1, *inside)
-            parameters = ascent.parametrization.random(whole, generator)
+            # All from the same start, so that an input does not depend on how many others are made beside it.
+            alone = ascent.parametrization.random((1, *inside), generator)
+            parameters = alone.expand(whole[0], *alone.shape[1:])
         else:
             check_inputs(start)
             if start.shape[1:] != cells or len(start) != (objective.count or len(start)):

@@ -64,13 +64,18 @@ class ClassScore(Objective):
         return
 
     @property
+    def indices(self) -> tuple[int, ...]:
+        """The classes."""
+        return _indices("target", self.target)
+
+    @property
     def count(self) -> int:
         """An input per class."""
-        return len(_indices("target", self.target))
+        return len(self.indices)
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The score [N] of an output, row i that of class i."""
-        wanted = torch.tensor(_indices("target", self.target))
+        wanted = torch.tensor(self.indices)
         return as_score(self.score).bind(given, wanted, samples)(given)
 
 
@@ -126,14 +131,19 @@ class Unit(_OfLayer):
             object.__setattr__(self, "position", _indices("position", self.position))
 
     @property
+    def indices(self) -> tuple[int, ...]:
+        """The units."""
+        return _indices("unit", self.unit)
+
+    @property
     def count(self) -> int:
         """An input per unit."""
-        return len(_indices("unit", self.unit))
+        return len(self.indices)
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The activations [N] of maps [N, K, *P], row i that of unit i."""
         maps = rows_of_units(given, self.of, samples)
-        units = _indices("unit", self.unit)
+        units = self.indices
         if max(units) >= maps.shape[1]:
             raise ValueError(f"unit {max(units)} does not exist: layer {self.of!r} has {maps.shape[1]}.")
         own = maps[torch.arange(samples, device=maps.device), torch.tensor(units, device=maps.device)]
