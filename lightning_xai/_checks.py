@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
 
 from torch import Tensor, nn
 
 _MOST_NAMES = 60
+_REAL, _WHOLE = ("a number", numbers.Real, float), ("an integer", numbers.Integral, int)
+_NUMBERS: dict[Any, tuple[str, type, type]] = {float: _REAL, "float": _REAL, int: _WHOLE, "int": _WHOLE}
 
 
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
@@ -69,6 +74,40 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
     if len(ids) != inputs.shape[0]:
         raise ValueError(f"sample_ids must be one per sample: got {len(ids)} for {inputs.shape[0]} samples.")
     return ids
+
+
+def check_numbers(choice: Any) -> None:
+    """Refuse fields of a frozen dataclass that are declared as numbers and hold none; numpy's become Python's.
+
+    Raises:
+        TypeError: If a value is not a number, or not an integer where one is declared.
+        ValueError: If it is NaN.
+    """
+    for part in fields(choice):
+        if part.type not in _NUMBERS:
+            continue
+        words, kind, make = _NUMBERS[part.type]
+        value = getattr(choice, part.name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"{part.name} of {type(choice).__name__} must be {words}, got {value!r}.")
+        if value != value:
+            raise ValueError(f"{part.name} of {type(choice).__name__} must be {words}, got nan.")
+        if not isinstance(value, int | float):
+            object.__setattr__(choice, part.name, make(value))
+
+
+def as_integer(name: str, value: Any, least: int | None = None) -> int:
+    """A value as an integer.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If it is less than ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return int(value)
 
 
 def named_layer(model: nn.Module, layer: str) -> nn.Module:

@@ -210,7 +210,9 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    held = [(module, dict(module._buffers)) for module in model.modules()]
+    # What a scripted module holds cannot be replaced, only written to.
+    open_modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    held = [(module, dict(module._buffers)) for module in open_modules]
     # A tensor made in inference mode has no version, but cannot be written to here either.
     written = [buffer for buffer in model.buffers() if not buffer.is_inference()]
     before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in written]

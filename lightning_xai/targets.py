@@ -95,6 +95,11 @@ class Score(ABC):
         else:
             raise TypeError(f"target must be a tensor, an int or 'predicted', got {type(target).__name__}.")
         if samples and (int(resolved.min()) < 0 or int(resolved.max()) >= count):
+            if count == 1:
+                raise ValueError(
+                    f"target {sorted(set(resolved.tolist()))} is out of range: the model's output has one column. Use "
+                    f"target=0, with score='sigmoid' for a binary classifier or score='value' for a regression."
+                )
             raise ValueError(
                 f"target {sorted(set(resolved.tolist()))} is out of range: the model's output has {count} classes, "
                 f"so a target is 0 to {count - 1}."
@@ -108,7 +113,8 @@ class Score(ABC):
             raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {found}.")
         if tensor.ndim == 0 or tensor.shape[0] != samples:
             raise ValueError(
-                f"the model's output must have one row per sample, [{samples}, classes], got {list(tensor.shape)}."
+                f"the model's output must have one row per sample, [{samples}, classes] for {samples} of them, got "
+                f"{list(tensor.shape)}; a squeeze() in the model must name its axis, e.g. squeeze(1)."
             )
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensor = tensor.float()
@@ -366,6 +372,8 @@ def as_score(score: str | Score | Callable[[Tensor, Tensor], Tensor]) -> Score:
     """
     if isinstance(score, Score):
         return score
+    if isinstance(score, type):
+        raise TypeError(f"score must be an object, not a class: score={score.__name__}().")
     if isinstance(score, str):
         if score not in _BY_NAME:
             raise ValueError(unknown("score", score, _BY_NAME))

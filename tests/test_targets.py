@@ -178,8 +178,12 @@ def test_output_picks_the_tensor(output, key):
         (SimpleNamespace(), Logit(output="z"), r"output='z' is not in the model's output \(SimpleNamespace\)"),
         (SimpleNamespace(), Logit(), "output must be a floating-point tensor to be scored, got SimpleNamespace"),
         (LOGITS.long(), Logit(), "output must be a floating-point tensor to be scored, got torch.int64"),
-        (torch.tensor(1.0), Logit(), r"output must have one row per sample, \[3, classes\], got \[\]"),
-        (LOGITS[:2], Logit(), r"output must have one row per sample, \[3, classes\], got \[2, 2\]"),
+        (
+            torch.tensor(1.0),
+            Logit(),
+            r"output must have one row per sample, \[3, classes\] for 3 of them, got \[\]; a squeeze",
+        ),
+        (LOGITS[:2], Logit(), r"output must have one row per sample, \[3, classes\] for 3 of them, got \[2, 2\]"),
     ],
 )
 def test_outputs_that_cannot_be_read(output, score, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_xai._checks import unknown
+from lightning_xai.app.maximized import Maximization
 from lightning_xai.app.report import in_digits, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
@@ -43,7 +45,7 @@ from lightning_xai.perturbation.kinds import Perturbation
 Numbers = dict[str, dict[str, float]]
 
 _SPEAKS_FOR_ITSELF = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
-_NOT_ARGUMENTS = ("_target_", "hydra")
+_NOT_ARGUMENTS = ("_target_", "_convert_", "_partial_", "hydra")
 _ON_THE_COMMAND_LINE = {  # what some messages, written for Python, recommend
     "unpack=lambda": "'monitor.unpack={_target_:my_module.unpack,_partial_:true}'",
     "(output=...)": "score.output=key",
@@ -85,6 +87,7 @@ def _job(config: DictConfig) -> None:
     except Exception as error:
         rank = int(os.environ.get("LOCAL_RANK", 0))
         trace = Path(config.folder, f"error-{rank}.txt" if rank else "error.txt")
+        trace.parent.mkdir(parents=True, exist_ok=True)
         trace.write_text(traceback.format_exc())
         if rank:
             time.sleep(3)
@@ -111,6 +114,7 @@ def run(config: DictConfig) -> Numbers:
     """
     _quieten()
     folder = Path(config.folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
     if config.checkpoint is not None and not is_zipfile(config.checkpoint):
@@ -118,6 +122,7 @@ def run(config: DictConfig) -> Numbers:
         raise ValueError(f"checkpoint={config.checkpoint} {wrong}: name a file that Lightning has saved.")
     seed_everything(config.seed, workers=True, verbose=False)
     monitor = build_monitor(config)
+    maximization: Maximization | None = instantiate(config.get("maximization"))
     model: LightningModule = instantiate(config.model)
     data: LightningDataModule = instantiate(config.data)
     if config.show_rules:
@@ -128,7 +133,9 @@ def run(config: DictConfig) -> Numbers:
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
     _say(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
-    _write(folder / "results.json", json.dumps(numbers, indent=2) + "\n")
+    _write(folder / "results.json", json.dumps(_valid(numbers), indent=2, allow_nan=False) + "\n")
+    if maximization is not None:
+        maximization.draw_run(model, data, folder, monitor.pictures)
     _report(folder, monitor, f"What {type(model).__name__} looked at")
     _say(_table(numbers))
     for what, name in _WRITTEN.items():
@@ -272,6 +279,14 @@ def _collect(numbers: Numbers, trainer: Trainer, monitor: ExplanationMonitor) ->
             metric, key = "/".join([*(["test"] if prefix == "test" else []), place[0], *place[2:]]), place[1]
         number = float(str(value.cpu().numpy()))  # as short as its precision allows
         numbers.setdefault(metric, {})[key] = int(number) if number.is_integer() else number
+
+
+def _valid(numbers: Numbers) -> dict[str, dict[str, float | None]]:
+    """The numbers as JSON knows them: null for what is not finite."""
+    return {
+        metric: {key: number if math.isfinite(number) else None for key, number in result.items()}
+        for metric, result in numbers.items()
+    }
 
 
 def _table(numbers: Numbers) -> Table:

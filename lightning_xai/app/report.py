@@ -105,12 +105,14 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]
     return page
 
 
-def in_digits(number: float) -> str:
+def in_digits(number: float | None) -> str:
     """Counts as they are, measures in four digits.
 
-    >>> in_digits(12345), in_digits(0.123456)
-    ('12,345', '0.1235')
+    >>> in_digits(12345), in_digits(0.123456), in_digits(None)
+    ('12,345', '0.1235', 'nan')
     """
+    if number is None:
+        return "nan"
     return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_xai import figures
-from lightning_xai._checks import check_model
-from lightning_xai._guard import usable
+from lightning_xai._checks import as_integer, check_model
+from lightning_xai._guard import explaining, usable
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
 from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations, progress_to
+from lightning_xai.targets import check_labels
 
 Unpack = Callable[[Any], Sequence[Any]]
 Results = dict[str, dict[str, Any]]
@@ -56,7 +57,7 @@ class Collector:
         said: set[str] | None = None,
     ) -> None:
         check_metrics(metrics)
-        check_choice(max_samples, target)
+        check_choice(max_samples, target, unpack)
         self.metrics = dict(metrics)
         self.max_samples = max_samples
         self.target = target
@@ -87,7 +88,7 @@ class Collector:
             chosen = (wanted & finite).nonzero().flatten()
             if len(chosen):
                 ids = positions[chosen] if own_ids is None else own_ids.cpu()[chosen]
-                self._explain(model, inputs[chosen], self._targets(labels, chosen), ids)
+                self._explain(model, inputs[chosen], self._targets(labels, chosen, len(inputs)), ids)
             elif len(inputs) and not self._has_shapes():
                 stand_in = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
                 update_together(self.metrics, model, stand_in, "predicted", count=False)
@@ -99,34 +100,39 @@ class Collector:
             finite = inputs.isfinite().flatten(1).all(1).cpu().nonzero().flatten()
             if len(finite):
                 for metric in self.metrics.values():
-                    metric.check(model, inputs[finite], self._targets(labels, finite))
+                    metric.check(model, inputs[finite], self._targets(labels, finite, len(inputs)))
 
     def done(self, position: Callable[[Tensor], Tensor] | None = None) -> bool:
         """Whether every sample that is asked for has been seen."""
         ahead = torch.tensor([self.seen])
         return int(ahead if position is None else position(ahead)) >= self.max_samples and self._has_shapes()
 
-    def compute(self) -> Results:
+    def compute(self, *, alone: bool = False) -> Results:
         """The results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
 
-        With several processes this synchronises them, so all must call it.
+        With several processes this synchronises them, so all must call it, unless each is to answer ``alone``.
         """
-        return compute_collected({0: self})[0]
+        return compute_collected({0: self}, alone=alone)[0]
 
     def discard(self) -> None:
         """Remove what this process wrote."""
         if self._writer is not None:
             self._writer.remove()
 
-    def work(self, batch: Any) -> int:
-        """How many perturbed inputs a sample of this batch needs."""
+    def work(self, model: nn.Module, batch: Any) -> int:
+        """How many perturbed inputs a sample of this batch needs; 0 if it has none that can be explained."""
         inputs, _, _ = self._unpacked(batch)
+        first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
+        if not len(first):
+            return 0
         plans: dict[Any, list[SweepMetric]] = {}
         for metric in self.metrics.values():
             if isinstance(metric, SweepMetric):
                 plans.setdefault(metric.plan, []).append(metric)
+        with explaining(model):  # a label function may draw
+            counts = {plan: plan.regions.bind(first).count for plan in plans}
         return sum(
-            evaluations([request for metric in sharing for request in metric.requests], plan.regions.bind(inputs).count)
+            evaluations([request for metric in sharing for request in metric.requests], counts[plan])
             for plan, sharing in plans.items()
         )
 
@@ -150,13 +156,14 @@ class Collector:
             raise ValueError(f"unpack returned {len(own_ids)} sample ids for {len(inputs)} samples.")
         return usable(inputs), labels, own_ids
 
-    def _targets(self, labels: Any, chosen: Tensor) -> Any:
+    def _targets(self, labels: Any, chosen: Tensor, samples: int) -> Any:
         if self.target != "label":
             return self.target
         if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool):
             column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
             if column.ndim == 1:
-                return usable(column)[chosen.to(column.device)]
+                check_labels(column, samples)
+                return usable(column).long()[chosen.to(column.device)]
         warn_once(self._said, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 
@@ -195,6 +202,8 @@ def explain(
     progress: bool = True,
 ) -> Results:
     """Explain the first samples of a data set, without a Trainer.
+
+    In this process alone: where there are several, each explains the data it is given, into a folder of its own.
 
     Args:
         model: The network, on the device to use; left as it was.
@@ -241,28 +250,28 @@ def explain(
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not progress)
     with bar, progress_to(bar.update):
         for batch in dataloader:
-            if bar.total is None:
-                bar.total = collector.work(batch) * collector.expected(dataloader)
+            if progress and not bar.total:
+                bar.total = collector.work(model, batch) * collector.expected(dataloader) or None
             collector.add(model, batch)
             if collector.done():
                 break
     if collector.seen == 0:
         raise ValueError("dataloader gave no batch.")
-    results = collector.compute()
+    results = collector.compute(alone=True)
     if place is not None:
         for name, figure in draw(collector, results, pictures).items():
             figures.save(figure, place / "figures" / f"{name}.png")
     return results
 
 
-def compute_collected(collectors: Mapping[int, Collector]) -> dict[int, Results]:
+def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = False) -> dict[int, Results]:
     """The results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
 
-    With several processes this synchronises them once for all, so all must call it.
+    With several processes this synchronises them once for all, so all must call it, unless each answers ``alone``.
     """
     metrics = {(index, name): metric for index, some in collectors.items() for name, metric in some.metrics.items()}
     with torch.inference_mode(False), torch.no_grad():
-        found = {place: _plain(result) for place, result in compute_together(metrics).items()}
+        found = {place: _plain(result) for place, result in compute_together(metrics, alone=alone).items()}
     return {index: {name: found[index, name] for name in collector.metrics} for index, collector in collectors.items()}
 
 
@@ -341,14 +350,15 @@ def warn_once(said: set[str], message: str) -> None:
         warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def check_choice(max_samples: int, target: str | int) -> None:
-    """Refuse a number of samples or a target that makes no sense.
+def check_choice(max_samples: int, target: str | int, unpack: Unpack | None = None) -> None:
+    """Refuse a number of samples, a target or a function of the batch that makes no sense.
 
     Raises:
         ValueError: If it does not.
     """
-    if not isinstance(max_samples, int) or max_samples < 1:
-        raise ValueError(f"max_samples must be at least 1, got {max_samples}.")
+    as_integer("max_samples", max_samples, least=1)
+    if unpack is not None and not callable(unpack):
+        raise TypeError(f"unpack must be a function of a batch, got {unpack!r}.")
     if not isinstance(target, int) and target not in ("label", "predicted"):
         raise ValueError(f"target must be 'label', 'predicted' or a class index, got {target!r}.")
 

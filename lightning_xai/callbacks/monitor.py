@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_xai import figures
-from lightning_xai._checks import unknown
+from lightning_xai._checks import as_integer, unknown
 from lightning_xai._guard import called_in
 from lightning_xai.callbacks.explain import (
     Collector,
@@ -88,15 +88,18 @@ class ExplanationMonitor(Callback):
         save_maps: bool = True,
     ) -> None:
         check_metrics(metrics)
-        check_choice(max_samples, target)
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
+        check_choice(max_samples, target, unpack)
+        as_integer("every_n_epochs", every_n_epochs, least=1)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)
+        if not stages:
+            raise ValueError(f"stages is empty: name at least one of {', '.join(_PREFIX)}.")
         for stage in stages:
             if stage not in _PREFIX:
                 raise ValueError(unknown("stage", stage, _PREFIX))
         if precision not in ("32", "trainer"):
             raise ValueError(f"precision must be '32' or 'trainer', got {precision!r}.")
+        if pictures is not None and not isinstance(pictures, Pictures):
+            raise TypeError(f"pictures must be Pictures(...), got {type(pictures).__name__}.")
         self.metrics = dict(metrics)
         self.every_n_epochs = every_n_epochs
         self.max_samples = max_samples
@@ -296,10 +299,11 @@ class _Run:
         position = _positions(self.loaders[index], self.trainer)
         if collector.done(position):
             return
-        if self.bar is None:
+        if self.bar is None and self.trainer.progress_bar_callback is not None:
             samples = sum(collector.expected(loader) for loader in self.loaders) / self.trainer.world_size
-            self.bar = BarTask(self.trainer, round(collector.work(batch) * samples))
-        with progress_to(self.bar.advance):
+            work = collector.work(network, batch)
+            self.bar = BarTask(self.trainer, round(work * samples)) if work else None
+        with nullcontext() if self.bar is None else progress_to(self.bar.advance):
             collector.add(network, batch, position)
 
     def close(self) -> None:

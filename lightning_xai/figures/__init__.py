@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import spatial_shape
+from lightning_xai._checks import as_integer, spatial_shape
 from lightning_xai.perturbation.regions import Regions
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class Pictures:
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}.")
+        as_integer("samples", self.samples, least=1)
         if self.denormalize is not None and not callable(self.denormalize):
             raise TypeError(f"denormalize must be a function of one input, got {type(self.denormalize).__name__}.")
         if self.class_names is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_xai.perturbation.regions import BoundRegions
+from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, Swept, check_sweep, sweep
 from lightning_xai.targets import Target
 
@@ -160,7 +160,7 @@ class ExplanationMetric(Metric, ABC):
 
     def _identify(self, *configuration: Any) -> None:
         """Keep a ``MetricCollection`` from taking two metrics for one because their first results agree."""
-        code = zlib.crc32(repr((type(self).__name__, configuration)).encode())
+        code = zlib.crc32(_written_out((type(self).__name__, configuration)).encode())
         bits = torch.tensor([code >> bit & 1 for bit in range(32)], dtype=torch.uint8)
         self.add_state("configuration", bits, dist_reduce_fx="max")
 
@@ -292,14 +292,16 @@ def update_together(
     >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
     (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
-    plans: dict[Plan, dict[str, SweepMetric]] = {}
+    plans: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
     found: dict[str, Explained] = {}
     for name, metric in metrics.items():
         if isinstance(metric, SweepMetric):
-            plans.setdefault(metric.plan, {})[name] = metric
+            plans.setdefault((metric.plan.regions, metric.plan.engine), {})[name] = metric
         else:
             found[name] = metric.run(model, inputs, target, sample_ids)
-    for plan, sharing in plans.items():
+    for (regions, engine), sharing in plans.items():
+        sizes = [metric.plan.chunk_size for metric in sharing.values() if metric.plan.chunk_size is not None]
+        plan = Plan(regions, min(sizes, default=None), engine)
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
         captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
         swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
@@ -351,6 +353,19 @@ def top_share(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
     strongest = torch.arange(length, device=ordered.device) < (count / 10).ceil()
     total = ordered.sum(-1)
     return torch.where(total > 0, (ordered * strongest).sum(-1) / total, 0.0)
+
+
+def _written_out(value: Any) -> str:
+    """Like ``repr``, but with every number of a tensor."""
+    if isinstance(value, Tensor):
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return f"{value.dtype}{list(value.shape)}{zlib.crc32(raw.numpy().tobytes())}"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{part.name}={_written_out(getattr(value, part.name))}" for part in fields(value))
+        return f"{type(value).__qualname__}({', '.join(parts)})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written_out, value))}]"
+    return repr(value)
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ def _states(
         return list(perturbations)
     if strengths is None:
         raise ValueError("strengths must hold the states' strengths, e.g. [0.1, 0.2, 0.3], for a single perturbation.")
+    if not isinstance(strengths, Sequence) or not all(isinstance(state, int | float) for state in strengths):
+        raise TypeError(f"strengths must be a list of numbers, e.g. [0.1, 0.2, 0.3], got {strengths!r}.")
     if len(set(strengths)) < len(strengths):
         raise ValueError(f"strengths must differ, got {list(strengths)}.")
     return [perturbations.at(float(strength)) for strength in strengths]

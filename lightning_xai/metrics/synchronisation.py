@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +18,9 @@ _Name = TypeVar("_Name", bound=Hashable)
 _ALIGNMENT = 16
 
 
-def compute_together(metrics: Mapping[_Name, ExplanationMetric]) -> dict[_Name, dict[str, Tensor]]:
+def compute_together(
+    metrics: Mapping[_Name, ExplanationMetric], *, alone: bool = False
+) -> dict[_Name, dict[str, Tensor]]:
     """The results of every metric; with several processes over the data of all, in one exchange of all states.
 
     Each metric's own ``compute()`` gives the same, but exchanges its states one by one. Every process must call it,
@@ -26,12 +28,14 @@ def compute_together(metrics: Mapping[_Name, ExplanationMetric]) -> dict[_Name, 
 
     Args:
         metrics: The metrics by name.
+        alone: Leave the other processes out of it: the results over this process' data.
 
     Returns:
         What ``compute()`` of each metric gives.
 
     Raises:
-        ValueError: If the states have other shapes in another process, e.g. because its inputs were larger.
+        ValueError: If a metric has a process group of its own, or the states have other shapes in another process, e.g.
+            because its inputs were larger.
 
     >>> from lightning_xai.metrics import Importance
     >>> from lightning_xai.perturbation import Windows, kinds
@@ -42,12 +46,19 @@ def compute_together(metrics: Mapping[_Name, ExplanationMetric]) -> dict[_Name, 
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return {name: metric.compute() for name, metric in metrics.items()}
+    if alone:
+        return {name: _compute(metric, lambda: False) for name, metric in metrics.items()}
+    for name, metric in metrics.items():
+        if metric.process_group is not None:
+            raise ValueError(
+                f"metric {name!r} has a process group of its own: call its compute(), or leave the group out."
+            )
     states = {name: _states(metric) for name, metric in metrics.items()}
     gathered = _gather([state for found in states.values() for state in found])
     results = {}
     for name, metric in metrics.items():
-        own = [next(gathered) for _ in states[name]]
-        results[name] = _compute(metric, own)
+        own = iter([next(gathered) for _ in states[name]])
+        results[name] = _compute(metric, lambda: True, lambda _state, group=None, own=own: next(own))  # noqa: ARG005
     return results
 
 
@@ -66,14 +77,16 @@ def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
     return list(zip(found, lists, strict=True))
 
 
-def _compute(metric: ExplanationMetric, gathered: Sequence[list[Tensor]]) -> dict[str, Tensor]:
-    """The metric's results over states that have been exchanged already."""
-    coming = iter(gathered)
-    before, metric.dist_sync_fn = metric.dist_sync_fn, lambda _state, group=None: next(coming)  # noqa: ARG005
+def _compute(
+    metric: ExplanationMetric, together: Callable[[], bool], exchange: Callable[..., list[Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """The metric's results, in one process or with states that have been exchanged already."""
+    before = metric.distributed_available_fn, metric.dist_sync_fn
+    metric.distributed_available_fn, metric.dist_sync_fn = together, exchange
     try:
         found: dict[str, Tensor] = metric.compute()
     finally:
-        metric.dist_sync_fn = before
+        metric.distributed_available_fn, metric.dist_sync_fn = before
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import as_integer
 from lightning_xai.metrics.base import Explained, SweepMetric, _precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions, Segments
@@ -75,8 +76,8 @@ class Synergy(SweepMetric):
         super().__init__(**options)
         if isinstance(regions, Segments) and callable(regions.labels):
             raise ValueError("Synergy needs regions that are the same in every sample: give Segments a label map.")
-        if anchor is not None and not isinstance(anchor, int):
-            raise TypeError(f"anchor must be a feature's index or None, got {type(anchor).__name__}.")
+        if anchor is not None:
+            anchor = as_integer("anchor", anchor, least=0)
         self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
         pair = Request(perturbation, as_score(score), "all" if anchor is None else anchor)
         self.requests = [pair, Request(perturbation, as_score(score))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import spatial_shape
+from lightning_xai._checks import as_integer, spatial_shape
 from lightning_xai.perturbation.selection import Selection
 
 _REMAINDERS = ("partial", "center", "left", "right")
@@ -311,10 +311,15 @@ class BoundSegments(BoundRegions):
 
 
 def _whole(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
-    if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    try:
+        given: Iterable[Any] = value if isinstance(value, Sequence) and several else (value,)
+        numbers = tuple(as_integer(name, number, least=1) for number in given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.") from error
+    if not numbers:
         raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.")
-    return value if isinstance(value, int) else numbers
+    return numbers if several else numbers[0]
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:

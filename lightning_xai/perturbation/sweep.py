@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, unknown
+from lightning_xai._checks import as_integer, check_inputs, unknown
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch
@@ -125,8 +125,8 @@ class Plan:
             raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(self.regions).__name__}.")
         if self.engine not in ENGINES:
             raise ValueError(unknown("engine", self.engine, ENGINES))
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
+        if self.chunk_size is not None:
+            as_integer("chunk_size", self.chunk_size, least=1)
 
 
 def sweep(
@@ -161,7 +161,7 @@ def sweep(
         partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
         network = _Network(model, inputs, plan.chunk_size)
         for capture in {request.capture: None for request in captures}:
-            network.watches[capture] = capture.watch(model, inputs[:1])
+            network.watches[capture] = capture.watch(model, inputs[:1].clone())
         blocks: list[_Block] = []
         start = 0
         while start < inputs.shape[0]:
@@ -199,9 +199,9 @@ def check_sweep(
         bound = plan.regions.bind(inputs)
         first = inputs[:1]
         for wanted in captures:
-            wanted.capture.watch(model, first)
+            wanted.capture.watch(model, first.clone())
         with calling():
-            output = model(first)
+            output = model(first.clone())
         for request in requests:
             _partner(request.partner, bound.count, len(inputs))
             if not request.perturbation.windowed:
@@ -234,7 +234,7 @@ class _Network:
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
             with calling():
-                largest = largest_activation(model, inputs[:1])
+                largest = largest_activation(model, inputs[:1].clone())  # a model may work in place on what it gets
             chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
         self.limit = chunk_size
         self.reported = 0

@@ -59,6 +59,14 @@ def test_a_checkpoint_is_explained_as_it_was_trained(command, here):
     assert not (here / "run" / "last.ckpt").exists()
 
 
+def test_what_is_not_a_number_is_null_in_the_results(command, here):
+    code, out, err = command(*OWN, "perturbation=log", "perturbation.bias=-99")
+    assert (code, err) == (0, "")
+    found = json.loads((here / "run" / "results.json").read_text(), parse_constant=pytest.fail)["importance"]
+    assert found["nonfinite"] > 0
+    assert "report.html" in out
+
+
 def test_a_checkpoint_of_another_network_is_refused(command):
     command(*OWN, "hydra.run.dir=trained")
     code, _, err = command(*OWN, "checkpoint=trained/last.ckpt", "+model.hidden=8")

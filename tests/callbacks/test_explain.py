@@ -7,7 +7,7 @@ import torch
 from subjects import SAMPLES, Classifier, loader, samples
 from torch import nn
 
-from lightning_xai import Pictures, Windows, explain, load_explanations
+from lightning_xai import Pictures, Segments, Windows, explain, load_explanations
 from lightning_xai.callbacks.writer import ShardWriter
 from lightning_xai.metrics import Importance, Speed, Synergy
 from lightning_xai.perturbation import importance, kinds, speed, synergy
@@ -158,3 +158,22 @@ def test_bad_arguments(arguments, error, message):
     usual = {"model": Classifier(), "dataloader": loader(), "metrics": metrics()}
     with pytest.raises(error, match=message):
         quietly(**{**usual, **arguments})
+
+
+@pytest.mark.filterwarnings("ignore:samples with NaN or infinite inputs are left out")
+def test_regions_never_see_a_sample_that_is_left_out():
+    def segments(inputs):
+        assert inputs.isfinite().all()
+        return (inputs[:, 0] > 0).long()
+
+    inputs, labels = samples()
+    inputs[0, 0, 2] = torch.nan
+    found = explain(Classifier(), loader(inputs, labels), {"own": Importance(Segments(segments), kinds.Constant(0.0))})
+    assert (found["own"]["samples"], found["own"]["left_out"]) == (SAMPLES - 1, 1)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_labels_of_another_length_are_refused(count):
+    inputs, _ = samples(5)
+    with pytest.raises(ValueError, match=rf"one class index per sample, shape \[5\], got \[{count}\]"):
+        quietly(Classifier(), [(inputs, torch.zeros(count, dtype=torch.long))], metrics())

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from subjects import Classifier, loader, quiet, samples
 from torch import nn
 
-from lightning_xai import ExplanationMonitor, Pictures, Windows
+from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows
 from lightning_xai.metrics import Importance, Speed, Synergy
 from lightning_xai.perturbation import kinds
 
@@ -114,6 +114,13 @@ def monitor(**options):
 @pytest.mark.usefixtures("pictures")
 def test_training_with_the_monitor_is_training_without_it(trainer):
     assert differences(trained(trainer, monitor(), epochs=2), trained(trainer, None, epochs=2)) == set()
+
+
+def test_regions_may_draw_and_the_progress_bar_may_count_them(trainer):
+    drawn = Segments(lambda inputs: torch.randint(0, 4, (len(inputs), *inputs.shape[2:])))
+    callback = ExplanationMonitor({"drawn": Importance(drawn, kinds.Constant(0.0))}, max_samples=10)
+    bar = {"enable_progress_bar": True}
+    assert differences(trained(trainer, callback, epochs=1, **bar), trained(trainer, None, epochs=1, **bar)) == set()
 
 
 @pytest.mark.parametrize(

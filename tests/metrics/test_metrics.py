@@ -445,10 +445,21 @@ def test_plot(cnn, batch, make, given):
         (lambda: Speed(Windows(2), kinds.Negative(), strengths=[0.1, 0.1]), ValueError, "strengths must differ"),
         (lambda: Speed(Windows(2), FADE, strengths=[1, 2]), ValueError, "perturbations already holds the states"),
         (lambda: Speed(Windows(2), kinds.ReLU(), strengths=[1, 2]), TypeError, "ReLU has no strength"),
-        (lambda: Synergy(Windows(2), kinds.Blur(), anchor=1.5), TypeError, "anchor must be a feature's index or None"),
+        (lambda: Synergy(Windows(2), kinds.Blur(), anchor=1.5), TypeError, "anchor must be an integer"),
         (lambda: Synergy(Segments(own_segments), kinds.Blur()), ValueError, "the same in every sample: give Segments"),
     ],
 )
 def test_a_metric_is_checked_when_it_is_built(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_regions_that_differ_in_the_middle_are_not_taken_for_one():
+    labels = torch.zeros(64, 64, dtype=torch.long)
+    labels[:, 32:] = 1
+    other = labels.clone()
+    other[32, 31] = 1
+    one, two = (Importance(Segments(some), kinds.Constant(0.0)) for some in (labels, other))
+    assert repr(labels) == repr(other)
+    assert not torch.equal(one.configuration, two.configuration)
+    assert torch.equal(one.configuration, Importance(Segments(labels.clone()), kinds.Constant(0.0)).configuration)

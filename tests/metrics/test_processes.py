@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
+from lightning_xai import explain
 from lightning_xai.metrics import Importance, Speed, Synergy, compute_together, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 
@@ -58,6 +59,23 @@ def unequal_sizes(rank):
     return "told"
 
 
+def alone(rank):
+    """What each of two processes finds that explains data of its own; the second explains more."""
+    model, inputs, target = data()
+    mine = slice(0, 4) if rank == 0 else slice(4, 9)
+    for _ in range(1 + rank):  # one more call than the other process makes: nobody may wait
+        explain(model, [(inputs[mine], target[mine])], found := metrics(), progress=False)
+    return {name: metric.samples for name, metric in found.items()}
+
+
+def own_group(_rank):
+    """What a metric with a process group of its own is told."""
+    metric = Importance(Windows(2), kinds.Blur(), score="value", process_group=distributed.new_group([0, 1]))
+    with pytest.raises(ValueError, match="'grouped' has a process group of its own: call its compute"):
+        compute_together({"grouped": metric})
+    return "told"
+
+
 def work(rank, job, folder):
     torch.set_num_threads(1)
     meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(seconds=TIMEOUT)}
@@ -100,3 +118,12 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, shards):
 
 def test_inputs_of_different_sizes_are_told_to_every_process(tmp_path):
     assert in_two_processes(unequal_sizes, tmp_path) == ["told", "told"]
+
+
+def test_a_group_of_its_own_is_refused(tmp_path):
+    assert in_two_processes(own_group, tmp_path) == ["told", "told"]
+
+
+def test_explain_does_not_wait_for_other_processes(tmp_path):
+    counts = [{int(value) for value in found.values()} for found in in_two_processes(alone, tmp_path)]
+    assert counts == [{4}, {5}]

@@ -56,6 +56,7 @@ SETS = {
     "two scores of pairs": ([make("synergy", score="logit"), make("importance"), make("synergy")], J + PAIRS),
     "other kinds": ([make("importance"), make("two-sided"), make("noise")], J + 2 * J + J),
     "equal regions": ([make("importance"), make("importance", Windows(size=(2,), stride=None))], 2 * J + 1),
+    "another chunk size": ([make("importance"), make("speed", chunk_size=8)], K * J),
     "other regions": ([make("importance"), make("importance", Windows(5))], J + 1 + 2),
     "segments": ([make("importance"), make("importance", BANDS)], 2 * J + 1),
     "the same segments": ([make("importance", BANDS), make("speed", BANDS)], K * J),
@@ -69,7 +70,9 @@ def test_metrics_cost_the_union_of_what_they_need(metrics, rows):
     metrics = {str(index): metric for index, metric in enumerate(metrics)}
     for metric in metrics.values():
         metric.reset()
-        metric.plan = type(metric.plan)(metric.plan.regions, chunk_size=16)  # no look at the activations beforehand
+        metric.plan = type(metric.plan)(
+            metric.plan.regions, chunk_size=metric.plan.chunk_size or 16
+        )  # no look at the activations beforehand
     found = update_together(metrics, model, inputs, target, ids)
     assert model.rows == N * (1 + rows)
 

@@ -425,3 +425,23 @@ def test_the_seed_and_the_id_decide_not_the_place_in_the_batch(kind):
     assert torch.equal(first, third)
     assert not torch.equal(first, second)
     assert not torch.equal(first, arms(dataclasses.replace(kind, seed=1), x, [7, 8, 7])[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: kinds.Negative("a"), "delta of Negative must be a number, got 'a'"),
+        (lambda: kinds.Negative(None), "delta of Negative must be a number, got None"),
+        (lambda: kinds.Permute(seed="a"), "seed of Permute must be an integer, got 'a'"),
+        (lambda: kinds.Permute(seed=0.5), "seed of Permute must be an integer, got 0.5"),
+        (lambda: kinds.Blur(True), "sigma of Blur must be a number, got True"),
+    ],
+)
+def test_what_is_no_number_fails_when_the_kind_is_built(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_numbers_of_numpy_become_numbers():
+    assert repr(kinds.Negative(np.float32(0.5))) == repr(kinds.Negative(0.5))
+    assert kinds.Permute(seed=np.int64(3)) == kinds.Permute(seed=3)

@@ -164,7 +164,7 @@ def test_relative_importance_is_of_the_samples_own_range():
         (kinds.Log(bias=1.5), [1.0, -1.0, 2.0, 0.0, -1.5, -2.0], [4, 5]),
         (kinds.Inverse(), [1.0, -1.0, 2.0, 0.0, 4.0, 8.0], [3]),
         (kinds.Exp(exponent=0.5), [1.0, -1.0, 2.0, 0.0, 4.0, 8.0], [1]),
-        (kinds.Constant(float("nan")), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0, 1, 2, 3, 4, 5]),
+        (kinds.Constant(float("inf")), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0, 1, 2, 3, 4, 5]),
     ],
     ids=repr,
 )

@@ -296,3 +296,10 @@ def test_regions_that_do_not_fit_the_input(regions, shape, error, message):
 def test_values_that_are_not_one_per_feature(regions, shape):
     with pytest.raises(ValueError, match=r"values must be \[samples, 2\] for these regions"):
         regions.bind((1, 1, 4)).paint(torch.ones(shape))
+
+
+def test_sizes_may_be_integers_of_numpy_but_not_booleans():
+    assert Windows(np.int64(3), stride=(np.int32(2),)) == Windows(3, stride=(2,))
+    for wrong in (True, 2.5, "3", (True, 2)):
+        with pytest.raises(ValueError, match="size must be a positive integer"):
+            Windows(wrong)

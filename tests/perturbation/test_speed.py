@@ -53,7 +53,7 @@ def test_a_state_that_breaks_is_left_out():
     model, x = nn.Linear(1, 1, bias=False).double(), torch.ones(1, 1, dtype=torch.float64)
     weight = model.weight.item()
     ask = {"regions": Windows(1), "score": "value"}
-    good, broken = [kinds.Constant(0.0), kinds.Constant(-2.0)], kinds.Constant(torch.nan)
+    good, broken = [kinds.Constant(0.0), kinds.Constant(-2.0)], kinds.Constant(torch.inf)
     between = speed(model, x, 0, perturbations=[good[0], broken, good[1]], **ask)
     close(between.slope, [[weight]])  # LI = w at t = 1 and 3 w at t = 3
     close(between.r_squared, [[1.0]])

@@ -272,3 +272,46 @@ def test_what_fits_passes_with_one_forward_pass(x):
         requests = ask(*FADE) + ask(FADE[0], partner="all") + ask(FADE[0], partner=(0, 1, 4, 0))
         check_sweep(model, x, 1, requests, Plan(regions))
         assert model.rows == [1]
+
+
+# What models do to their inputs, and what they are made of
+
+
+class InPlace(nn.Module):
+    """Works in place on what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(10, 3).double()
+
+    def forward(self, x):
+        return self.head(x.sub_(1).relu_())
+
+
+class Copying(InPlace):
+    """The same without."""
+
+    def forward(self, x):
+        return self.head((x - 1).relu())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
+def test_a_model_that_works_in_place_is_explained_like_one_that_does_not(x, chunk_size):
+    model, given = InPlace(), x.clone()
+    other = Copying()
+    other.load_state_dict(model.state_dict())
+    how = {"regions": REGIONS, "perturbation": kinds.Blur(1.0), "chunk_size": chunk_size}
+    expected = importance(other, x.clone(), 1, **how)
+    check_sweep(model, x, 1, ask(kinds.Blur(1.0)), Plan(REGIONS))
+    close(importance(model, x, 1, **how), expected)
+    assert torch.equal(x, given)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(1, 10))])
+def test_scripted_and_traced_models(compiled):
+    model = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    inputs = torch.randn(4, 10)
+    how = {"regions": REGIONS, "perturbation": kinds.Constant(0.0)}
+    found = importance(compiled(model), inputs, 1, **how)
+    torch.testing.assert_close(found, importance(model, inputs, 1, **how), rtol=1e-5, atol=1e-6)

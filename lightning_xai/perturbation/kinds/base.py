@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import check_numbers
 from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
@@ -53,10 +53,7 @@ class Perturbation(ABC):
             if not chosen or not all(isinstance(channel, int) and channel >= 0 for channel in chosen):
                 raise ValueError(f"channels must be channel indices from 0, got {self.channels!r}.")
             object.__setattr__(self, "channels", chosen)
-        for name in (part.name for part in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, float) and math.isnan(value):
-                raise ValueError(f"{name} of {type(self).__name__} must be a number, got nan.")
+        check_numbers(self)
         self.check()
 
     def check(self) -> None:  # noqa: B027 - most kinds accept every number
