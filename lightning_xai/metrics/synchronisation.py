@@ -65,8 +65,7 @@ def compute_together(
 def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
     """The tensors that the metric would exchange, in its order; whether each may have another length elsewhere."""
     found: list[Tensor] = []
-    states = [getattr(metric, name) for name in metric._reductions]
-    lists = [isinstance(state, list) for state in states if not isinstance(state, list) or state]
+    fixed = [state for state in (getattr(metric, name) for name in metric._reductions) if isinstance(state, Tensor)]
 
     def see(state: Tensor, group: Any = None) -> list[Tensor]:  # noqa: ARG001 - the form that torchmetrics calls
         found.append(state)
@@ -74,7 +73,7 @@ def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
 
     metric.sync(dist_sync_fn=see, distributed_available=lambda: True)
     metric.unsync()
-    return list(zip(found, lists, strict=True))
+    return [(state, all(state is not other for other in fixed)) for state in found]
 
 
 def _compute(
