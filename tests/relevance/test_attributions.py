@@ -66,7 +66,7 @@ SET = {
 }
 METHODS = {kind.__name__: kind(**SET.get(kind.__name__, {})) for kind in NAMES}
 METHODS["IntegratedGradients in chunks"] = IntegratedGradients(steps=5, chunk_size=2, method="trapezoid")
-METHODS["SimpleTaylor searched"] = SimpleTaylor(points=4, baseline=-3.0)
+METHODS["SimpleTaylor searched"] = SimpleTaylor(points=4, bisections=6, baseline=-3.0)
 METHODS["SmoothGrad of GradCAM"] = SmoothGrad(GradCAM(relu=False), draws=3)
 METHODS["ScoreCAM in chunks"] = ScoreCAM(chunk_size=1, relu=False)
 CAMS = [name for name, method in METHODS.items() if "CAM" in name]
