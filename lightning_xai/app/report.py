@@ -153,7 +153,8 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
 
 def _quantity(name: str, metric: ExplanationMetric, place: Path) -> dict[str, Any]:
     def own(pattern: str) -> Iterable[Path]:
-        return (path for path in sorted(place.glob(pattern)) if path.stem.partition(".")[0] == name)
+        found = [path for path in place.glob(pattern) if path.stem.partition(".")[0] == name]
+        return sorted(found, key=lambda path: (path.stem != name, path.stem))
 
     def caption(path: Path) -> str:
         what = path.stem.partition(".")[2].replace("_", " ")
