@@ -21,7 +21,8 @@ _NAMES = {
     "affine_norm": "batch_norm",
     "norm": "layer_norm group_norm instance_norm rms_norm normalize local_response_norm",
     "activation": "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid tanh "
-    "sigmoid logsigmoid log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min clamp_max "
+    "sigmoid logsigmoid log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min "
+    "clamp_max "
     "expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
     "softmax": "softmax log_softmax softmin logsumexp",
     "sum": "add radd iadd sub subtract rsub isub sum nansum mean nanmean cumsum neg negative",

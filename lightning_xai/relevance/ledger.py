@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_xai.operations import tensors_in
 from lightning_xai.relevance import functions
 from lightning_xai.relevance.functions import relevance_sum
-from lightning_xai.relevance.rules import Absorbed
+from lightning_xai.relevance.step import Absorbed
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Patterns
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
-from lightning_xai.relevance.propagation import CHECKPOINTED, Propagation, Row
+from lightning_xai.relevance.propagation import CHECKPOINTED, Propagation
+from lightning_xai.relevance.records import Row
 from lightning_xai.relevance.rules import Bound
 from lightning_xai.targets import BoundScore, Score, Target, as_score
 

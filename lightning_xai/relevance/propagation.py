@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -20,23 +19,13 @@ from lightning_xai.operations import (
     tensors_in,
 )
 from lightning_xai.relevance import functions
-from lightning_xai.relevance.calls import LinearCall, linear_call, product_arguments, statistics_of
+from lightning_xai.relevance.calls import linear_call, product_arguments, statistics_of
 from lightning_xai.relevance.composites import Operation, Patterns
+from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
-from lightning_xai.relevance.rules import (
-    Absorbed,
-    Deconv,
-    Epsilon,
-    FixedScale,
-    Gradient,
-    Guided,
-    Norm,
-    Pass,
-    Rule,
-    Step,
-    Uniform,
-    signed,
-)
+from lightning_xai.relevance.records import Record, Row
+from lightning_xai.relevance.rules import Deconv, Epsilon, FixedScale, Gradient, Guided, Norm, Pass, Rule, Uniform
+from lightning_xai.relevance.step import signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
 _MOVES = frozenset({"reshape", "identity", "dropout"})
@@ -48,70 +37,16 @@ _HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolu
 """Activations with f(x) = x f'(x), whose derivative is the rule Pass."""
 
 
-@dataclass(eq=False)
-class Record:
-    """One linear operation of a pass: what its backward needs, and which rule it got."""
-
-    operation: Operation
-    call: LinearCall
-    weights: Weights
-    rule: Rule | None = None
-    y: Tensor | None = None
-    version: int = 0
-    absorbed: Absorbed | None = None
-    folded: str = ""
-    readers: int = 0
-    handed: list[Tensor] | None = None
-
-    def keep(self, y: Tensor) -> None:
-        """Remember the output, without keeping its history alive."""
-        self.y = y.detach()
-        self.version = y._version
-
-    def protect(self) -> None:
-        """Copy the output before something writes over it."""
-        if self.y is not None and self.y._version == self.version:
-            self.y = self.y.clone()
-            self.version = self.y._version
-
-    def propagate(self, x: Tensor, g: Tensor) -> Tensor:
-        """R / x of the input, or R, as the rule says."""
-        y, rule = self.y, self.rule
-        assert y is not None
-        assert rule is not None
-        if y._version != self.version:
-            raise RuntimeError(
-                f"the output of {self.operation} was changed in place in a way that was not seen; change it out of "
-                f"place."
-            )
-        common = functools.reduce(torch.promote_types, (x.dtype, y.dtype, g.dtype, self.weights.weight.dtype))
-        y, g = y.to(common), g.to(common)
-        found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, self.absorbed))
-        self.y = None
-        if self.handed is not None and not rule.multiplies:
-            self.handed.append(found.sum())
-        return found.to(x.dtype)
-
-
-@dataclass(eq=False)
-class Row:
-    """One row of the table of a pass: an operation and the rule it got."""
-
-    operation: Operation
-    rule: str
-    record: Record | None = field(default=None, repr=False)
-
-
 class Propagation(Operations):
     """Runs a model so that differentiating its output propagates relevance.
 
     Args:
         model: The network.
         composite: Which rule where.
-        absorbed: Where each operation notes what it does not hand on, per kind; None to note nothing.
+        ledger: Collects where relevance goes; None to collect nothing.
     """
 
-    def __init__(self, model: nn.Module, composite: Patterns, ledger: Any = None) -> None:
+    def __init__(self, model: nn.Module, composite: Patterns, ledger: Recorder | None = None) -> None:
         super().__init__(model)
         self.composite = composite
         self._model = model

