@@ -114,7 +114,9 @@ class Reactivation(QuantileMetric, SweepMetric):
             capture = PositionChange(layer, threshold, activation)
         self.captures = [CaptureRequest(perturbation, capture)]
         self.add_state("changes", [], dist_reduce_fx="cat")
-        self._sums("counts", "feature_counts", "unit_counts", "change_sum")
+        self._sums("change_sum")
+        for name in ("counts", "feature_counts", "unit_counts"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         told = threshold if isinstance(threshold, str) else threshold.tolist()
         self._identify(layer, self.plan, self.requests, p, told, unit, activation)
 
@@ -166,7 +168,8 @@ class Reactivation(QuantileMetric, SweepMetric):
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""
         if self.unit == "position":
-            return self._results(self.feature_counts, self.unit_counts)
+            assert isinstance(self.threshold, Tensor)
+            return self._results(self.feature_counts, self.unit_counts.view(self.threshold.shape))
         counts = self.counts
         threshold: dict[str, Tensor] = {}
         if isinstance(self.threshold, str):

@@ -139,7 +139,8 @@ def seeing(model: nn.Module, spots: Mapping[str, Spot], see: Callable[[str, Tens
     network = unwrapped(model)
 
     def show(layer: str, values: Tensor) -> None:
-        see(layer, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
+        with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
+            see(layer, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
 
     def tap(layer: str) -> Callable[[Tensor], None]:
         return lambda output: show(layer, output)
