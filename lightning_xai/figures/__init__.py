@@ -178,6 +178,7 @@ def draw_result(result: Mapping[str, Any], title: str, pictures: Pictures | None
             if panel.matrix:
                 if panel.down == "unit":
                     axes.set_aspect("auto")
+                _count_from_zero(axes)
                 axes.set_xlabel(panel.across)
                 axes.set_ylabel(panel.down)
             elif panel.values.ndim == 2:
@@ -318,6 +319,14 @@ def _show(figure: Figure, axes: Axes, values: Tensor, limits: tuple[float, float
     bar.ax.yaxis.get_offset_text().set_fontsize(6)
     bar.outline.set_visible(False)
     bar.update_ticks()
+
+
+def _count_from_zero(axes: Axes) -> None:
+    """Ticks at whole numbers, as rows and columns have no others."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _steps(axes: Axes, values: Tensor, color: str) -> None:

@@ -84,6 +84,15 @@ def test_the_threshold_leaves_a_share_above():
         assert int((own > threshold).sum()) == int(0.1 * len(own))
 
 
+def test_what_equals_the_threshold_is_not_above():
+    x = torch.zeros(2, 2, 4, 4).double()
+    x[:, 1] = 3.0
+    found = dissect(nn.Sequential(nn.Identity()), x, torch.zeros(2, 4, 4).long(), layer="0", concepts=["a"])
+    assert found.threshold.tolist() == [0.0, 3.0]
+    assert found.area.tolist() == [0, 0]
+    assert found.best.tolist() == [-1, -1]
+
+
 def test_a_mask_that_is_the_concept():
     x = torch.zeros(2, 3, 8, 8).double()
     x[:, 0, 2:6, 2:6], x[:, 1, 6:, 6:] = 1.0, 1.0
