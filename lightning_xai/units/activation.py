@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
@@ -136,11 +136,16 @@ def activation_threshold(
     layers = layer_names(layer)
     streams: dict[str, UpperQuantile] = {}
     spots: dict[str, Spot] = {}
+    raised: set[str] = set()
     total = _samples(data) if samples is None else samples
     seen = 0
 
     def see(name: str, values: Tensor) -> None:
-        streams[name].add(as_units(spots[name].activation(values), unit))
+        spot, stream = spots[name], streams[name]
+        late = _ranks_alike(spot, unit, stream, values)
+        stream.add(as_units(values if late else spot.activation(values), unit))
+        if late:
+            raised.add(name)
 
     with explaining(model):
         for inputs in _batches(model, data):
@@ -156,6 +161,9 @@ def activation_threshold(
     for name, stream in streams.items():
         quantile = stream.result()
         check_finite(quantile.nonfinite, name)
+        if name in raised:
+            activated = spots[name].activation
+            quantile = replace(quantile, value=activated(quantile.value), peak=activated(quantile.peak))
         found[name] = Threshold.of(quantile, name, unit, p, unit_shape(spots[name], unit))
     return found[layer] if isinstance(layer, str) else found
 
@@ -207,6 +215,12 @@ def layer_names(layer: str | Sequence[str]) -> list[str]:
     if not names:
         raise ValueError("layer is empty: name at least one.")
     return names
+
+
+def _ranks_alike(spot: Spot, unit: str, stream: UpperQuantile, values: Tensor) -> bool:
+    """Whether ranks may be taken before the activation: it never falls, so it moves none, and it need not be made."""
+    units = math.prod(unit_shape(spot, unit))
+    return spot.rising and stream.certain(units, values.element_size())
 
 
 def _stream(spot: Spot, unit: str, p: float, budget: int, samples: int | None) -> UpperQuantile:

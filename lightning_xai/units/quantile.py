@@ -12,6 +12,7 @@ DEFAULT_BUDGET = 2**26
 
 _LEAST_EXPONENT, _EXPONENTS = -32, 64
 _MOST_BITS = 10
+_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +98,14 @@ class UpperQuantile:
             raise ValueError(f"values have {values.shape[1]} units, they had {len(self.count)} so far.")
         if values.numel() == 0:
             return
-        peaks = values.amax(2)
+        peaks = _block_peaks(values)
         if not bool(peaks.isfinite().all()):
             values = self._without_nonfinite(values)
-            peaks = values.amax(2)
+            peaks = _block_peaks(values)
             self.count += (values > -torch.inf).sum((0, 2))
         else:
             self.count += values.shape[0] * values.shape[2]
-        self.peak = torch.maximum(self.peak, peaks.amax(0))
+        self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
         if self.expected is not None and int(self.count.max()) > self.expected:
             raise ValueError(f"there are more values per unit than the {self.expected} expected.")
         if self.most == 0:
@@ -113,11 +114,15 @@ class UpperQuantile:
         if values.shape[2] > self.most:
             for part in torch.split(values, self.most, 2):
                 for sample in torch.split(part, 1):
-                    self._keep(sample, sample.amax(2))
+                    self._keep(sample, _block_peaks(sample))
             return
         step = self.most // values.shape[2]
         for some, highest in zip(torch.split(values, step), torch.split(peaks, step), strict=True):
             self._keep(some, highest)
+
+    def certain(self, units: int, size: int) -> bool:
+        """Whether T of this many units, with values of so many bytes, is exact whatever comes."""
+        return self.expected is not None and int(self.p * self.expected) < self.budget // (2 * units * size)
 
     @property
     def bins(self) -> int:
@@ -151,7 +156,7 @@ class UpperQuantile:
         if self.most == 0:
             return
         for part in torch.split(largest.T, self.most, 1) if len(largest) else ():
-            self._keep(part.unsqueeze(0), part.unsqueeze(0).amax(2))
+            self._keep(part.unsqueeze(0), _block_peaks(part.unsqueeze(0)))
 
     def result(self) -> Quantile:
         """T so far.
@@ -203,13 +208,16 @@ class UpperQuantile:
         return torch.where(finite, values, -torch.inf)
 
     def _keep(self, values: Tensor, peaks: Tensor) -> None:
-        """Add to the table what is larger than the least value of a full one: values [n, K, P], n * P <= most."""
-        units = values.shape[1]
-        # Most samples have nothing to add once the table is full: only the others are looked at closely.
-        rows = (peaks > self.least).flatten().nonzero().flatten()
-        flat = values.reshape(-1, values.shape[2])
+        """Add to the table what is larger than the least value of a full one: values [n, K, P], n * P <= most.
+
+        ``peaks`` [n, K, B] are the largest values of equal blocks.
+        """
+        units, blocks = peaks.shape[1:]
+        # Most blocks have nothing to add once the table is full: only the others are looked at closely.
+        rows = (peaks > self.least.view(-1, 1)).flatten().nonzero().flatten()
+        flat = values.reshape(peaks.numel(), -1)
         flat = flat if len(rows) == len(flat) else flat[rows]
-        unit = rows % units
+        unit = rows // blocks % units
         kept, each, total = self._larger(flat, unit)
         if int((self.fill + total).max()) > 2 * self.most:
             self._shrink()
@@ -221,10 +229,11 @@ class UpperQuantile:
         order = unit.argsort(stable=True)
         starts = torch.empty_like(each)
         starts[order] = each[order].cumsum(0) - each[order]
-        starts += self.fill[unit] - (total.cumsum(0) - total)[unit]
-        row = torch.repeat_interleave(each)
-        within = torch.arange(len(row), device=values.device) - (each.cumsum(0) - each)[row]
-        self.table[unit[row], starts[row] + within] = flat[kept]
+        starts += unit * self.table.shape[1] + (self.fill - total.cumsum(0) + total)[unit] - each.cumsum(0) + each
+        found = torch.masked_select(flat, kept)
+        places = torch.repeat_interleave(starts, each, output_size=len(found))
+        places += torch.arange(len(found), device=values.device)
+        self.table.view(-1)[places] = found
         self.fill += total
 
     def _larger(self, flat: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,6 +296,13 @@ class UpperQuantile:
         half = _EXPONENTS << self.bits
         inside = bool(((place > 0) & (place < 2 * half - 1))[self.count > 0].all())
         return _middles(self.bits, self.table.device)[place].to(self.table), inside
+
+
+def _block_peaks(values: Tensor) -> Tensor:
+    """The largest values of short blocks of values [n, K, P], [n, K, B]."""
+    positions = values.shape[2]
+    block = next((size for size in range(_BLOCK, _BLOCK // 4, -1) if positions % size == 0), max(1, positions))
+    return values.reshape(*values.shape[:2], -1, block).amax(3)
 
 
 def check_share(p: float) -> None:
