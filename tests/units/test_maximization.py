@@ -249,6 +249,16 @@ def test_a_zoom_is_about_the_middle_and_a_turn_keeps_its_aspect():
     assert float((turned[inner] - ring[inner]).abs().max()) < 0.4
 
 
+def test_the_network_is_shown_what_was_transformed():
+    shape = (3, 6, 7)
+    model, start = network(shape), torch.randn(2, *shape).double()
+    how = Ascent(steps=1, rate=1e-9, parametrization=Pixel(), robustness=[Scale(2.0, 2.0), Scale(0.7, 0.7)])
+    found = maximize_activation(model, Energy("0"), shape, ascent=how, start=start)
+    shown = Scale(0.7, 0.7).apply(Scale(2.0, 2.0).apply(start, generator()), generator())
+    close(found.history[0], model[0](shown).detach().square().flatten(1).mean(1))
+    close(found.value, model[0](start).detach().square().flatten(1).mean(1), 1e-6)
+
+
 def test_progress_is_reported():
     calls = []
     maximize_activation(network((2, 9)), ClassScore(0), (2, 9), ascent=Ascent(steps=7), report=calls.append)

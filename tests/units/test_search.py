@@ -143,7 +143,9 @@ FIELDS = {
     "convolutions": nn.Sequential(nn.Conv2d(2, 3, 3), nn.Softplus(), nn.Conv2d(3, 3, (2, 5), stride=(2, 3), padding=1)),
     "dilation": nn.Sequential(nn.Conv2d(2, 3, 3, dilation=2, padding=2), nn.Conv2d(3, 3, 3, stride=2, padding="valid")),
     "same": nn.Sequential(nn.Conv2d(2, 3, 4, padding="same"), nn.Conv2d(3, 3, 3, padding="same", dilation=2)),
-    "pooling": nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.AvgPool2d(3, 2, 1), nn.BatchNorm2d(3), nn.AvgPool2d(2)),
+    "pooling": nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.AvgPool2d(3, 2, 1), nn.BatchNorm2d(3), nn.AvgPool2d(3, 1, 1)
+    ),
     "adaptive": nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.AdaptiveAvgPool2d((6, 7))),
     "padded": nn.Sequential(nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(2, 3, 3, stride=2), nn.Dropout(0.5)),
     "sum": nn.Sequential(Block(2, "sum"), nn.Conv2d(4, 3, 3)),
@@ -197,9 +199,16 @@ class Written(nn.Module):
         return out
 
 
+class Viewed(nn.Module):
+    def forward(self, x):
+        out = x.clone()
+        out[:, :1].add_(x[:, :1].flip(3))
+        return out
+
+
 @pytest.mark.parametrize(
     "module",
-    [Squeeze(), Written(), nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(5), nn.Softmax(3)],
+    [Squeeze(), Written(), Viewed(), nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(5), nn.Softmax(3)],
     ids=lambda module: type(module).__name__,
 )
 def test_what_is_not_followed_reads_everything(module):
