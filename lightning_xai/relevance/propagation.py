@@ -190,7 +190,7 @@ class Propagation(Operations):
         """A batch norm on the output of a linear operation, the two as one; None if it stands alone."""
         x = args[0]
         before: Record | None = self._records.get(x)
-        if before is None or before.folded or x._version != before.version:
+        if before is None or before.folded or before.written or x._version != before.version:
             return None
         if before.operation.name == "linear" and x.ndim != 2:
             return None
@@ -370,7 +370,10 @@ class Propagation(Operations):
             return
         for tensor in (target, target._base):
             record = self._records.get(tensor) if tensor is not None else None
-            if record is None or record.y is None:
+            if record is None:
+                continue
+            record.written = True
+            if record.y is None:
                 continue
             if name == "relu" and tensor is target and record.readers == 1 and tensor._version == record.version:
                 # Where ReLU changes a number no relevance arrives: its result serves as well.

@@ -28,6 +28,7 @@ class Record:
     absorbed: Absorbed | None = None
     folded: str = ""
     readers: int = 0
+    written: bool = False
     handed: list[Tensor] | None = None
 
     def keep(self, y: Tensor) -> None:

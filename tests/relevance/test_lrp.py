@@ -22,6 +22,7 @@ from lightning_xai.relevance import (
     GuidedBackprop,
     Saliency,
     composites,
+    rule_table,
     rules,
 )
 
@@ -106,6 +107,27 @@ def test_what_is_read_before_relu_changes_it_in_place_still_counts():
     maps = [
         LRP(composites.EpsilonPlus())(module(lambda x, r=relu: read(x, r), conv=conv, head=head), x, 1)
         for relu in (functional.relu, functional.relu_)
+    ]
+    close(*maps)
+
+
+@pytest.mark.parametrize("change", [lambda y: y.relu_(), lambda y: y.mul_(2.0), lambda y: y[:, :1].mul_(2.0)])
+@pytest.mark.parametrize("rule", [rules.ZPlus(), rules.Zero()])
+def test_a_batch_norm_behind_a_changed_output_stands_alone(change, rule):
+    conv, head = nn.Conv2d(2, 3, 1).double(), nn.Linear(3, 2).double()
+    norm = settled(nn.Sequential(nn.BatchNorm2d(3)))[0]
+
+    def changed(x, copied):
+        y = conv(x)
+        y = y.clone() if copied else y
+        change(y)
+        return head(norm(y).mean((2, 3)))
+
+    x = draw(2, 2, 3, 3)
+    composite = composites.Composite([("convolution", rule), ("*", rules.Zero())])
+    maps = [
+        LRP(composite)(module(lambda x, c=copied: changed(x, c), conv=conv, norm=norm, head=head), x, 1)
+        for copied in (True, False)
     ]
     close(*maps)
 
@@ -292,6 +314,8 @@ def test_compiled_modules_run_as_they_were_written():
     nested = nn.Sequential(torch.compile(model[:7], backend="eager"), model[7:])
     if hasattr(torch.compiler, "set_stance"):
         close(LRP()(nested, x, 1), expected)
+        named = [module for module, _, _ in rule_table(nested, x, composites.EpsilonPlus()).rows]
+        assert named[:3] == ["0.0", "0.1", "0.2"]
     else:
         with pytest.raises(ValueError, match="compiled module '0' hides its operations"):
             LRP()(nested, x, 1)

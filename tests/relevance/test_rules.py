@@ -227,8 +227,8 @@ def test_a_batch_norm_is_part_of_the_layer_before_it(make, shape, rule, formula)
 
 
 def test_same_padding_that_is_not_the_same_on_both_sides():
-    conv = nn.Conv2d(2, 3, 4, padding="same").double()
-    padded = nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(2, 3, 4)).double()
+    conv = nn.Conv2d(2, 3, (4, 3), padding="same").double()
+    padded = nn.Sequential(nn.ZeroPad2d((1, 1, 1, 2)), nn.Conv2d(2, 3, (4, 3))).double()
     padded[1].load_state_dict(conv.state_dict())
     x = draw(2, 2, 5, 6)
     for rule in (rules.ZPlus(), rules.Flat()):
