@@ -10,6 +10,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gallery  # noqa: E402 - stands in _ext
+
 project = "lightning_xai"
 author = "The lightning_xai authors"
 copyright = author
@@ -25,9 +27,19 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinxcontrib.bibtex",
+    "sphinx_gallery.gen_gallery",
     "equations",
 ]
-exclude_patterns = ["_build", "_static", "figures"]
+exclude_patterns = [
+    "_build",
+    "_static",
+    "figures",
+    "gallery/**/*.md5",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "gallery/*.json",
+    "gallery/*.zip",
+]
 
 # Equations are numbered chapter by chapter and can be cited from anywhere.
 numfig = True
@@ -81,6 +93,24 @@ plot_rcparams = {"svg.fonttype": "none"}
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# The examples write their pictures where they run, so they run in a copy.
+sphinx_gallery_conf = {
+    "examples_dirs": [gallery.copied(HERE.parent / "examples", HERE / "_build" / "examples")],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": r"\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": (gallery.written,),
+    "reset_modules": (),
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "min_reported_time": 0,
+    "remove_config_comments": True,
+    "plot_gallery": "True",
+}
+suppress_warnings = ["config.cache"]  # the scraper is a function
 
 html_theme = "furo"
 html_title = "lightning_xai"

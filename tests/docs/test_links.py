@@ -48,10 +48,6 @@ NO_QUANTITY = {
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
     "lightning_xai.perturbation.selection.Selection": "what the selections share",
     "lightning_xai.relevance.composites.matches": "reads a pattern",
-    "lightning_xai.relevance.rules.Absorbed": "carries what a step of the ledger noted",
-    "lightning_xai.relevance.rules.Step": "carries what a rule is given",
-    "lightning_xai.relevance.rules.quotient": "divides, 0 by 0 is 0",
-    "lightning_xai.relevance.rules.signed": "the sign of a stabiliser",
     "lightning_xai.targets.StrongestClass": "the class of CombClasses, as a number",
 }
 
