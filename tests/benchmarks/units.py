@@ -1,0 +1,101 @@
+"""What looking at units costs beside the passes that are made anyway: ratios of one run.
+
+Run ``python tests/benchmarks/units.py [--quick]``; needs torchvision.
+
+- Re-activation together with importance against importance alone, both as metrics over the same windows: to be at most
+  1.2 times as much.
+- Thresholds of 1,000 images at all convolutions of ResNet-18 against the plain forward passes: at most 1.3 times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from lightning_xai.app.models import DemoCNN
+from lightning_xai.metrics import Importance, Reactivation, update_together
+from lightning_xai.perturbation import Windows, kinds
+from lightning_xai.units import activation_threshold
+
+
+def seconds(contender: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    contender()
+    return time.perf_counter() - start
+
+
+def ratio(contender: Callable[[], object], base: Callable[[], object], rounds: int) -> float:
+    """The median of the ratios of two calls that follow each other, in either order."""
+    base(), contender()
+    ratios = []
+    for number in range(rounds):
+        if number % 2:
+            first = seconds(contender)
+            ratios.append(first / seconds(base))
+        else:
+            first = seconds(base)
+            ratios.append(seconds(contender) / first)
+    return statistics.median(ratios)
+
+
+def re_activation(name: str, model: nn.Module, layer: str, x: Tensor, regions: Windows, rounds: int) -> None:
+    """Print what re-activation adds to importance."""
+    zero = kinds.Constant(0.0)
+
+    def importance() -> None:
+        update_together({"importance": Importance(regions, zero)}, model, x, "predicted")
+
+    def both() -> None:
+        metrics = {"importance": Importance(regions, zero), "reactivation": Reactivation(layer, regions, zero)}
+        update_together(metrics, model, x, "predicted")
+        metrics["reactivation"].compute()
+
+    print(f"{name}: importance and re-activation / importance {ratio(both, importance, rounds):.3f}")
+
+
+def thresholds(images: int, batch_size: int, rounds: int) -> None:
+    """Print what thresholds at all convolutions add to forward passes over the same batches."""
+    model = resnet18().eval()
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+
+    def batches() -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(images // batch_size):
+            coarse = torch.randn(batch_size, 3, 14, 14, generator=generator)
+            yield nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+
+    def plain() -> None:
+        with torch.inference_mode():
+            for inputs in batches():
+                model(inputs)
+
+    def found() -> None:
+        activation_threshold(model, batches(), layer=layers, activation="relu", samples=images)
+
+    print(f"ResNet-18, {images} images: thresholds / forward passes {ratio(found, plain, rounds):.3f}")
+
+
+def main() -> None:
+    """Compare on the demonstration network and on ResNet-18."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, fewer images")
+    quick = parser.parse_args().quick
+    torch.manual_seed(0)
+    demo = DemoCNN().eval()
+    for layer in ("net.0", "net.3"):
+        re_activation(f"demo CNN, {layer}", demo, layer, torch.rand(16, 1, 28, 28), Windows(4), 3 if quick else 40)
+    model, x = resnet18().eval(), torch.randn(4, 3, 224, 224)
+    for layer in ("conv1", "layer2.0.conv1", "layer4.1.conv1"):
+        re_activation(f"ResNet-18, {layer}", model, layer, x, Windows(56 if quick else 32), 1 if quick else 5)
+    thresholds(64 if quick else 1000, 32, 1)
+
+
+if __name__ == "__main__":
+    main()
