@@ -25,6 +25,14 @@ FILES = sorted(
 MANDATORY = {
     "regions/segments": ["regions.labels=[[0,1],[1,1]]"],
     "layer/named": ["metrics.reactivation.layer=net.0"],
+    "metrics/unit_ablation": ["metrics.unit_ablation.layer=net.4"],
+    "metrics/top_samples": ["metrics.top_samples.layer=net.4"],
+    "metrics/dissection": [
+        "metrics.dissection.layer=net.4",
+        "metrics.dissection.concepts=[ink]",
+        "metrics.dissection.threshold=0.5",
+        "metrics.dissection.segmenter={_target_:torch.Tensor.long,_partial_:true}",
+    ],
     "threshold/given": ["metrics.reactivation.threshold=[0.5,0.25]"],
     "select/custom": ["regions.select.keep=[true,false]"],
     "select/first": ["regions.select.n=3"],

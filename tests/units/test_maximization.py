@@ -327,6 +327,23 @@ def test_a_dream_over_octaves_has_more_of_its_layer_and_is_seeded():
     assert eval(repr(how)) == how
 
 
+def test_a_dream_of_single_cells():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False)).double()
+    image = torch.rand(1, 1, 8).double() + 0.5
+
+    def step(x):
+        return x + 0.1 * x / x.mean()  # the gradient of a mean square of positive numbers
+
+    def resized(x, size):
+        return nn.functional.interpolate(x, size=size, mode="linear")
+
+    small = resized(image, 4)
+    expected = step(image + resized(step(small) - small, 8))
+    for jitter in (0, 3):  # of cells that do not see each other nothing changes by moving them
+        how = Dream(octaves=2, scale=2.0, steps=1, rate=0.1, jitter=jitter)
+        close(deep_dream(model, image, layer="0", dream=how), expected)
+
+
 def test_a_dream_stops_at_its_layer():
     fixed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 6 * 6, 2)).double()
     how = Dream(octaves=2, steps=1, jitter=0)
