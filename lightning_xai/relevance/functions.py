@@ -52,9 +52,11 @@ class Ratio(torch.autograd.Function):
         """The function itself."""
         y = run(x)
         value, slope = at_zero
-        # Near 0 the quotient is all rounding; there the slope at 0 is nearer.
-        tiny = x.abs() < 1e-3 * math.sqrt(torch.finfo(x.dtype).eps)
-        ratio = torch.where(tiny, slope, (y - value) / torch.where(tiny, 1.0, x))
+        if value == 0:
+            ratio = torch.div(y, x).nan_to_num_(nan=slope)
+        else:  # near 0 the quotient is all rounding; there the slope at 0 is nearer
+            tiny = x.abs() < 1e-3 * math.sqrt(torch.finfo(x.dtype).eps)
+            ratio = torch.where(tiny, slope, (y - value) / torch.where(tiny, 1.0, x))
         ctx.save_for_backward(ratio)
         return y
 

@@ -28,6 +28,10 @@ class LinearMap(ABC):
         """A tensor [channels of y], shaped so that it can be added to y."""
         return per_channel
 
+    def channels(self, y: Tensor) -> int:
+        """How many numbers a bias has."""
+        return y.shape[-1]
+
     def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Relevance spread evenly over all inputs that an output reads, whatever their weights."""
         ones = torch.ones_like(weight)
@@ -92,6 +96,10 @@ class Convolution(LinearMap):
         """See the base class."""
         return per_channel.view(1, -1, *[1] * (y.ndim - 2))
 
+    def channels(self, y: Tensor) -> int:
+        """See the base class."""
+        return y.shape[1]
+
     def count_share(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """See the base class."""
         if self.transposed:
@@ -130,6 +138,10 @@ class Product(LinearMap):
         """See the base class."""
         y = self.apply(x, weight)
         return y if bias is None else y + bias
+
+    def channels(self, y: Tensor) -> int:
+        """See the base class."""
+        return 1
 
     def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """See the base class."""

@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lightning_xai.relevance.maps import divided
 from lightning_xai.relevance.step import Step, quotient, signed
 
 
@@ -142,8 +143,8 @@ class ZPlus(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        z = step.positive_part(self.bias)
-        s = quotient(step.relevance(), z, self.epsilon)
+        z = step.positive_part(self.bias, self.epsilon)
+        s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z)
         step.note(s, step.bias().clamp(min=0) if self.bias else None, self.epsilon)
         if step.nonnegative():
             return step.back(s, step.positive())

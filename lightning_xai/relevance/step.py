@@ -75,15 +75,20 @@ class Step:
         """The transposed operation."""
         return self.map.transpose(s, weight, self.x)
 
-    def positive_part(self, bias: bool = True) -> Tensor:
-        r""":math:`z^+_k = \sum_j \max(z_{jk}, 0) + \max(b_k, 0)`, by one more run of the operation."""
-        added = self.bias().clamp(min=0) if bias else None
-        if self.nonnegative():
-            z = self.forward(self.x, self.positive())
-        else:
+    def positive_part(self, bias: bool = True, epsilon: float = 0.0) -> Tensor:
+        r""":math:`z^+_k = \sum_j \max(z_{jk}, 0) + \max(b_k, 0) + \epsilon`, by one more run of the operation."""
+        own = self.weights.full_bias()
+        added = own.clamp(min=0) if bias and own is not None else None
+        if not self.nonnegative():
             # max(z, 0) = (z + |z|) / 2, and the sum of the z is known.
-            z = self.forward(self.x.abs(), self.absolute()).add_(self.y).sub_(self.bias()).mul_(0.5).clamp_(min=0)
-        return z if added is None else z.add_(added)
+            z = self.forward(self.x.abs(), self.absolute(), None if own is None else -own)
+            z = z.add_(self.y).mul_(0.5).clamp_(min=0)
+            if added is not None:
+                z.add_(self.map.output_channels(added, z))
+            return z.add_(epsilon) if epsilon else z
+        if epsilon:
+            added = self.y.new_full((self.map.channels(self.y),), epsilon) if added is None else added + epsilon
+        return self.forward(self.x, self.positive(), added)
 
     def note(self, s: Tensor, bias: Tensor | None, epsilon: Tensor | float) -> None:
         """Note what one denominator with the quotient s = R / (z + epsilon) keeps for bias and stabiliser."""
