@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_xai._checks import named_layer, unknown
 from lightning_xai._guard import calling, tapping
@@ -52,7 +53,8 @@ class Spot:
         layer: The layer.
         activation: The activation function.
         rising: Whether the activation never falls.
-        call: The module, the name and the number of the call that B is read at; None for the layer's own output.
+        tap: The module that returns B, if one does; seeing that is cheaper than looking at every operation.
+        call: The module, the name and the number of the call that B is read at, if no module returns it.
         taken: Whether B is what the call takes; if not, it is what the call returns.
         shape: The shape [1, K, *P] of B for one sample.
     """
@@ -60,6 +62,7 @@ class Spot:
     layer: str
     activation: Function
     rising: bool
+    tap: str | None
     call: tuple[str, str, int] | None
     taken: bool
     shape: tuple[int, ...]
@@ -104,13 +107,14 @@ def find_spot(
     assert function is not None
     name = activation if isinstance(activation, str) else following.name if given is None else ""
     taken = following.outcome == "found"
+    tap = seen.module(network, layer)
     call = (following.module, following.name, following.occurrence) if taken else seen.call
     if len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim):
         raise ValueError(
             f"layer {layer!r} returns {['N', *shape[1:]]} for inputs {['N', *inputs.shape[1:]]}: its units cannot be "
             f"told. Name a convolution, or a linear layer that returns [N, K]."
         )
-    return Spot(layer, function, name in _RISING, call, taken, shape)
+    return Spot(layer, function, name in _RISING, tap, None if tap is not None else call, taken, shape)
 
 
 def _last_spot(model: nn.Module, inputs: Tensor, activation: str | Function | None) -> Spot:
@@ -145,9 +149,11 @@ def seeing(model: nn.Module, spots: Mapping[str, Spot], see: Callable[[str, Tens
     def tap(layer: str) -> Callable[[Tensor], None]:
         return lambda output: show(layer, output)
 
-    taps = {layer: tap(layer) for layer, spot in spots.items() if spot.call is None}
-    calls = [spot for spot in spots.values() if spot.call is not None]
-    with tapping(network, taps):
+    calls = [spot for spot in spots.values() if spot.tap is None]
+    with ExitStack() as stack:
+        for layer, spot in spots.items():
+            if spot.tap is not None:
+                stack.enter_context(tapping(network, {spot.tap: tap(layer)}))
         if not calls:
             yield
             return
@@ -193,6 +199,7 @@ class _Normalised(Operations):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.call: tuple[str, str, int] | None = None
+        self.reshaped = False
         self.output: Tensor | None = None
         self.runs = 0
         self._counts: dict[tuple[str, str], int] = {}
@@ -201,11 +208,23 @@ class _Normalised(Operations):
         self.runs += 1
         self.output = output
 
+    def module(self, model: nn.Module, layer: str) -> str | None:
+        """The module that returns B: the layer, or the batch norm after it; None if none can be told."""
+        if self.reshaped:
+            return None
+        if self.call is None:
+            return layer
+        name, function, _ = self.call
+        found = dict(model.named_modules()).get(name)
+        alone = isinstance(found, _BatchNorm) and self._counts[name, function] == 1
+        return name if alone else None
+
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = (self.running(), operation_name(func))
         count = self._counts.get(place, 0)
         self._counts[place] = count + 1
         takes = any(part is self.output for part in tensors_in([args, kwargs]))
+        self.reshaped |= takes and kind_of(func) == "reshape"
         result = func(*args, **kwargs)
         if takes and kind_of(func) in _CARRIED and isinstance(result, Tensor):
             self.output = result
