@@ -84,7 +84,7 @@ def test_a_metric_is_a_metric():
     other.update(model, x[4:], y[4:], ids[4:])
     left = TopSamples("1", n=3)
     left.update(model, x[:4], y[:4], ids[:4])
-    left.merge_state(other)
+    left._reduce_states(other.metric_state)  # what merge_state, of newer versions, calls
     assert torch.equal(left.compute()["sample_id"], whole.sample_id)
     metric.reset()
     with pytest.raises(ValueError, match="no sample"), pytest.warns(UserWarning, match="before the ``update``"):
