@@ -213,7 +213,7 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     if any(isinstance(module, hidden) for module in model.modules()):
         return 64 * _bytes(inputs)
     with _LargestResult(model, _bytes(inputs)) as seen:
-        model(inputs)
+        model(inputs.clone())  # it may work in place on what it gets
     return int(seen.bytes)
 
 
@@ -345,7 +345,7 @@ def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> Follow
             seen.follow(output)
 
         with tapping(model, {layer: tap}):
-            model(inputs)
+            model(inputs.clone())
     if not reached:
         raise ValueError(f"layer {layer!r} is not reached by the model's forward pass; name one that runs.")
     readers = seen.readers

@@ -35,7 +35,6 @@ from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.maximized import Maximization
-from lightning_xai.app.maximized import Maximization
 from lightning_xai.app.report import in_digits, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
@@ -135,8 +134,6 @@ def run(config: DictConfig) -> Numbers:
     _say(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
     _write(folder / "results.json", json.dumps(_valid(numbers), indent=2, allow_nan=False) + "\n")
-    if maximization is not None:
-        maximization.draw_run(model, data, folder, monitor.pictures)
     if maximization is not None:
         maximization.draw_run(model, data, folder, monitor.pictures)
     _report(folder, monitor, f"What {type(model).__name__} looked at")

@@ -168,7 +168,7 @@ class ActivationThreshold(QuantileMetric):
                 seen.append(spot.activation(values.clone()))
 
             with seeing(model, {spot.layer: spot}, see), calling():
-                output = model(inputs)
+                output = model(inputs.clone())
             bound = Value(output=self.output).bind(output, target, len(inputs))
         kept = {"activation": as_units(seen[0], self.unit)}
         nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)

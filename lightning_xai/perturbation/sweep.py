@@ -234,7 +234,7 @@ class _Network:
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
             with calling():
-                largest = largest_activation(model, inputs[:1].clone())  # a model may work in place on what it gets
+                largest = largest_activation(model, inputs[:1])
             chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
         self.limit = chunk_size
         self.reported = 0

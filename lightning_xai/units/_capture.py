@@ -37,7 +37,7 @@ def capture(model: nn.Module, inputs: Tensor, layer: str) -> Captured:
     seen: list[Tensor] = []
     # A copy, as an in-place activation that follows would change what was seen.
     with tapping(model, {layer: lambda output: seen.append(output.clone())}), calling():
-        output = model(inputs)
+        output = model(inputs.clone())
     if len(seen) != 1:
         raise ValueError(f"layer {layer!r} {_runs(len(seen))}; name one that runs once, such as a block around it.")
     return Captured(output, rows_of_units(seen[0], layer, len(inputs)))

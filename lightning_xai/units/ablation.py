@@ -277,7 +277,7 @@ class _Variants:
             return torch.where(chosen, values, output)
 
         with tapping(self.model, {self.plan.layer: silence}), calling():
-            return self.model(inputs)
+            return self.model(inputs.clone())
 
     def engine(self, reader: BoundScore) -> str:
         """Whether a replay gives what repeating does: not if the model mixes rows, or fixes their number early."""

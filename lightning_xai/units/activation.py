@@ -153,7 +153,7 @@ def activation_threshold(
                 spots.update((name, find_spot(model, inputs[:1], name, activation)) for name in layers)
                 streams.update((name, _stream(spot, unit, p, budget, total)) for name, spot in spots.items())
             with seeing(model, spots, see), calling():
-                model(inputs)
+                model(inputs.clone())
             seen += len(inputs)
     if seen == 0:
         raise ValueError("data hold no sample.")

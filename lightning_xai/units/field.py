@@ -115,7 +115,7 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> Receptiv
             found.append(fields.of(output))
 
         with fields, tapping(model, {layer: look}), calling():
-            model(first)
+            model(first.clone())
     if len(found) != 1:
         raise ValueError(f"layer {layer!r} runs {len(found)} times in a forward pass; name one that runs once.")
     if found[0] is None:
