@@ -1,7 +1,7 @@
 """A sweep over perturbations, and its comparison.
 
 What a window is replaced by decides what its importance means. One command of Hydra's multirun trains and explains
-under three perturbations and puts the runs side by side; in a terminal it is
+under three perturbations and puts the runs side by side; in a terminal it is::
 
     lightning-xai --multirun perturbation=zero,blur,mean metrics=importance
 
@@ -33,8 +33,8 @@ def main(folder: Path = Path()) -> list[dict[str, str]]:
         raise RuntimeError(run.stdout + run.stderr)
     with (place / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for row in rows:
-        print("  ".join(f"{value:>24s}" for value in row.values()))
+    for row in [dict(zip(rows[0], rows[0], strict=True)), *rows]:
+        print("".join(f"{value[:22]:>24s}" for value in row.values()))
     shutil.copy(place / "comparison.importance.png", folder / "sweep.png")
     return rows
 
