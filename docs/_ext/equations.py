@@ -86,7 +86,7 @@ def nearest(target: str, known: Iterable[str], context: str) -> str | None:
 
 def meant(env: Any, node: Any) -> str | None:
     """The documented name that a short one in a docstring means, e.g. ``Ascent`` beside the function that takes it."""
-    if node.get("refdomain") != "py" or "." in node["reftarget"]:
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("lightning_xai."):
         return None
     context = ".".join(part for part in (node.get("py:module"), node.get("py:class")) if part)
     return nearest(node["reftarget"], env.get_domain("py").objects, context)
