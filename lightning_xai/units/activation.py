@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_model
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, Spot, find_spot, seeing
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
@@ -26,7 +27,7 @@ class Threshold:
 
     Attributes:
         layer: The layer.
-        unit: What a unit is: ``"channel"`` or ``"position"``.
+        unit: What a unit is: ``"channel"``, ``"position"`` or ``"group"``.
         p: The share of a unit's activations above its threshold.
         value: :math:`T` [K], or [K, \*P] for positions.
         exact: Whether T is exact; if not, it is read off a histogram, as the data did not fit the budget.
@@ -47,10 +48,11 @@ class Threshold:
     nonfinite: int
 
     @staticmethod
-    def of(found: Quantile, layer: str, unit: str, p: float, shape: Sequence[int]) -> Threshold:
+    def of(found: Quantile, layer: str, unit: str | UnitGroups, p: float, shape: Sequence[int]) -> Threshold:
         """The thresholds of units of a shape [K] or [K, *P] from their quantiles."""
         value, count = found.value.view(*shape), int(found.count.max())
-        return Threshold(layer, unit, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
+        name = unit if isinstance(unit, str) else "group"
+        return Threshold(layer, name, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
 
 
 @overload
@@ -60,7 +62,7 @@ def activation_threshold(  # type: ignore[overload-overlap]  # a string is a seq
     *,
     layer: str,
     p: float = ...,
-    unit: str = ...,
+    unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
     samples: int | None = ...,
     budget: int = ...,
@@ -74,7 +76,7 @@ def activation_threshold(
     *,
     layer: Sequence[str],
     p: float = ...,
-    unit: str = ...,
+    unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
     samples: int | None = ...,
     budget: int = ...,
@@ -87,7 +89,7 @@ def activation_threshold(
     *,
     layer: str | Sequence[str],
     p: float = 0.005,
-    unit: str = "channel",
+    unit: str | UnitGroups = "channel",
     activation: str | Function | None = None,
     samples: int | None = None,
     budget: int = DEFAULT_BUDGET,
@@ -107,7 +109,7 @@ def activation_threshold(
         data: Inputs [N, C, \*S], or an iterable of batches: inputs, or tuples that start with them.
         layer: The dotted name of a layer, or several, which then share the passes.
         p: The share, in (0, 1).
-        unit: ``"channel"``, or ``"position"``: every position of a channel is a unit of its own.
+        unit: ``"channel"``; ``"position"``: every position of a channel is a unit of its own; or groups of channels.
         activation: The activation function or its name; the one that follows the layer in the model unless given.
         samples: N, if it is known and the data do not tell.
         budget: Bytes per layer.
@@ -168,25 +170,35 @@ def activation_threshold(
     return found[layer] if isinstance(layer, str) else found
 
 
-def as_units(values: Tensor, unit: str) -> Tensor:
+def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
     """Activations [N, K, *P] (or [N, K]) as [N, units, positions of a unit]."""
+    if isinstance(unit, UnitGroups):
+        values = unit.combine(values)
     flat = values.reshape(*values.shape[:2], -1)
-    return flat if unit == "channel" else flat.reshape(len(flat), -1, 1)
+    return flat.reshape(len(flat), -1, 1) if unit == "position" else flat
 
 
-def unit_shape(spot: Spot, unit: str) -> tuple[int, ...]:
-    """The shape of a layer's units: [K], or [K, *P] for positions."""
-    return spot.shape[1:2] if unit == "channel" else spot.shape[1:]
+def unit_shape(spot: Spot, unit: str | UnitGroups) -> tuple[int, ...]:
+    """The shape of a layer's units: [K], [G] for groups, or [K, *P] for positions.
+
+    Raises:
+        ValueError: If the groups are of another number of channels.
+    """
+    if not isinstance(unit, UnitGroups):
+        return spot.shape[1:] if unit == "position" else spot.shape[1:2]
+    if unit.units != spot.shape[1]:
+        raise ValueError(f"unit has groups of {unit.units} channels, layer {spot.layer!r} has {spot.shape[1]}.")
+    return (unit.count,)
 
 
-def check_unit(unit: str) -> None:
+def check_unit(unit: str | UnitGroups) -> None:
     """Refuse what is no kind of unit.
 
     Raises:
-        ValueError: If it is neither ``"channel"`` nor ``"position"``.
+        ValueError: If it is neither ``"channel"`` nor ``"position"`` nor groups.
     """
-    if unit not in UNITS:
-        raise ValueError(f"unit must be 'channel' or 'position', got {unit!r}.")
+    if not isinstance(unit, UnitGroups) and unit not in UNITS:
+        raise ValueError(f"unit must be 'channel' or 'position', or UnitGroups, got {unit!r}.")
 
 
 def check_finite(nonfinite: int, layer: str) -> None:
@@ -217,14 +229,15 @@ def layer_names(layer: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _ranks_alike(spot: Spot, unit: str, stream: UpperQuantile, values: Tensor) -> bool:
+def _ranks_alike(spot: Spot, unit: str | UnitGroups, stream: UpperQuantile, values: Tensor) -> bool:
     """Whether ranks may be taken before the activation: it never falls, so it moves none, and it need not be made."""
     units = math.prod(unit_shape(spot, unit))
-    return spot.rising and stream.certain(units, values.element_size())
+    return isinstance(unit, str) and spot.rising and stream.certain(units, values.element_size())
 
 
-def _stream(spot: Spot, unit: str, p: float, budget: int, samples: int | None) -> UpperQuantile:
-    positions = math.prod(spot.shape[2:]) if unit == "channel" else 1
+def _stream(spot: Spot, unit: str | UnitGroups, p: float, budget: int, samples: int | None) -> UpperQuantile:
+    unit_shape(spot, unit)  # refuses groups of something else
+    positions = 1 if unit == "position" else math.prod(spot.shape[2:])
     return UpperQuantile(p, budget=budget, expected=None if samples is None else samples * positions)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_xai.perturbation.capture import Capture, Watch
 from lightning_xai.units.activation import as_units, unit_shape
 from lightning_xai.units.counts import Pairs
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, Spot, find_spot, seeing
 from lightning_xai.units.quantile import UpperQuantile
 
@@ -31,15 +32,21 @@ class LayerChange(Capture):
         layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
         activation: :math:`\sigma` or its name; the one that follows the layer in the model unless given.
         keep_activation: Whether the clean activations ``activation`` [N, K, P] are kept, too.
+        groups: Groups of channels to look at instead of single ones: K are the groups, and a group's :math:`\Delta a`
+            and rounding are the weighted means of its channels'.
     """
 
     layer: str | None
     activation: str | Function | None = None
     keep_activation: bool = False
+    groups: UnitGroups | None = None
 
     def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
-        """Find the place of B."""
-        return _ChannelWatch(model, find_spot(model, inputs, self.layer, self.activation), self.keep_activation)
+        """Find the place of B; refuse groups that do not fit."""
+        spot = find_spot(model, inputs, self.layer, self.activation)
+        if self.groups is not None:
+            unit_shape(spot, self.groups)
+        return _ChannelWatch(model, spot, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,26 +131,36 @@ class _LayerWatch(Watch):
 
 
 class _ChannelWatch(_LayerWatch):
-    def __init__(self, model: nn.Module, spot: Spot, keep_activation: bool) -> None:
+    def __init__(self, model: nn.Module, spot: Spot, asked: LayerChange) -> None:
         super().__init__(model, spot)
-        self.keep_activation = keep_activation
+        self.asked = asked
+        # The largest value is the value of the largest change: but not of a mean of several.
+        self.late = spot.rising and asked.groups is None
+
+    def clean(self, samples: int) -> None:
+        super().clean(samples)
+        if self.asked.groups is not None:
+            self.tolerance = self.asked.groups.combine(self.tolerance)
 
     def reduce(self, change: Tensor) -> Tensor:
-        if not self.spot.rising:
+        if not self.late:
             change = self.spot.activation(change) - self.rest
+        if self.asked.groups is not None:
+            change = self.asked.groups.combine(change)
         return change.flatten(2).amax(2) if change.ndim > 2 else change
 
     def chunk(self, features: list[int]) -> dict[str, Tensor]:
         largest = self._taken(features)
-        if self.spot.rising:  # the largest value is the value of the largest change
+        if self.late:
             largest = self.spot.activation(largest) - self.spot.activation(torch.zeros_like(largest[:1, :1]))
         return {"largest": torch.where(largest > self.tolerance, largest, largest.clamp(max=0))}
 
     def finish(self) -> dict[str, Tensor]:
-        if not self.keep_activation:
+        if not self.asked.keep_activation:
             return {}
         assert self.reference is not None
-        return {"activation": as_units(self.spot.activation(self.reference[: self.samples]), "channel")}
+        unit = "channel" if self.asked.groups is None else self.asked.groups
+        return {"activation": as_units(self.spot.activation(self.reference[: self.samples]), unit)}
 
 
 class _PositionWatch(_LayerWatch):

@@ -2,6 +2,7 @@ r"""Re-activation: which units are switched on by perturbing which feature."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -25,6 +26,7 @@ from lightning_xai.units.activation import (
 )
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
 from lightning_xai.units.counts import Pairs, Reactivation, padded
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, Spot, find_spot
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
@@ -42,7 +44,7 @@ def reactivation(  # type: ignore[overload-overlap]  # a string is a sequence of
     perturbation: Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
-    unit: str = ...,
+    unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
 ) -> Reactivation: ...
@@ -58,7 +60,7 @@ def reactivation(
     perturbation: Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
-    unit: str = ...,
+    unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
 ) -> dict[str, Reactivation]: ...
@@ -73,7 +75,7 @@ def reactivation(
     perturbation: Perturbation,
     p: float = 0.005,
     threshold: str | Tensor | Mapping[str, Tensor] = "activation",
-    unit: str = "channel",
+    unit: str | UnitGroups = "channel",
     activation: str | Function | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
 ) -> Reactivation | dict[str, Reactivation]:
@@ -84,8 +86,8 @@ def reactivation(
 
     B is what the activation :math:`\sigma` receives. :math:`\tau` is 1e-5 of the largest :math:`|B|` of the unit's
     channel in the sample (of the layer, if it has no positions), below which single precision makes differences of
-    its own. A kind of several arms hits where
-    one of them does.
+    its own. A kind of several arms hits where one of them does. The change of a group of channels, and what is
+    rounding of it, is the weighted mean of theirs, as its activation is.
 
     The threshold T is that of the units' activations on these inputs (``"activation"``), of the distribution of their
     largest :math:`\Delta a` over samples and features (``"delta"``: then about p N J samples and features hit each
@@ -102,7 +104,7 @@ def reactivation(
         p: The share of a unit's activations (or changes) above T, in (0, 1).
         threshold: ``"activation"``, ``"delta"``, or T itself [K] ([K, \*P] for positions), per layer if several.
         unit: ``"channel"``: hit if any of its positions is; or ``"position"``: each is a unit of its own, and the
-            counts are kept by feature, by unit and for the strongest pairs.
+            counts are kept by feature, by unit and for the strongest pairs; or groups of channels: M is [J, G].
         activation: The activation function or its name; the one that follows the layer in the model unless given.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
 
@@ -150,9 +152,9 @@ def reactivation(
     if not given:
         rule = str(threshold)
         count, size = regions.bind(inputs).count, inputs.element_size()
-        largest = max(len(ids) * count * spot.shape[1] * size for spot in spots.values())
-        if unit == "channel" and largest <= DEFAULT_BUDGET:
-            found = job.at_once(spots, rule, p)
+        largest = max(len(ids) * count * math.prod(unit_shape(spot, unit)) * size for spot in spots.values())
+        if unit != "position" and largest <= DEFAULT_BUDGET:
+            found = job.at_once(spots, rule, p, unit)
         elif rule == "activation":
             thresholds = activation_threshold(model, inputs, layer=names, p=p, unit=unit, activation=activation)
             found = job.counted(spots, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
@@ -175,10 +177,12 @@ class _Job:
     perturbation: Perturbation
     activation: str | Function | None
 
-    def at_once(self, spots: Mapping[str, Spot], rule: str, p: float) -> dict[str, Reactivation]:
-        """Channels in one sweep: changes are kept, and counted once the thresholds are known."""
+    def at_once(
+        self, spots: Mapping[str, Spot], rule: str, p: float, unit: str | UnitGroups
+    ) -> dict[str, Reactivation]:
+        """Channels or groups in one sweep: changes are kept, and counted once the thresholds are known."""
         clean = rule == "activation"
-        captures = {name: LayerChange(name, self.activation, keep_activation=clean) for name in spots}
+        captures = {name: LayerChange(name, self.activation, clean, _groups(unit)) for name in spots}
         streams: dict[str, UpperQuantile] = {}
         kept: dict[str, list[Tensor]] = {name: [] for name in spots}
         tallies = {name: _Tally(self.regions.bind(self.inputs).count) for name in spots}
@@ -195,7 +199,7 @@ class _Job:
             quantile = stream.result()
             if clean:
                 check_finite(quantile.nonfinite, name)
-            threshold = Threshold.of(quantile, name, "channel", p, quantile.value.shape)
+            threshold = Threshold.of(quantile, name, unit, p, quantile.value.shape)
             for largest in kept[name]:
                 tallies[name].count(hits(largest, threshold.value))
             found[name] = tallies[name].result(threshold.value, threshold)
@@ -205,11 +209,11 @@ class _Job:
         self,
         spots: Mapping[str, Spot],
         given: Mapping[str, Tensor],
-        unit: str,
+        unit: str | UnitGroups,
         thresholds: Mapping[str, Threshold],
     ) -> dict[str, Reactivation]:
         """Counts with thresholds that are known beforehand."""
-        channel = unit == "channel"
+        channel = unit != "position"
         count = self.regions.bind(self.inputs).count
         pairs = {name: Pairs() for name in spots}
         captures: dict[str, Capture] = {}
@@ -217,7 +221,7 @@ class _Job:
         for name, spot in spots.items():
             fit_threshold(given[name], unit_shape(spot, unit), name)
             if channel:
-                captures[name] = LayerChange(name, self.activation)
+                captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
             else:
                 captures[name] = PositionChange(name, given[name], self.activation, pairs[name])
         for captured in self._sweeps(captures):
@@ -234,19 +238,19 @@ class _Job:
             for name, spot in spots.items()
         }
 
-    def delta_thresholds(self, spots: Mapping[str, Spot], p: float, unit: str) -> dict[str, Threshold]:
+    def delta_thresholds(self, spots: Mapping[str, Spot], p: float, unit: str | UnitGroups) -> dict[str, Threshold]:
         """Thresholds of the changes themselves, by a sweep of their own."""
         expected = len(self.ids) * self.regions.bind(self.inputs).count
         streams = {name: UpperQuantile(p, expected=expected) for name in spots}
         captures: dict[str, Capture] = {}
         for name in spots:
-            if unit == "channel":
-                captures[name] = LayerChange(name, self.activation)
+            if unit != "position":
+                captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
             else:
                 captures[name] = PositionChange(name, None, self.activation, changes=streams[name])
         for captured in self._sweeps(captures):
             for name, part in captured.items():
-                if unit == "channel":
+                if unit != "position":
                     streams[name].add(part.features["largest"].transpose(1, 2))
         return {
             name: Threshold.of(stream.result(), name, unit, p, unit_shape(spots[name], unit))
@@ -343,6 +347,10 @@ def check_threshold(threshold: str | Tensor | Mapping[str, Tensor]) -> None:
             raise ValueError(unknown("threshold", threshold, RULES) + " Or give a tensor [K].")
     elif not isinstance(threshold, Tensor | Mapping):
         raise TypeError(f"threshold must be 'activation', 'delta' or a tensor [K], got {type(threshold).__name__}.")
+
+
+def _groups(unit: str | UnitGroups) -> UnitGroups | None:
+    return None if isinstance(unit, str) else unit
 
 
 def _given(threshold: str | Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
 from lightning_xai.targets import Probability
 from lightning_xai.units.change import LayerChange
 from lightning_xai.units.counts import Pairs
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.reactivation import reactivation
 
 N, P = 9, 0.03
@@ -136,6 +137,55 @@ def agree(found, matrix, threshold, shape):
 
 
 # Counts
+
+
+@every_kind
+@both_rules
+@pytest.mark.parametrize("sigma", [torch.relu, nn.functional.gelu], ids=["relu", "gelu"])
+@torch.no_grad()
+def test_groups_count_as_units(net, x, kind, rule, sigma, monkeypatch):
+    net.activation = sigma
+    groups = UnitGroups(torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.0, 0.5, 1.0, 0.25]]).double())
+    rounding = 1e-5 * torch.stack([net.before(one.unsqueeze(0))["second"][0].abs().flatten(1).amax(1) for one in x])
+    clean, rest = net.before(x)["second"], float(sigma(torch.zeros(())))
+    change, activation = (
+        x.new_empty(N, WINDOWS.bind(x).count, 2, clean[0, 0].numel()),
+        x.new_empty(N, 2, clean[0, 0].numel()),
+    )
+    for group, weights in enumerate([[0.25, 0, 0, 0.75], [0, 2 / 7, 4 / 7, 1 / 7]]):
+        activation[:, group] = sum(w * sigma(clean[:, k]) for k, w in enumerate(weights)).flatten(1)
+        least = sum(w * rounding[:, k] for k, w in enumerate(weights)).unsqueeze(1)
+        for j, copies in enumerate(arms(x, WINDOWS, kind, tuple(range(N)))):
+            each = [sigma(net.before(arm)["second"] - clean) - rest for arm in copies]
+            raw = torch.stack([sum(w * one[:, k] for k, w in enumerate(weights)) for one in each]).amax(0).flatten(1)
+            change[:, j, group] = torch.where(raw > least, raw, raw.clamp(max=0))
+    matrix, threshold = counted(change, activation, rule, "channel", P)
+    how = {"layer": "second", "regions": WINDOWS, "perturbation": kind, "unit": groups}
+    found = reactivation(net, x, p=P, threshold=rule, **how)
+    agree(found, matrix, threshold, (2,))
+    assert found.total > 0
+    assert found.thresholds.unit == "group"
+    assert torch.equal(reactivation(net, x, threshold=found.threshold, **how).by_feature_and_unit, matrix)
+    monkeypatch.setattr(module, "DEFAULT_BUDGET", 1)
+    agree(reactivation(net, x, p=P, threshold=rule, **how), matrix, threshold, (2,))
+
+
+def test_groups_of_one_unit_are_the_units(net, x):
+    how = {"layer": "second", "regions": WINDOWS, "perturbation": KINDS["noise"], "p": P}
+    alone = reactivation(net, x, **how)
+    found = reactivation(net, x, **how, unit=UnitGroups.of([[2], [0]], units=4))
+    assert torch.equal(found.by_feature_and_unit, alone.by_feature_and_unit[:, [2, 0]])
+    torch.testing.assert_close(found.threshold, alone.threshold[[2, 0]])
+
+
+def test_groups_must_fit(net, x):
+    how = {"regions": WINDOWS, "perturbation": KINDS["noise"], "unit": UnitGroups.of([[0], [1]], units=4)}
+    with pytest.raises(ValueError, match="unit has groups of 4 channels, layer 'first' has 3"):
+        reactivation(net, x, layer="first", **how)
+    with pytest.raises(ValueError, match=r"threshold is \[4\], the units of layer 'second' are \[2\]"):
+        reactivation(net, x, layer="second", threshold=torch.ones(4), **how)
+    with pytest.raises(ValueError, match="unit must be 'channel' or 'position', or UnitGroups, got 'grup'"):
+        reactivation(net, x, layer="second", regions=WINDOWS, perturbation=KINDS["noise"], unit="grup")
 
 
 @every_kind
