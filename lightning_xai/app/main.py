@@ -30,12 +30,13 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.maximized import Maximization
-from lightning_xai.app.report import in_digits, write_report
+from lightning_xai.app.report import in_digits, listed, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
@@ -52,6 +53,7 @@ _ON_THE_COMMAND_LINE = {  # what some messages, written for Python, recommend
     "ExplanationMonitor(model=...)": "monitor.model=...",
     "No supported gpu backend": "trainer.accelerator=cpu",
 }
+_SAID = 5  # rows of a table in the terminal; the rest is in its file
 _WRITTEN = {
     "report": "report.html",
     "pictures": "figures",
@@ -138,6 +140,7 @@ def run(config: DictConfig) -> Numbers:
         maximization.draw_run(model, data, folder, monitor.pictures)
     _report(folder, monitor, f"What {type(model).__name__} looked at")
     _say(_table(numbers))
+    _say_strongest(folder, monitor)
     for what, name in _WRITTEN.items():
         if (folder / name).exists():
             _say(f"{what:>10}: {_short(folder / name)}")
@@ -309,6 +312,23 @@ def _quieten() -> None:
 @rank_zero_only
 def _say(what: Any) -> None:
     Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+
+
+@rank_zero_only
+def _say_strongest(folder: Path, monitor: ExplanationMonitor) -> None:
+    """The first rows of the tables that stand beside the pictures, those of a metric side by side."""
+    for name, tables in listed(folder, monitor.metrics).items():
+        shown = []
+        for found in tables:
+            (columns, *rows) = found["rows"]
+            table = Table(title=f"{name}: {found['title']}", title_justify="left")
+            for column in columns:
+                table.add_column(column, justify="right")
+            for row in rows[:_SAID]:
+                table.add_row(*row)
+            shown += [table] * bool(rows)
+        if shown:
+            _say(Columns(shown, padding=(0, 2)))
 
 
 @rank_zero_only

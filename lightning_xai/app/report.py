@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,17 @@ def write_report(
     return report
 
 
+def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, list[dict[str, Any]]]:
+    """The tables that a run has written last: title and rows, by metric, and stage if there are several."""
+    places = _latest(folder / "figures")
+    found = {}
+    for place in places:
+        stage = f", {place.relative_to(folder / 'figures').as_posix()}" if len(places) > 1 else ""
+        for name in metrics:
+            found[name + stage] = [_table(path) for path in _own(place, name, "*.csv")]
+    return found
+
+
 def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]) -> Path:
     """Write ``comparison.html`` about the runs of a multirun, with links to their reports.
 
@@ -125,13 +136,18 @@ def _environment() -> Environment:
 
 
 def _latest(figures: Path) -> list[Path]:
-    """The folders with pictures: of every stage the last epoch."""
+    """The folders with pictures or tables: of every stage the last epoch."""
     last: dict[str, tuple[int, Path]] = {}
     for place in sorted(figures.glob("*-epoch*")):
         stage, _, epoch = place.name.rpartition("-epoch")
         if stage not in last or int(epoch) > last[stage][0]:
             last[stage] = (int(epoch), place)
-    return [folder for _, place in last.values() for folder in sorted({path.parent for path in place.rglob("*.png")})]
+    shown = (".png", ".csv")
+    return [
+        folder
+        for _, place in last.values()
+        for folder in sorted({path.parent for path in place.rglob("*") if path.suffix in shown})
+    ]
 
 
 def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], pictures: Pictures) -> Part:
@@ -152,22 +168,24 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
 
 
 def _quantity(name: str, metric: ExplanationMetric, place: Path) -> dict[str, Any]:
-    def own(pattern: str) -> Iterable[Path]:
-        found = [path for path in place.glob(pattern) if path.stem.partition(".")[0] == name]
-        return sorted(found, key=lambda path: (path.stem != name, path.stem))
-
     def caption(path: Path) -> str:
         what = path.stem.partition(".")[2].replace("_", " ")
         return f"{name}: {what or 'means over the samples, and per class where there are classes'}"
 
-    shown = [{"data": _embedded(path), "alt": caption(path)} for path in own("*.png")]
+    shown = [{"data": _embedded(path), "alt": caption(path)} for path in _own(place, name, "*.png")]
     return {
         "name": name,
         "equation": convert(metric.formula, display="block") if metric.formula else "",
         "reading": metric.reading,
         "pictures": shown,
-        "tables": [_table(path) for path in own("*.csv")],
+        "tables": [_table(path) for path in _own(place, name, "*.csv")],
     }
+
+
+def _own(place: Path, name: str, pattern: str) -> list[Path]:
+    """The files of a metric, the one named as it is first."""
+    found = [path for path in place.glob(pattern) if path.stem.partition(".")[0] == name]
+    return sorted(found, key=lambda path: (path.stem != name, path.stem))
 
 
 def _table(path: Path) -> dict[str, Any]:

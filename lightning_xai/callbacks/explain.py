@@ -16,7 +16,7 @@ from lightning_xai._checks import as_integer, check_model
 from lightning_xai._guard import explaining, usable
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
-from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, update_together
+from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, Table, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations, progress_to
 from lightning_xai.targets import check_labels
@@ -261,6 +261,8 @@ def explain(
     if place is not None:
         for name, figure in draw(collector, results, pictures).items():
             figures.save(figure, place / "figures" / f"{name}.png")
+        for name, table in tabulate(collector, results).items():
+            table.write_csv(place / "figures" / f"{name}.csv")
     return results
 
 
@@ -290,6 +292,15 @@ def draw(collector: Collector, results: Results, pictures: Pictures | None) -> d
     if columns and folder is not None and any(folder.glob("*.safetensors")):
         drawn["samples"] = figures.draw_samples(load_explanations(folder), columns, pictures)
     return drawn
+
+
+def tabulate(collector: Collector, results: Results) -> dict[str, Table]:
+    """The tables of a data set by name, ``<metric>.<what is listed>``."""
+    return {
+        f"{name}.{what}": table
+        for name, metric in collector.metrics.items()
+        for what, table in metric.tables(results[name]).items()
+    }
 
 
 def per_sample(found: Mapping[str, Explained], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:

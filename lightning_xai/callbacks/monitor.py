@@ -26,6 +26,7 @@ from lightning_xai.callbacks.explain import (
     check_metrics,
     compute_collected,
     draw,
+    tabulate,
     warn_once,
 )
 from lightning_xai.callbacks.logging import log_figure, log_number
@@ -231,6 +232,8 @@ class ExplanationMonitor(Callback):
                         figures.save(figure, run.figures / run.part(index) / f"{name}.png")
                     title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
                     log_figure(trainer.loggers, title, figure, trainer.global_step)
+                for name, table in tabulate(collector, found).items() if run.writes else ():
+                    table.write_csv(run.figures / run.part(index) / f"{name}.csv")
         if not self.save_maps:
             run.clear()
 

@@ -15,6 +15,7 @@ from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.metrics.base import Explained, ExplanationMetric
 from lightning_xai.targets import Target, Value
 from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, find_spot, seeing
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
@@ -85,7 +86,9 @@ class QuantileMetric(ExplanationMetric):
     def _stream(self) -> UpperQuantile:
         stream = UpperQuantile(self.p, budget=self.budget)
         if len(self.largest):
-            histogram = dim_zero_cat(self.histogram).sum(0)
+            counted = dim_zero_cat(self.histogram)
+            # Mostly nobody has needed one, and to sum nothing up would take a table of zeros.
+            histogram = counted.sum(0) if len(counted) else counted.new_zeros(counted.shape[1], 0)
             state = (dim_zero_cat(self.largest), self.value_count, self.value_peak, histogram)
             stream.absorb(*state, int(self.value_nonfinite))
         return stream
@@ -122,7 +125,7 @@ class ActivationThreshold(QuantileMetric):
     Args:
         layer: The dotted name of a layer; unless given, the last convolution (or linear layer) with an activation.
         p: The share, in (0, 1).
-        unit: ``"channel"`` or ``"position"``.
+        unit: ``"channel"``, ``"position"``, or groups of channels, whose activations are weighted means of theirs.
         activation: The activation function or its name; the one that follows the layer unless given.
         output: Which tensor to read the predicted class of, if the model returns several.
         **options: Options of ``torchmetrics.Metric``.
@@ -140,11 +143,14 @@ class ActivationThreshold(QuantileMetric):
         (tensor([3., 0.]), tensor(1))
     """
 
+    formula: ClassVar[str] = r"P\left(A_k > T_k\right) = p"
+    reading: ClassVar[str] = "What a unit must exceed for its activation to count as strong."
+
     def __init__(
         self,
         layer: str | None = None,
         p: float = 0.005,
-        unit: str = "channel",
+        unit: str | UnitGroups = "channel",
         activation: str | Function | None = None,
         output: str | int | None = None,
         **options: Any,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -54,6 +56,27 @@ class Explained:
             prediction=self.prediction[rows],
             nonfinite=self.nonfinite[rows],
         )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        columns: The names.
+        rows: As many entries each.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int | float | str, ...], ...]
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write the names, then the rows; folders are made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows(self.rows)
 
 
 class ExplanationMetric(Metric, ABC):
@@ -135,6 +158,10 @@ class ExplanationMetric(Metric, ABC):
 
     def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:  # noqa: ARG002
         """Further figures of the results, by what they show; none unless a metric has some."""
+        return {}
+
+    def tables(self, result: dict[str, Any]) -> dict[str, Table]:  # noqa: ARG002
+        """Tables of the results, by what they list; none unless a metric has some."""
         return {}
 
     def _accumulate(self, found: Explained) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai.metrics.activation import QuantileMetric, Watched
-from lightning_xai.metrics.base import Explained, SweepMetric
+from lightning_xai.metrics.base import Explained, SweepMetric, Table
 from lightning_xai.perturbation.capture import Capture
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions, Segments
@@ -18,10 +18,13 @@ from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swep
 from lightning_xai.targets import Score, as_score
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
-from lightning_xai.units.counts import per_change
+from lightning_xai.units.counts import as_unit, per_change, strongest, written
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import Quantile, UpperQuantile
 from lightning_xai.units.reactivation import check_threshold, hits, nonfinite_changes, present
+
+_LISTED = 20
 
 
 class Reactivation(QuantileMetric, SweepMetric):
@@ -31,11 +34,11 @@ class Reactivation(QuantileMetric, SweepMetric):
     positions of a channel; see :func:`lightning_xai.units.reactivation`. With :class:`Importance` over the same
     regions, perturbation and score it shares every forward pass of a perturbed input.
 
-    ``compute()`` gives ``by_feature`` [\*S], the counts :math:`\sum_k M` painted over the input;
-    ``by_unit`` [K] ([K, \*P] for positions); ``by_feature_and_unit`` [J, K] (not for positions); ``total``;
-    ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean of
-    :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead``, how many
-    units never were active; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
+    ``compute()`` gives ``by_feature`` [\*S], the counts :math:`\sum_k M` painted over the input; ``feature_counts``
+    [J], the same by feature; ``by_unit`` [K] ([K, \*P] for positions); ``by_feature_and_unit`` [J, K] (not for
+    positions); ``total``; ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean
+    of :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead``, how
+    many units never were active; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
 
     A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
@@ -46,7 +49,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         perturbation: R.
         p: The share of a unit's activations (or changes) above T.
         threshold: ``"activation"``, ``"delta"``, or T itself [K] ([K, \*P] for positions).
-        unit: ``"channel"`` or ``"position"``.
+        unit: ``"channel"``, ``"position"``, or groups of channels: K are the groups.
         activation: The activation function or its name; the one that follows the layer unless given.
         score: Which output tells the explained class; the same as that of an importance to share its passes.
         chunk_size: The most inputs per forward pass; found automatically unless given.
@@ -86,7 +89,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         perturbation: Perturbation,
         p: float = 0.005,
         threshold: str | Tensor | Sequence[float] = "activation",
-        unit: str = "channel",
+        unit: str | UnitGroups = "channel",
         activation: str | Function | None = None,
         score: str | Score = "probability",
         chunk_size: int | None = None,
@@ -103,7 +106,10 @@ class Reactivation(QuantileMetric, SweepMetric):
         self.plan = Plan(regions, chunk_size=chunk_size)
         self.requests = [Request(perturbation, as_score(score))]
         capture: Capture = LayerChange(
-            layer, activation, keep_activation=isinstance(threshold, str) and threshold == "activation"
+            layer,
+            activation,
+            keep_activation=isinstance(threshold, str) and threshold == "activation",
+            groups=unit if isinstance(unit, UnitGroups) else None,
         )
         if unit == "position":
             if isinstance(threshold, str):
@@ -125,7 +131,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         (request,), (asked,) = self.requests, self.captures
         captured = present(swept.captured[asked], swept.regions)
         kept = {"change": captured.features["change"]}
-        if self.unit == "channel":
+        if self.unit != "position":
             kept["largest"] = captured.features["largest"]
             shown = kept["largest"].mean(2)
         else:
@@ -184,6 +190,26 @@ class Reactivation(QuantileMetric, SweepMetric):
         found = self._results(counts.sum(1), counts.sum(0))
         return {**found, "by_feature_and_unit": counts, **threshold}
 
+    def tables(self, result: dict[str, Any]) -> dict[str, Table]:
+        """The strongest features (with their first cell), units, and pairs of both."""
+        bound = self.plan.regions.bind((1, 1, *result["by_feature"].shape))
+
+        def cell(feature: int) -> int | str:
+            alone = torch.zeros(1, len(result["feature_counts"]), dtype=torch.float64)
+            alone[0, feature] = 1.0
+            return written(tuple(bound.paint(alone)[0].nan_to_num(0.0).nonzero()[0].tolist()))
+
+        features = [(j, cell(j), count) for (j,), count in strongest(result["feature_counts"], _LISTED)]
+        units = [(written(as_unit(place)), count) for place, count in strongest(result["by_unit"], _LISTED)]
+        found = {
+            "strongest_features": Table(("feature", "first cell", "re-activations"), tuple(features)),
+            "strongest_units": Table(("unit", "re-activations"), tuple(units)),
+        }
+        if "by_feature_and_unit" in result:
+            pairs = [(j, cell(j), k, count) for (j, k), count in strongest(result["by_feature_and_unit"], _LISTED)]
+            found["strongest_pairs"] = Table(("feature", "first cell", "unit", "samples"), tuple(pairs))
+        return found
+
     def _results(self, by_feature: Tensor, by_unit: Tensor) -> dict[str, Tensor]:
         if not self.extent.ndim:
             raise ValueError("Reactivation has seen no sample: call update before compute.")
@@ -192,6 +218,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         return {
             **self._counts(),
             "by_feature": bound.paint(by_feature.double().unsqueeze(0))[0],
+            "feature_counts": by_feature,
             "by_unit": by_unit,
             "total": total,
             "per_window": total / len(by_feature),

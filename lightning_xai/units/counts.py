@@ -60,8 +60,8 @@ class Report:
             ("per change", "", "", self.per_change),
         ]
         table += [("feature", feature, "", count) for feature, count in self.features]
-        table += [("unit", "", _name(unit), count) for unit, count in self.units]
-        table += [("pair", pair.feature, _name(pair.unit), pair.samples) for pair in self.pairs]
+        table += [("unit", "", written(unit), count) for unit, count in self.units]
+        table += [("pair", pair.feature, written(pair.unit), pair.samples) for pair in self.pairs]
         return table
 
     def write_csv(self, path: str | Path) -> None:
@@ -147,34 +147,25 @@ class Reactivation:
 
     def top_features(self, n: int = 10) -> tuple[tuple[int, int], ...]:
         """The n features that re-activate most, and their counts; those that never do are left out."""
-        return tuple(_strongest(self.by_feature, n))
+        return tuple((int(feature), count) for (feature,), count in strongest(self.by_feature, n))
 
     def top_units(self, n: int = 10) -> tuple[tuple[Unit, int], ...]:
         """The n units that are re-activated most, and their counts; those that never are, are left out."""
-        return tuple((self._unit(index), count) for index, count in _strongest(self.by_unit.flatten(), n))
+        return tuple((as_unit(place), count) for place, count in strongest(self.by_unit, n))
 
     def top_pairs(self, n: int = 10) -> tuple[Pair, ...]:
         """The n pairs of a feature and a unit that meet most often; those that never do are left out."""
-        units = self.by_unit.numel()
         if self.by_feature_and_unit is not None:
-            found = _strongest(self.by_feature_and_unit.flatten(), n)
-        else:
-            found = [] if self.pairs is None else self.pairs.top(_at_least_one(n))
-        return tuple(Pair(index // units, self._unit(index % units), count) for index, count in found)
+            return tuple(Pair(j, k, count) for (j, k), count in strongest(self.by_feature_and_unit, n))
+        shape = (len(self.by_feature), *self.by_unit.shape)
+        found = [] if self.pairs is None else self.pairs.top(_at_least_one(n))
+        places = [(_place(index, shape), count) for index, count in found]
+        return tuple(Pair(feature, as_unit(unit), count) for (feature, *unit), count in places)
 
     def report(self, n: int = 10) -> Report:
         """The four answers, with the n strongest of each."""
         strongest = self.top_features(n), self.top_units(n), self.top_pairs(n)
         return Report(self.total, self.per_window, self.per_change, *strongest)
-
-    def _unit(self, index: int) -> Unit:
-        if self.by_unit.ndim == 1:
-            return index
-        place = []
-        for size in reversed(self.by_unit.shape):
-            index, rest = divmod(index, size)
-            place.append(rest)
-        return tuple(reversed(place))
 
 
 def per_change(total: int, change: float) -> float:
@@ -182,9 +173,29 @@ def per_change(total: int, change: float) -> float:
     return total / change if change else 0.0
 
 
-def _strongest(counts: Tensor, n: int) -> list[tuple[int, int]]:
-    order = counts.argsort(descending=True, stable=True)[: _at_least_one(n)]
-    return [(index, count) for index, count in zip(order.tolist(), counts[order].tolist(), strict=True) if count]
+def strongest(counts: Tensor, n: int) -> list[tuple[tuple[int, ...], int]]:
+    """The places of the n largest counts, and those; the first place among equals, none that is 0.
+
+    >>> strongest(torch.tensor([[0, 3], [5, 3]]), 2)
+    [((1, 0), 5), ((0, 1), 3)]
+    """
+    flat = counts.flatten()
+    order = flat.argsort(descending=True, stable=True)[: _at_least_one(n)]
+    found = zip(order.tolist(), flat[order].tolist(), strict=True)
+    return [(_place(index, counts.shape), count) for index, count in found if count]
+
+
+def as_unit(place: Sequence[int]) -> Unit:
+    """A channel as a number; a position of one as both."""
+    return place[0] if len(place) == 1 else tuple(place)
+
+
+def _place(index: int, shape: Sequence[int]) -> tuple[int, ...]:
+    place = []
+    for size in reversed(shape):
+        index, rest = divmod(index, size)
+        place.append(rest)
+    return tuple(reversed(place))
 
 
 def _at_least_one(n: int) -> int:
@@ -193,7 +204,8 @@ def _at_least_one(n: int) -> int:
     return n
 
 
-def _name(unit: Unit) -> int | str:
+def written(unit: Unit) -> int | str:
+    """A unit, or a place, for a table."""
     return unit if isinstance(unit, int) else "/".join(map(str, unit))
 
 

@@ -1,5 +1,6 @@
 """What a run does and writes, inside this process, on a small network and data of a user's own."""
 
+import csv
 import json
 
 import pytest
@@ -57,6 +58,22 @@ def test_a_checkpoint_is_explained_as_it_was_trained(command, here):
     trained = json.loads((here / "trained" / "results.json").read_text())
     assert numbers(here)["importance"] == pytest.approx(trained["importance"], rel=1e-6)
     assert not (here / "run" / "last.ckpt").exists()
+
+
+def test_what_is_strongest_is_printed_and_in_the_report(command, here):
+    small = [argument for argument in OWN if not argument.startswith("metrics=")]
+    code, out, err = command(*small, "metrics=[importance,reactivation]", "metrics.reactivation.p=0.3")
+    assert (code, err) == (0, "")
+    folder, report = here / "run" / "figures" / "validate-epoch1", (here / "run" / "report.html").read_text()
+    for what in ("features", "units", "pairs"):
+        with (folder / f"reactivation.strongest_{what}.csv").open() as file:
+            head, *rows = csv.reader(file)
+        assert f"reactivation: strongest {what}" in " ".join(out.split())
+        assert f"<h3>strongest {what}</h3>" in report
+        assert len(rows) > 0
+        assert all(f'<th scope="col">{name}</th>' in report for name in head)
+        assert "".join(f"<td>{cell}</td>" for cell in rows[0]) in report
+        assert rows[0][-1] in out
 
 
 def test_what_is_not_a_number_is_null_in_the_results(command, here):

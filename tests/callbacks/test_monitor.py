@@ -26,8 +26,8 @@ from subjects import (
 )
 from torch import nn
 
-from lightning_xai import ExplanationMonitor, Windows, load_explanations
-from lightning_xai.metrics import Importance
+from lightning_xai import ExplanationMonitor, Windows, explain, load_explanations
+from lightning_xai.metrics import Importance, Reactivation
 from lightning_xai.perturbation import importance, interaction, kinds, speed
 
 pytestmark = quiet
@@ -69,6 +69,26 @@ def test_files(trainer, tmp_path, save_maps):
         *(f"explanations/validate-epoch0/rank0-{shard}.safetensors" for shard in range(2) if save_maps),
         *(f"figures/validate-epoch0/{name}.png" for name in (*NUMBERS, "samples")),
     }
+
+
+def test_tables_stand_beside_the_pictures(trainer, tmp_path):
+    names = {f"seen.strongest_{what}.csv" for what in ("features", "units", "pairs")}
+    metrics = {"zero": Importance(REGIONS, ZERO), "seen": Reactivation("net.0", REGIONS, ZERO, p=0.2)}
+    monitor = ExplanationMonitor(metrics, save_maps=False)
+    trainer(callbacks=[monitor]).validate(Classifier(), [loader(), loader()], verbose=False)
+    assert files(tmp_path) == {f"figures/validate-epoch0/dataloader_idx_{i}/{name}" for i in range(2) for name in names}
+    table = (tmp_path / "figures/validate-epoch0/dataloader_idx_1/seen.strongest_units.csv").read_text().splitlines()
+    counts = monitor.results["seen/dataloader_idx_1"]["by_unit"]
+    assert table[0] == "unit,re-activations"
+    assert {int(unit): int(count) for unit, count in (row.split(",") for row in table[1:])} == {
+        unit: int(count) for unit, count in enumerate(counts) if count
+    }
+    assert counts.any()
+    explain(Classifier(), loader(), metrics, folder=tmp_path / "alone", progress=False)
+    assert {f"alone/figures/{name}" for name in names} < files(tmp_path)
+    before = files(tmp_path)
+    trainer(callbacks=[monitor], fast_dev_run=True).validate(Classifier(), loader(), verbose=False)
+    assert files(tmp_path) == before
 
 
 def test_only_the_chosen_stages(trainer, tmp_path):

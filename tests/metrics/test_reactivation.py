@@ -13,11 +13,12 @@ from torch.multiprocessing import start_processes
 
 from lightning_xai.metrics import ActivationThreshold, Importance, Reactivation, compute_together, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
-from lightning_xai.units import activation_threshold, reactivation
+from lightning_xai.units import UnitGroups, activation_threshold, reactivation
 
 N, P, TIMEOUT = 9, 0.05, 60
 WINDOWS = Windows(2, stride=1)
 NOISE = kinds.GaussianNoise(seed=3)
+GROUPS = UnitGroups.of([[0, 2], [1]], units=3)
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 
 
@@ -41,7 +42,9 @@ def metrics():
         "given": Reactivation("0", WINDOWS, NOISE, threshold=[0.5, 0.2, 1.0]),
         "position": Reactivation("0", WINDOWS, NOISE, threshold=positions(), unit="position"),
         "last": Reactivation(None, WINDOWS, kinds.Bidirectional(3.0), p=0.4),
+        "groups": Reactivation("0", WINDOWS, NOISE, p=P, unit=GROUPS),
         "threshold": ActivationThreshold("0", p=P),
+        "thresholds of groups": ActivationThreshold("0", p=P, unit=GROUPS),
         "thresholds of positions": ActivationThreshold("2", p=0.3, unit="position"),
     }
 
@@ -71,7 +74,7 @@ def same(found, expected):
 # Results
 
 
-@pytest.mark.parametrize("name", ["activation", "delta", "given", "position", "last"])
+@pytest.mark.parametrize("name", ["activation", "delta", "given", "position", "last", "groups"])
 def test_the_numbers_of_the_function(name):
     model, inputs, _ = data()
     found = computed(range(N), 4)[name]
@@ -80,6 +83,7 @@ def test_the_numbers_of_the_function(name):
         "delta": {"layer": "2", "p": P, "threshold": "delta"},
         "given": {"layer": "0", "threshold": torch.tensor([0.5, 0.2, 1.0])},
         "position": {"layer": "0", "threshold": positions(), "unit": "position"},
+        "groups": {"layer": "0", "p": P, "unit": GROUPS},
         "last": {"layer": "2", "p": 0.4, "perturbation": kinds.Bidirectional(3.0)},
     }[name]
     expected = reactivation(model, inputs, **{"regions": WINDOWS, "perturbation": NOISE, **asked})
@@ -95,7 +99,7 @@ def test_the_numbers_of_the_function(name):
         assert "by_feature_and_unit" not in found
     else:
         assert torch.equal(found["by_feature_and_unit"], expected.by_feature_and_unit)
-    if name in ("activation", "delta", "last"):
+    if name in ("activation", "delta", "last", "groups"):
         assert torch.equal(found["threshold"], expected.threshold)
         assert found["threshold_error"] == 0
         assert found["dead"] == 0
@@ -106,6 +110,7 @@ def test_the_numbers_of_the_function(name):
     [
         ("threshold", "0", P, "channel"),
         ("thresholds of positions", "2", 0.3, "position"),
+        ("thresholds of groups", "0", P, GROUPS),
     ],
 )
 def test_the_thresholds_of_the_function(name, layer, p, unit):
@@ -238,6 +243,56 @@ def test_plot(name):
     assert axes == figure.axes
 
 
+# Tables
+
+
+def listed(counts, columns):
+    """Counts by place as rows from the largest to the smallest one above 0, by going through all of them."""
+    found = []
+    for index in range(counts.numel()):
+        place = tuple(int(part) for part in torch.unravel_index(torch.tensor(index), counts.shape))
+        if counts[place]:
+            found.append((-int(counts[place]), place))
+    return [(*columns(place), -count) for count, place in sorted(found)][:20]
+
+
+def test_tables_name_the_strongest(tmp_path):
+    first = {j: f"{j // 4}/{j % 4}" for j in range(20)}  # 5 x 4 windows, one cell apart
+    for name in ("delta", "given"):
+        metric = updated(metrics(), range(N), 4)[name]
+        matrix = metric.compute()["by_feature_and_unit"]
+        tables = metric.tables(metric.compute())
+        assert list(tables) == ["strongest_features", "strongest_units", "strongest_pairs"]
+        assert list(tables["strongest_features"].rows) == listed(matrix.sum(1), lambda place: (*place, first[place[0]]))
+        assert list(tables["strongest_units"].rows) == listed(matrix.sum(0), lambda place: place)
+        pairs = listed(matrix, lambda place: (place[0], first[place[0]], place[1]))
+        assert list(tables["strongest_pairs"].rows) == pairs
+        assert len(pairs) > 5
+    tables["strongest_pairs"].write_csv(tmp_path / "new" / "pairs.csv")
+    lines = (tmp_path / "new" / "pairs.csv").read_text().splitlines()
+    assert lines == ["feature,first cell,unit,samples", *(",".join(map(str, row)) for row in pairs)]
+
+
+def test_tables_of_positions():
+    metric = updated(metrics(), range(N), 4)["position"]
+    found = metric.compute()
+    tables = metric.tables(found)
+    assert list(tables) == ["strongest_features", "strongest_units"]
+    assert list(tables["strongest_units"].rows) == listed(found["by_unit"], lambda place: ("/".join(map(str, place)),))
+    model, inputs, _ = data()
+    ask = {"layer": "0", "threshold": positions(), "unit": "position", "regions": WINDOWS, "perturbation": NOISE}
+    expected = reactivation(model, inputs, **ask).by_feature
+    assert torch.equal(found["feature_counts"], expected)
+    assert [row[::2] for row in tables["strongest_features"].rows] == listed(expected, lambda place: place)
+
+
+def test_nothing_re_activated_leaves_tables_without_rows():
+    model, inputs, target = data()
+    metric = Reactivation("0", WINDOWS, NOISE, threshold=[1e9, 1e9, 1e9])
+    metric.update(model, inputs, target)
+    assert all(table.rows == () for table in metric.tables(metric.compute()).values())
+
+
 # Processes
 
 
@@ -301,6 +356,8 @@ def test_a_metric_is_checked_when_it_is_built(make, error, message):
     [
         (Reactivation("00", WINDOWS, NOISE), "layer '00' is unknown"),
         (ActivationThreshold("00"), "layer '00' is unknown"),
+        (Reactivation("2", WINDOWS, NOISE, unit=GROUPS), "unit has groups of 3 channels, layer '2' has 2"),
+        (ActivationThreshold("2", unit=GROUPS), "groups are of 3 units"),
         (Reactivation("5", WINDOWS, NOISE), "no activation is found after layer '5'"),
         (Reactivation("0", WINDOWS, NOISE, threshold=[1.0]), r"threshold is \[1\], the units of layer '0' are \[3\]"),
     ],
