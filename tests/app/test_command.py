@@ -50,7 +50,7 @@ def test_the_default_run_says_what_it_does_and_nothing_else(trained):
         "Training DemoCNN, then explaining up to 64 samples by importance, speed, synergy, relevance"
     )
     assert "Epoch 2/2" in ended.stdout
-    assert "│ importance │ samples              │       64 │" in ended.stdout
+    assert "│ importance   │ samples              │       64 │" in ended.stdout
     assert "  pictures: run/figures\n" in ended.stdout
 
 

@@ -10,7 +10,10 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
     [
         ("perturbation=blr", ["perturbation 'blr' is unknown. Did you mean 'blur'?", "zero"]),
         ("score=probabilty", ["score 'probabilty' is unknown. Did you mean 'probability'"]),
-        ("metrics=nothing", ["metrics 'nothing' is unknown. Known: default, importance, ", "relevance", "synergy."]),
+        (
+            "metrics=nothing",
+            ["metrics 'nothing' is unknown. Known: default, dissection, importance, ", "relevance", "unit_ablation."],
+        ),
         ("metrics=[importance,sped]", ["Could not load 'metrics/sped'"]),
         ("+select=evn", ["select 'evn' is unknown. Did you mean 'even'?"]),
         ("select=even", ["use +select=even"]),

@@ -150,7 +150,7 @@ def test_processes_meet_once_at_the_end_of_an_epoch(found, monkeypatch):
 def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
     listen(monkeypatch)
     one_by_one = "lightning_xai.callbacks.explain.compute_together"
-    monkeypatch.setattr(one_by_one, lambda metrics: {name: metric.compute() for name, metric in metrics.items()})
+    monkeypatch.setattr(one_by_one, lambda metrics, alone: {name: metric.compute() for name, metric in metrics.items()})
     with pytest.raises(Exception, match="all_gather"):
         found("two", two(), monitor=Listening)
 
