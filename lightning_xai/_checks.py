@@ -119,10 +119,12 @@ def named_layer(model: nn.Module, layer: str) -> nn.Module:
     """
     if not isinstance(layer, str):
         raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
-    known = dict(model.named_modules(remove_duplicate=False))
-    if layer not in known:
-        raise ValueError(unknown("layer", layer, [name for name in known if name]))
-    found: nn.Module = known[layer]
+    found: nn.Module | None = model
+    for part in layer.split(".") if layer else ():  # not all names are listed, as this is asked at every pass
+        found = None if found is None else dict(found._modules.items()).get(part)
+    if found is None:
+        known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+        raise ValueError(unknown("layer", layer, known))
     return found
 
 

@@ -46,6 +46,10 @@ class Watch(ABC):
     def chunk(self, features: list[int]) -> dict[str, Tensor]:
         """All arms of some features have passed: what is kept of each, [F, n, ...]."""
 
+    def whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What becomes of what :meth:`chunk` has kept, once that is of all features, [J, n, ...]."""
+        return kept
+
     def finish(self) -> dict[str, Tensor]:
         """All features of the samples have passed: what is kept of each sample, [n, ...]."""
         return {}
@@ -95,13 +99,15 @@ class Looks:
         """Take from every watch what it keeps of these features."""
         assert self.change is not None
         for watch, parts in zip(self.watches, self.kept, strict=True):
-            for name, values in {**watch.chunk(features), "change": self.change}.items():
+            for name, values in {"change": self.change, **watch.chunk(features)}.items():
                 parts.setdefault(name, []).append(values)
         self.change = None
 
     def captured(self) -> list[Captured]:
         """What every watch has kept of these samples."""
-        return [
-            Captured({name: torch.cat(chunks).transpose(0, 1) for name, chunks in parts.items()}, watch.finish())
-            for watch, parts in zip(self.watches, self.kept, strict=True)
-        ]
+        found = []
+        for watch, parts in zip(self.watches, self.kept, strict=True):
+            joined = watch.whole({name: torch.cat(chunks) for name, chunks in parts.items()})
+            features = {name: values.transpose(0, 1) for name, values in joined.items()}
+            found.append(Captured(features, watch.finish()))
+        return found

@@ -88,9 +88,10 @@ class _LayerWatch(Watch):
         self.reference: Tensor | None = None
         self.found: Tensor | None = None
         self.strongest: Tensor | None = None
+        self.room: Tensor | None = None
 
     def start(self) -> None:
-        self.reference, self.strongest = None, None
+        self.reference, self.strongest, self.room = None, None, None
 
     def around(self) -> AbstractContextManager[None]:
         return seeing(self.model, {self.spot.layer: self.spot}, self._see)
@@ -117,10 +118,19 @@ class _LayerWatch(Watch):
             if self.reference is None:
                 self.reference = values.clone()
             else:
-                self.found = self.reduce(values - self.reference)
+                self.found = self.reduce(self._difference(values, self.reference))
+
+    def _difference(self, values: Tensor, reference: Tensor) -> Tensor:
+        """The change, in memory that the next pass takes again: fresh memory costs more than the subtraction."""
+        if self.room is None or self.room.shape != values.shape:
+            self.room = torch.empty_like(reference)
+        return torch.sub(values, reference, out=self.room)
 
     def reduce(self, change: Tensor) -> Tensor:
-        """What is kept of the changes [rows, K, *P] of a pass: the larger of two arms' is kept of both."""
+        """What is kept of the changes [rows, K, *P] of a pass: the larger of two arms' is kept of both.
+
+        It is a tensor of its own; that of the changes is written to again.
+        """
         raise NotImplementedError
 
     def _taken(self, features: list[int]) -> Tensor:
@@ -147,13 +157,16 @@ class _ChannelWatch(_LayerWatch):
             change = self.spot.activation(change) - self.rest
         if self.asked.groups is not None:
             change = self.asked.groups.combine(change)
-        return change.flatten(2).amax(2) if change.ndim > 2 else change
+        return change.flatten(2).amax(2) if change.ndim > 2 else change.clone()
 
     def chunk(self, features: list[int]) -> dict[str, Tensor]:
-        largest = self._taken(features)
+        return {"largest": self._taken(features)}
+
+    def whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        largest = kept["largest"]
         if self.late:
             largest = self.spot.activation(largest) - self.spot.activation(torch.zeros_like(largest[:1, :1]))
-        return {"largest": torch.where(largest > self.tolerance, largest, largest.clamp(max=0))}
+        return {**kept, "largest": torch.where(largest > self.tolerance, largest, largest.clamp(max=0))}
 
     def finish(self) -> dict[str, Tensor]:
         if not self.asked.keep_activation:

@@ -155,6 +155,10 @@ class UpperQuantile:
             self.histogram += histogram
         if self.most == 0:
             return
+        if 0 < len(largest) <= self.most and not bool(self.fill.any()) and bool((largest > -torch.inf).all()):
+            self.table = largest.T.clone(memory_format=torch.contiguous_format)
+            self.fill = torch.full_like(self.fill, len(largest))
+            return
         for part in torch.split(largest.T, self.most, 1) if len(largest) else ():
             self._keep(part.unsqueeze(0), _block_peaks(part.unsqueeze(0)))
 
@@ -172,8 +176,9 @@ class UpperQuantile:
         exact = self.most > 0 and int(rank.max()) < self.most
         if exact:
             width = max(1, int(self.fill.max()))
-            largest = self.table[:, :width].sort(1, descending=True).values
-            value, error = largest.gather(1, rank.clamp(max=width - 1).unsqueeze(1)).squeeze(1), 0.0
+            rank = rank.clamp(max=width - 1)
+            largest = self.table[:, :width].topk(int(rank.max()) + 1, 1).values
+            value, error = largest.gather(1, rank.unsqueeze(1)).squeeze(1), 0.0
         else:
             value, inside = self._read(rank)
             error = 2.0 ** -(self.bits + 1) + 2.0**-24 if inside else math.inf
