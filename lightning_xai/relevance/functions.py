@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import tensors_in
+from lightning_xai.operations import operation_name, tensors_in
+from lightning_xai.relevance.records import Kept
 
 
 class Linear(torch.autograd.Function):
@@ -51,13 +52,7 @@ class Ratio(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], at_zero: tuple[float, float]) -> Tensor:
         """The function itself."""
         y = run(x)
-        value, slope = at_zero
-        if value == 0:
-            ratio = torch.div(y, x).nan_to_num_(nan=slope)
-        else:  # near 0 the quotient is all rounding; there the slope at 0 is nearer
-            tiny = x.abs() < 1e-3 * math.sqrt(torch.finfo(x.dtype).eps)
-            ratio = torch.where(tiny, slope, (y - value) / torch.where(tiny, 1.0, x))
-        ctx.save_for_backward(ratio)
+        ctx.save_for_backward(_ratio(x, y, *at_zero))
         return y
 
     @staticmethod
@@ -65,6 +60,37 @@ class Ratio(torch.autograd.Function):
         """Relevance as it is."""
         (ratio,) = ctx.saved_tensors
         return grads[0] * ratio, None, None
+
+
+class Handed(torch.autograd.Function):
+    """A function of the single numbers of a linear operation's output.
+
+    If nothing else reads the output, the backward hands the relevance itself to the operation, else it multiplies by
+    (f(x) - f(0)) / x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], facts: tuple[Any, ...], rectifies: bool, writes: bool
+    ) -> Tensor:
+        """The function itself; ``facts`` are the operation's record, the place for its own output, f(0) and f'(0)."""
+        ctx.facts, ctx.rectifies = facts, rectifies
+        if writes:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(x.new_empty(0))  # of no shape that an activation saves: recomputing it is found out
+        return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Relevance as it is."""
+        record, kept, (value, slope) = ctx.facts
+        y, (g,), _ = kept.read(), grads, ctx.saved_tensors
+        if record.takes_relevance():
+            record.given, record.rectified = True, ctx.rectifies
+            return g * (y if value == 0 else y - value), None, None, None, None
+        if record.y.shape != y.shape:
+            raise RuntimeError(f"the output of {record.operation} was read in a way that was not seen.")
+        return g * _ratio(record.y, y, value, slope), None, None, None, None
 
 
 class Rectified(torch.autograd.Function):
@@ -104,6 +130,15 @@ class FixedNorm(torch.autograd.Function):
         return found, None, None
 
 
+def _ratio(x: Tensor, y: Tensor, value: float, slope: float) -> Tensor:
+    """(f(x) - f(0)) / x, f'(0) at 0."""
+    if value == 0:
+        return torch.div(y, x).nan_to_num_(nan=slope)
+    # Near 0 the quotient is all rounding; there the slope at 0 is nearer.
+    tiny = x.abs() < 1e-3 * math.sqrt(torch.finfo(x.dtype).eps)
+    return torch.where(tiny, slope, (y - value) / torch.where(tiny, 1.0, x))
+
+
 def relevance_sum(x: Tensor, g: Tensor) -> Tensor:
     """The sum of x g, where a masked score of minus infinity has none."""
     return torch.where(g == 0, 0.0, x * g).sum()
@@ -131,7 +166,7 @@ class Tap(torch.autograd.Function):
         return grads[0], None
 
 
-_FUNCTIONS: tuple[Any, ...] = (Linear, Scaled, Ratio, Rectified, FixedNorm, Tap)
+_FUNCTIONS: tuple[Any, ...] = (Linear, Scaled, Ratio, Handed, Rectified, FixedNorm, Tap)
 OURS = tuple(function._backward_cls for function in _FUNCTIONS)
 
 
@@ -151,6 +186,30 @@ def passed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, homogene
         return y
 
     return _written(x, Ratio.apply(x, run, _at_zero(func, args, kwargs)), writes)
+
+
+def handed(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: Any, *, writes: bool
+) -> tuple[Tensor, Kept]:
+    """A function of the single numbers of a linear operation's output, and what is kept of its own output."""
+    kept = Kept()
+    name = operation_name(func)
+    low = args[1] if len(args) > 1 else kwargs.get("min_val")
+    rectifies = name in ("relu", "relu6") or (name == "hardtanh" and low == 0)
+    if writes and not (record.readers == 1 and (name == "relu" or record.drop_unread(rectified=rectifies))):
+        record.protect()
+
+    def run(values: Tensor) -> Tensor:
+        y: Tensor = func(values, *args[1:], **kwargs)
+        return y
+
+    y = Handed.apply(args[0], run, (record, kept, _at_zero(func, args, kwargs)), rectifies, writes)
+    kept.keep(y)
+    if writes:
+        record.written = True
+        if name == "relu" and record.readers == 1:
+            record.keep(y)  # where ReLU changes a number no relevance arrives: its result serves as well
+    return y, kept
 
 
 _zeros: dict[Any, tuple[float, float]] = {}

@@ -38,6 +38,14 @@ class LinearMap(ABC):
         counts = self.forward(_one_sample(like), ones)
         return self.transpose(divided(r, counts), ones, like)
 
+    def stacks(self, weight: Tensor) -> bool:
+        """Whether twice as many inputs, half of them with another weight, cost less than another way of two signs."""
+        return False
+
+    def stacked(self, first: Tensor, second: Tensor) -> Tensor:
+        """Two weights as one over twice as many inputs."""
+        raise NotImplementedError(f"{type(self).__name__} has no stacked inputs.")
+
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:math:`W^T s` for three weights."""
         first, second, third = (self.transpose(s, weight, like) for weight in weights)
@@ -114,6 +122,15 @@ class Convolution(LinearMap):
         one = like.new_empty(1).expand(like.shape[0], groups, *like.shape[2:])
         spread = self._transpose(divided(summed, counts), r.new_ones(groups, 1, *kernel), one, groups)
         return spread.unsqueeze(2).expand(-1, -1, inner, *spread.shape[2:]).reshape(like.shape)
+
+    def stacks(self, weight: Tensor) -> bool:
+        """See the base class."""
+        # One more input of an output costs less than a pass over the outputs only while there are few.
+        return self.groups == 1 and not self.transposed and weight[0].numel() <= 256
+
+    def stacked(self, first: Tensor, second: Tensor) -> Tensor:
+        """See the base class."""
+        return torch.cat((first, second), 1)
 
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class."""

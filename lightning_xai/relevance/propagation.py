@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -56,6 +57,7 @@ class Propagation(Operations):
         self._late = composite.speaks_of_last
         self._found: dict[tuple[Any, ...], Rule | None] = {}
         self._records: Any = WeakTensorKeyDictionary()
+        self._kept_of: Any = WeakTensorKeyDictionary()
         self._fresh: Any = WeakTensorKeyDictionary()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
@@ -89,6 +91,11 @@ class Propagation(Operations):
             if record is not None:
                 record.readers += 1
         writes = is_in_place(func, kwargs)
+        joined = self._joined(name, kind, args, kwargs)
+        if joined is not None:
+            y, kept = functions.handed(func, args, kwargs, joined, writes=writes)
+            self._kept_of[y] = kept
+            return y
         if writes:
             self._before_writing(args, kwargs, name)
         fresh = self._freshness(live)
@@ -101,6 +108,23 @@ class Propagation(Operations):
         if fresh is not None:
             self._stay_fresh(func, args, kwargs, live, result)
         return result
+
+    def _joined(self, name: str, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
+        """The linear operation whose output an activation reads that may hand it relevance itself; None if none."""
+        x = args[0] if args else None
+        if kind != "activation" or not isinstance(x, Tensor) or self.ledger is not None:
+            return None
+        record: Record | None = self._records.get(x)
+        if record is None or record.y is None or record.written or x._version != record.version or x._is_view():
+            return None
+        if any(True for _ in tensors_in([args[1:], kwargs])):
+            return None
+        operation = Operation(name, kind, self.running())
+        rule = self._rule(operation) or Pass()
+        if not isinstance(rule, Pass):
+            return None
+        self._row(operation, rule)
+        return record
 
     def _freshness(self, live: list[Tensor]) -> bool | None:
         """True if everything that comes in comes from the model's input through no linear operation, else None."""
@@ -369,6 +393,9 @@ class Propagation(Operations):
         if not isinstance(target, Tensor):
             return
         for tensor in (target, target._base):
+            kept = self._kept_of.get(tensor) if tensor is not None else None
+            if kept is not None:
+                kept.protect()
             record = self._records.get(tensor) if tensor is not None else None
             if record is None:
                 continue
@@ -395,13 +422,16 @@ class Propagation(Operations):
                 "between them, so there is no relevance to propagate."
             )
         reached: list[Record] = []
-        for node in _nodes(score):
+        nodes = list(_nodes(score))
+        readers = Counter(following for node in nodes for following, _ in node.next_functions)
+        for node in nodes:
             if not isinstance(node, BackwardCFunction):
                 continue
             name = type(node).__name__.removesuffix("Backward")
             if isinstance(node, functions.OURS):
                 record = getattr(node, "record", None)
                 if record is not None:
+                    record.alone = readers[node] == 1
                     reached.append(record)
                 continue
             if name == "CheckpointFunction":

@@ -11,8 +11,34 @@ from torch import Tensor
 from lightning_xai.relevance.calls import LinearCall
 from lightning_xai.relevance.composites import Operation
 from lightning_xai.relevance.maps import Weights
-from lightning_xai.relevance.rules import Rule
+from lightning_xai.relevance.rules import Gradient, Rule
 from lightning_xai.relevance.step import Absorbed, Step
+
+
+@dataclass(eq=False)
+class Kept:
+    """The values of a tensor that the backward pass needs, whatever is written over the tensor in between."""
+
+    values: Tensor | None = None
+    version: int = 0
+
+    def keep(self, tensor: Tensor) -> None:
+        """Remember the values, without keeping their history alive."""
+        self.values = tensor.detach()
+        self.version = tensor._version
+
+    def protect(self) -> None:
+        """Copy the values before something writes over them."""
+        if self.values is not None and self.values._version == self.version:
+            self.values = self.values.clone()
+            self.version = self.values._version
+
+    def read(self) -> Tensor:
+        """The values as they were."""
+        assert self.values is not None
+        if self.values._version != self.version:
+            raise RuntimeError("an activation was changed in place in a way that was not seen; change it out of place.")
+        return self.values
 
 
 @dataclass(eq=False)
@@ -30,6 +56,13 @@ class Record:
     readers: int = 0
     written: bool = False
     handed: list[Tensor] | None = None
+    alone: bool = False
+    """Whether one operation reads the output."""
+    given: bool = False
+    """Whether that operation handed the relevance itself."""
+    rectified: bool = False
+    """Whether that operation is a ReLU."""
+    nonnegative: bool | None = None
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -41,6 +74,24 @@ class Record:
         if self.y is not None and self.y._version == self.version:
             self.y = self.y.clone()
             self.version = self.y._version
+
+    def takes_relevance(self) -> bool:
+        """Whether the one operation that reads the output may hand the relevance itself."""
+        return self.alone and self.absorbed is None and not isinstance(self.rule, Gradient)
+
+    def drop_unread(self, *, rectified: bool) -> bool:
+        """Forget an output that one activation alone reads, a ReLU or not, if the rule does not read it."""
+        if self.rule is None or isinstance(self.rule, Gradient) or self.absorbed is not None:
+            return False
+        with torch.no_grad():
+            x = self.call.x.detach()
+            nothing = x.new_empty(0)
+            step = Step(self.call.map, self.weights, x, nothing, nothing, None, True, rectified)
+            reads = self.rule.reads_output(step)
+        self.nonnegative = step.known_nonnegative
+        if not reads:
+            self.y, self.version = nothing, nothing._version
+        return not reads
 
     def propagate(self, x: Tensor, g: Tensor) -> Tensor:
         """R / x of the input, or R, as the rule says."""
@@ -54,7 +105,8 @@ class Record:
             )
         common = functools.reduce(torch.promote_types, (x.dtype, y.dtype, g.dtype, self.weights.weight.dtype))
         y, g = y.to(common), g.to(common)
-        found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, self.absorbed))
+        state = (self.absorbed, self.given, self.given and self.rectified, self.nonnegative)
+        found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, *state))
         self.y = None
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())

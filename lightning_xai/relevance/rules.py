@@ -15,7 +15,7 @@ denominators; what falls to them is absorbed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,12 +23,17 @@ import torch
 from torch import Tensor
 
 from lightning_xai.relevance.maps import divided
-from lightning_xai.relevance.step import Step, quotient, signed
+from lightning_xai.relevance.step import POSITIVE, BySign, Step, quotient, signed
 
 
 def _check_epsilon(epsilon: float) -> None:
     if not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon must be a number >= 0, got {epsilon!r}.")
+
+
+def _by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -> BySign:
+    """Weights that give contributions of one sign: negative inputs meet what positive ones do not."""
+    return BySign((name, factor), of_positive, lambda weight: -of_positive(-weight))
 
 
 _LINEAR = frozenset({"convolution", "linear"})
@@ -50,6 +55,10 @@ class Rule:
     def linear(self, step: Step) -> Tensor:
         """R / x of the input of a linear operation."""
         raise NotImplementedError(f"{type(self).__name__} is no rule for linear operations.")
+
+    def reads_output(self, step: Step) -> bool:
+        """Whether :meth:`linear` reads ``step.y`` when the relevance itself is given."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -146,9 +155,11 @@ class ZPlus(Rule):
         z = step.positive_part(self.bias, self.epsilon)
         s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z)
         step.note(s, step.bias().clamp(min=0) if self.bias else None, self.epsilon)
-        if step.nonnegative():
-            return step.back(s, step.positive())
-        return torch.where(step.x < 0, step.back(s, step.negative()), step.back(s, step.positive()))
+        return step.shared(s, POSITIVE)
+
+    def reads_output(self, step: Step) -> bool:
+        """See the base class."""
+        return not step.own_sums()
 
 
 @dataclass(frozen=True)
@@ -184,19 +195,22 @@ class AlphaBeta(Rule):
         """See the base class."""
         if self.beta == 0:
             return ZPlus(self.epsilon).linear(step)
-        r, bias = step.relevance(), step.bias()
-        above = step.positive_part()
-        below = torch.sub(step.y, above).clamp_(max=0)
-        up = quotient(self.alpha * r, above, self.epsilon)
-        down = quotient(r.mul_(-self.beta), below, -self.epsilon)
+        alpha, beta = self.alpha, self.beta
+        above = step.positive_part(epsilon=self.epsilon)
+        below = torch.sub(step.y, above).clamp_(max=-self.epsilon)
+        r = step.relevance()
+        if self.epsilon == 0:
+            up, down = divided(r, above), divided(r, below)
+        else:
+            up, down = torch.div(r, above, out=above), r.div_(below)
         del r, above, below
-        step.note(up, bias.clamp(min=0), self.epsilon)
-        step.note(down, bias.clamp(max=0), -self.epsilon)
-        found = step.back(up, step.positive()).add_(step.back(down, step.negative()))
-        if step.nonnegative():
-            return found
-        mirrored = step.back(up, step.negative()).add_(step.back(down, step.positive()))
-        return torch.where(step.x < 0, mirrored, found)
+        if step.absorbed is not None:
+            bias = step.bias()
+            step.note(alpha * up, bias.clamp(min=0), self.epsilon)
+            step.note(-beta * down, bias.clamp(max=0), -self.epsilon)
+        found = step.shared(up, _by_sign("alpha", alpha, lambda weight: weight.clamp(min=0) * alpha))
+        del up
+        return found.add_(step.shared(down, _by_sign("beta", beta, lambda weight: weight.clamp(max=0) * -beta)))
 
 
 @dataclass(frozen=True)
@@ -227,6 +241,8 @@ class Gamma(Rule):
         gamma, x, y = self.gamma, step.x, step.y
         if gamma == 0:
             return Epsilon(self.epsilon).linear(step)
+        if step.rectified and step.own_sums():
+            return self._rectified(step)
         r, bias = step.relevance(), step.bias()
         plus = step.positive_part()
         down = None
@@ -248,6 +264,21 @@ class Gamma(Rule):
         own = step.back(difference, step.absolute()).mul_(gamma / 2)
         return step.back(total, step.weights.plain()).mul_(1 + gamma / 2).add_(torch.where(x < 0, -own, own))
 
+    def _rectified(self, step: Step) -> Tensor:
+        """Where only positive outputs have relevance: their denominator is a run with the favoured weights."""
+        gamma, bias = self.gamma, step.weights.full_bias()
+        favoured = _by_sign("favoured", gamma, lambda weight: weight + gamma * weight.clamp(min=0))
+        if bias is not None:
+            bias = bias + gamma * bias.clamp(min=0)
+        z = step.summed(favoured, bias, self.epsilon)
+        # Without relevance, outputs that are not positive only need a denominator that is not 0.
+        s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z.clamp_(min=self.epsilon))
+        return step.shared(s, favoured)
+
+    def reads_output(self, step: Step) -> bool:
+        """See the base class."""
+        return self.gamma == 0 or not (step.rectified and step.own_sums())
+
 
 @dataclass(frozen=True)
 class Flat(Rule):
@@ -262,6 +293,10 @@ class Flat(Rule):
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         return step.map.count_share(step.relevance(), step.weights.weight, step.x)
+
+    def reads_output(self, step: Step) -> bool:
+        """See the base class."""
+        return False
 
 
 @dataclass(frozen=True)

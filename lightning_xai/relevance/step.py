@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,25 @@ class Absorbed:
     other: Tensor | float = 0.0
 
 
+@dataclass(frozen=True)
+class BySign:
+    """Weights of which inputs meet one or another by their sign.
+
+    Attributes:
+        name: Under which they are kept.
+        positive: What inputs >= 0 meet, made of the weight.
+        negative: What inputs < 0 meet.
+    """
+
+    name: tuple[str, float]
+    positive: Callable[[Tensor], Tensor]
+    negative: Callable[[Tensor], Tensor]
+
+
+POSITIVE = BySign(("positive", 1.0), lambda weight: weight.clamp(min=0), lambda weight: weight.clamp(max=0))
+"""Weights whose contributions are all positive."""
+
+
 @dataclass(eq=False)
 class Step:
     """A linear operation :math:`y = W x + b` with the relevance of its output, as a rule meets it.
@@ -27,9 +47,11 @@ class Step:
         map: The operation for any weights.
         weights: Its weights.
         x: Its input.
-        y: Its output.
-        g: Relevance of the output, divided by the output.
+        y: Its output; an empty tensor if the rule said that it does not read it.
+        g: Relevance of the output, divided by the output; the relevance itself if ``given``.
         absorbed: Where a rule notes what it does not hand on; None if nobody asks.
+        given: Whether ``g`` is the relevance, in memory that the rule may use up.
+        rectified: Whether outputs <= 0 have no relevance.
     """
 
     map: LinearMap
@@ -38,22 +60,24 @@ class Step:
     y: Tensor
     g: Tensor
     absorbed: Absorbed | None = None
-    _nonnegative: bool | None = None
+    given: bool = False
+    rectified: bool = False
+    known_nonnegative: bool | None = None
 
     def relevance(self) -> Tensor:
-        """R = y g."""
-        return self.y * self.g
+        """R = y g, to be asked for once."""
+        return self.g if self.given else self.y * self.g
 
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
         bias = self.weights.full_bias()
-        return self.y.new_zeros(()) if bias is None else self.map.output_channels(bias, self.y)
+        return self.g.new_zeros(()) if bias is None else self.map.output_channels(bias, self.g)
 
     def nonnegative(self) -> bool:
         """Whether no input is negative."""
-        if self._nonnegative is None:
-            self._nonnegative = self.x.numel() == 0 or bool(self.x.amin() >= 0)
-        return self._nonnegative
+        if self.known_nonnegative is None:
+            self.known_nonnegative = self.x.numel() == 0 or bool(self.x.amin() >= 0)
+        return self.known_nonnegative
 
     def absolute(self) -> Tensor:
         """The weights' magnitudes."""
@@ -61,11 +85,11 @@ class Step:
 
     def positive(self) -> Tensor:
         """The weights' positive parts."""
-        return self.weights.made("positive", lambda weight: weight.clamp(min=0))
+        return self._made(POSITIVE, 0)
 
     def negative(self) -> Tensor:
         """The weights' negative parts."""
-        return self.weights.made("negative", lambda weight: weight.clamp(max=0))
+        return self._made(POSITIVE, 1)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The operation with another input and weight."""
@@ -75,20 +99,54 @@ class Step:
         """The transposed operation."""
         return self.map.transpose(s, weight, self.x)
 
+    def own_sums(self) -> bool:
+        """Whether the sums of :meth:`summed` cost no more than what is known of the output could save."""
+        return self.nonnegative() or self.map.stacks(self.weights.weight)
+
+    def summed(self, weights: BySign, bias: Tensor | None, epsilon: float = 0.0) -> Tensor:
+        """What the outputs would be with these weights and this bias, plus epsilon."""
+        if epsilon:
+            bias = self.g.new_full((self.map.channels(self.g),), epsilon) if bias is None else bias + epsilon
+        if self.nonnegative():
+            return self.forward(self.x, self._made(weights, 0), bias)
+        above, below = self.x.clamp(min=0), self.x.clamp(max=0)
+        if self.map.stacks(self.weights.weight):
+            return self.forward(self.map.stacked(above, below), self._made(weights, 2), bias)
+        return self.forward(above, self._made(weights, 0), bias).add_(self.forward(below, self._made(weights, 1)))
+
+    def shared(self, s: Tensor, weights: BySign) -> Tensor:
+        """The transposed operation with the weight that each input meets."""
+        if self.nonnegative():
+            return self.back(s, self._made(weights, 0))
+        if self.map.stacks(self.weights.weight):
+            like = self.map.stacked(self.x, self.x)
+            above, below = self.map.transpose(s, self._made(weights, 2), like).chunk(2, 1)
+        else:
+            above, below = (self.back(s, self._made(weights, side)) for side in (0, 1))
+        return torch.where(self.x < 0, below, above)
+
+    def _made(self, weights: BySign, side: int) -> Tensor:
+        """The weight of inputs >= 0 (0), of inputs < 0 (1), or the two stacked (2)."""
+
+        def make(weight: Tensor) -> Tensor:
+            if side < 2:
+                return (weights.positive, weights.negative)[side](weight)
+            return self.map.stacked(weights.positive(weight), weights.negative(weight))
+
+        return self.weights.made((*weights.name, side), make)
+
     def positive_part(self, bias: bool = True, epsilon: float = 0.0) -> Tensor:
         r""":math:`z^+_k = \sum_j \max(z_{jk}, 0) + \max(b_k, 0) + \epsilon`, by one more run of the operation."""
         own = self.weights.full_bias()
         added = own.clamp(min=0) if bias and own is not None else None
-        if not self.nonnegative():
-            # max(z, 0) = (z + |z|) / 2, and the sum of the z is known.
-            z = self.forward(self.x.abs(), self.absolute(), None if own is None else -own)
-            z = z.add_(self.y).mul_(0.5).clamp_(min=0)
-            if added is not None:
-                z.add_(self.map.output_channels(added, z))
-            return z.add_(epsilon) if epsilon else z
-        if epsilon:
-            added = self.y.new_full((self.map.channels(self.y),), epsilon) if added is None else added + epsilon
-        return self.forward(self.x, self.positive(), added)
+        if self.own_sums():
+            return self.summed(POSITIVE, added, epsilon)
+        # max(z, 0) = (z + |z|) / 2, and the sum of the z is known.
+        z = self.forward(self.x.abs(), self.absolute(), None if own is None else -own)
+        z = z.add_(self.y).mul_(0.5).clamp_(min=0)
+        if added is not None:
+            z.add_(self.map.output_channels(added, z))
+        return z.add_(epsilon) if epsilon else z
 
     def note(self, s: Tensor, bias: Tensor | None, epsilon: Tensor | float) -> None:
         """Note what one denominator with the quotient s = R / (z + epsilon) keeps for bias and stabiliser."""

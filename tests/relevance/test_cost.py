@@ -50,10 +50,10 @@ N = 6  # of a batch, so that what runs once for all samples can be told apart
 COSTS = {
     "zero": (composites.Composite([("*", rules.Zero())]), 0, 0, 4),
     "epsilon": (composites.Composite([("*", rules.Epsilon())]), 0, 0, 4),
-    # one extra per convolution; the first has inputs of both signs, whose two parts go back apart
-    "z+": (composites.EpsilonPlus(), 4, 0, 3 + 2),
+    # one extra per convolution; the first has inputs of both signs, whose two parts are stacked into one
+    "z+": (composites.EpsilonPlus(), 4, 0, 4),
     "z+, flat": (composites.EpsilonPlusFlat(), 3, 1, 4),
-    "alpha-beta": (composites.EpsilonAlpha2Beta1(), 4, 0, 3 * 2 + 4),
+    "alpha-beta": (composites.EpsilonAlpha2Beta1(), 4, 0, 4 * 2),
     "alpha-beta, flat": (composites.EpsilonAlpha2Beta1Flat(), 3, 1, 3 * 2 + 1),
     # behind a ReLU no relevance comes from negative outputs
     "gamma, box": (composites.EpsilonGammaBox(-4.0, 4.0), 3, 2, 4),
