@@ -170,6 +170,27 @@ def test_groups_count_as_units(net, x, kind, rule, sigma, monkeypatch):
     agree(reactivation(net, x, p=P, threshold=rule, **how), matrix, threshold, (2,))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [KINDS["constant"], KINDS["two-sided"]], ids=["one arm", "two arms"])
+def test_units_without_positions_keep_what_each_pass_has_changed(kind):
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x, threshold = torch.randn(N, 6, dtype=torch.float64), torch.tensor([0.1, 0.3, 0.2, 0.0]).double()
+    found = reactivation(model, x, layer="0", regions=Windows(1), perturbation=kind, threshold=threshold)
+    expected = torch.zeros(6, 4, dtype=torch.long)
+    for row, one in enumerate(x):
+        rounding = 1e-5 * model[0](one).abs().max()
+        for j in range(6):
+            arm = kind.arms(one.view(1, 1, 6), Keys((row,)))
+            change = torch.full((4,), -torch.inf, dtype=torch.float64)
+            for copy in arm:
+                moved = one.clone()
+                moved[j] = copy[0, 0, j]
+                change = torch.maximum(change, (model[0](moved) - model[0](one)).relu())
+            expected[j] += (change > torch.maximum(threshold, rounding)).long()
+    assert torch.equal(found.by_feature_and_unit, expected)
+    assert len(expected.unique(dim=0)) > 2
+
+
 def test_groups_of_one_unit_are_the_units(net, x):
     how = {"layer": "second", "regions": WINDOWS, "perturbation": KINDS["noise"], "p": P}
     alone = reactivation(net, x, **how)
