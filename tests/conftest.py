@@ -1,5 +1,10 @@
 """What all tests share."""
 
+import os
+
+# Test processes share the cores, and two OpenMP threads beside another process can be a hundred times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import nn
