@@ -297,3 +297,10 @@ def test_layers_whose_units_cannot_be_told():
         activation_threshold(Tokens(), x, layer="embed")
     with pytest.raises(ValueError, match="layer 'twice' runs 2 times"):
         activation_threshold(Tokens(), x, layer="twice", activation="relu")
+
+
+def test_minus_infinity_beside_larger_values_is_counted_and_left_out():
+    stream = UpperQuantile(0.4)
+    stream.add(torch.tensor([[[1.0, -torch.inf, 3.0, 2.0]]]))
+    found = stream.result()
+    assert (found.nonfinite, found.count.tolist(), found.value.tolist()) == (1, [3], [2.0])
