@@ -169,6 +169,8 @@ class BoundScore:
 
 def _column(output: Tensor, index: Tensor) -> Tensor:
     """Column ``index`` [N] or [N, *P] of an output [N, classes, *P]: [N, *P]."""
+    if output.ndim == 2:
+        return output.gather(1, index.unsqueeze(1)).squeeze(1)
     index = index.view(*index.shape, *[1] * (output.ndim - 1 - index.ndim))
     return output.gather(1, index.expand(output.shape[0], *output.shape[2:]).unsqueeze(1)).squeeze(1)
 

@@ -7,7 +7,7 @@ passes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -240,7 +240,10 @@ class _Network:
         self.reported = 0
         self.watches: dict[Capture, Watch] = {}
 
-    def __call__(self, inputs: Tensor, watches: Iterable[Watch] = ()) -> Any:
+    def __call__(self, inputs: Tensor, watches: Collection[Watch] = ()) -> Any:
+        if not watches:
+            with calling():
+                return self.model(inputs)
         with ExitStack() as stack:
             for watch in watches:
                 stack.enter_context(watch.around())
