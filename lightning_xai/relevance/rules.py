@@ -104,7 +104,11 @@ class Epsilon(Rule):
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         if self.epsilon == 0:
-            return Zero().linear(step)
+            if not step.given:
+                return Zero().linear(step)
+            s = divided(step.relevance(), step.y)
+            step.note(s, step.bias(), 0.0)
+            return step.back(s, step.weights.plain())
         epsilon = signed(self.epsilon, step.y)
         s = step.relevance().div_(step.y + epsilon)
         step.note(s, step.bias(), epsilon)

@@ -99,6 +99,8 @@ PRESETS = {
     "z+, no epsilon": composites.Composite([("*", rules.ZPlus(0.0))]),
     "alpha-beta, no epsilon": composites.Composite([("*", rules.AlphaBeta(3.0, 2.0, 0.0))]),
     "epsilon": composites.Composite([("*", rules.Epsilon(0.01))]),
+    "no epsilon": composites.Composite([("*", rules.Epsilon(0.0))]),
+    "neither gamma nor epsilon": composites.Composite([("*", rules.Gamma(0.0, 0.0))]),
     "last": composites.Composite([("last", rules.Zero()), ("*", rules.ZPlus())]),
     "zero": composites.Composite([("*", rules.Zero())]),
     "some gradients": composites.Composite([("second", rules.Gradient()), ("*", rules.Gamma())]),
