@@ -7,13 +7,11 @@ in turn, so that a slow moment of the machine meets all of them; do not quote ra
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 
 import torch
+from timing import medians
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -42,22 +40,6 @@ def fused(model: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
             previous = (name, child) if isinstance(child, nn.Conv2d) else None
     return model.to(memory_format=torch.channels_last)
-
-
-def seconds(contender: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    contender()
-    return time.perf_counter() - start
-
-
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all called in turn; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, contender in contenders.items():
-            times[name].append(seconds(contender))
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def compare(name: str, model: nn.Module, x: Tensor, rounds: int) -> None:

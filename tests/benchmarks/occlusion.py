@@ -6,13 +6,11 @@ Run ``python tests/benchmarks/occlusion.py [--quick]``; needs the extra ``test``
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from captum.attr import Occlusion
+from timing import medians
 from torch import Tensor, nn
 
 from lightning_xai.app.models import DemoCNN
@@ -54,22 +52,6 @@ def captum_occlusion(model: nn.Module, x: Tensor, target: Tensor, size: int, str
 def ours(model: nn.Module, x: Tensor, target: Tensor, size: int, stride: int) -> Tensor:
     """The same by this package, as it comes."""
     return importance(model, x, target, regions=Windows(size, stride), perturbation=kinds.Constant(0.0))
-
-
-def seconds(contender: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    contender()
-    return time.perf_counter() - start
-
-
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all called in turn so that a slow moment of the machine meets every one of them."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, contender in contenders.items():
-            times[name].append(seconds(contender))
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def compare(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import timm
@@ -17,6 +15,7 @@ import torch
 import torchvision
 import zennit.composites
 import zennit.torchvision
+from timing import medians
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
@@ -58,22 +57,6 @@ def by_zennit(model: nn.Module, x: Tensor, composite: type, canonizer: type, *gi
             return torch.autograd.grad(output, leaf, seed)[0]
 
     return run
-
-
-def seconds(contender: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    contender()
-    return time.perf_counter() - start
-
-
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all called in turn so that a slow moment of the machine meets every one of them."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, contender in contenders.items():
-            times[name].append(seconds(contender))
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def compare(name: str, model: nn.Module, x: Tensor, canonizer: type | None, rounds: int) -> None:

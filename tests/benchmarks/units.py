@@ -10,11 +10,10 @@ Run ``python tests/benchmarks/units.py [--quick]``; needs torchvision.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
+from timing import ratio
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -22,27 +21,6 @@ from lightning_xai.app.models import DemoCNN
 from lightning_xai.metrics import Importance, Reactivation, update_together
 from lightning_xai.perturbation import Windows, kinds
 from lightning_xai.units import activation_threshold
-
-
-def seconds(contender: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    contender()
-    return time.perf_counter() - start
-
-
-def ratio(contender: Callable[[], object], base: Callable[[], object], rounds: int) -> float:
-    """The median of the ratios of two calls that follow each other, in either order."""
-    base(), contender()
-    ratios = []
-    for number in range(rounds):
-        if number % 2:
-            first = seconds(contender)
-            ratios.append(first / seconds(base))
-        else:
-            first = seconds(base)
-            ratios.append(seconds(contender) / first)
-    return statistics.median(ratios)
 
 
 def re_activation(name: str, model: nn.Module, layer: str, x: Tensor, regions: Windows, rounds: int) -> None:
