@@ -83,6 +83,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def compiled_type() -> type[nn.Module] | None:
+    """What ``torch.compile`` makes of a module; None while nothing has been compiled: it takes seconds to import."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    found: type[nn.Module] | None = getattr(compiler, "OptimizedModule", None)
+    return found
+
+
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
     """Run compiled modules inside ``model`` as they were written, so that their operations can be seen.
@@ -90,13 +97,12 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: If there are some and this torch (before 2.6) cannot.
     """
-    compiled = sys.modules.get("torch._dynamo.eval_frame")  # takes seconds to import; loaded if a module was compiled
-    hidden = [
-        name
-        for name, module in (model.named_modules() if compiled is not None else ())
-        if isinstance(module, compiled.OptimizedModule)  # type: ignore[union-attr]
-        or getattr(module, "_compiled_call_impl", None) is not None
-    ]
+    compiled = compiled_type()
+    hidden: list[str] = []
+    if compiled is not None:
+        for name, module in model.named_modules():
+            if isinstance(module, compiled) or getattr(module, "_compiled_call_impl", None) is not None:
+                hidden.append(name)
     if not hidden:
         yield
         return

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lightning_xai._guard import compiled_type, tapping
+
 _NAMES = {
     "convolution": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     "linear": "linear",
@@ -103,7 +105,7 @@ def is_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for several processes or devices, and inside ``torch.compile``."""
-    compiled = _compiled_type()
+    compiled = compiled_type()
     inner: Any = model
     while True:
         if isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
@@ -207,7 +209,7 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
     """
     hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
-    compiled = _compiled_type()
+    compiled = compiled_type()
     if compiled is not None:
         hidden += (compiled,)
     if any(isinstance(module, hidden) for module in model.modules()):
@@ -215,13 +217,6 @@ def largest_activation(model: nn.Module, inputs: Tensor) -> int:
     with _LargestResult(model, _bytes(inputs)) as seen:
         model(inputs.clone())  # it may work in place on what it gets
     return int(seen.bytes)
-
-
-def _compiled_type() -> type[nn.Module] | None:
-    """What ``torch.compile`` makes of a module; None while nothing has been compiled: it takes seconds to import."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    found: type[nn.Module] | None = getattr(compiler, "OptimizedModule", None)
-    return found
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -334,8 +329,6 @@ def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> Follow
     Raises:
         ValueError: If the layer does not exist, does not return a tensor or is not reached by these inputs.
     """
-    from lightning_xai._guard import tapping
-
     check_visible(model)
     reached: list[Tensor] = []
     with _Followed(model) as seen:
