@@ -142,13 +142,13 @@ class Operations(TorchFunctionMode):
 
     def running(self) -> str:
         """The dotted name of the module that is running; ``""`` for the model itself. To ask inside a call only."""
-        frame = sys._getframe(1)
+        frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_code is _MODULE_CALL:
                 name = self._names.get(id(frame.f_locals["self"]))
                 if name is not None:
                     return name
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return ""
 
     def __torch_function__(
