@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import Explained, MapMetric, _precise
 from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
 from lightning_xai.targets import BoundScore, Target, as_score
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 BINS = 65  # odd, so that 0 lies in the middle of one
 
 _ENDS = ("input", "bias", "epsilon")
+
+
+@runtime_checkable
+class _Accounting(Protocol):
+    """An attribution that can also say where its relevance went."""
+
+    def with_ledger(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, Ledger]: ...
 
 
 class Relevance(MapMetric):
@@ -90,7 +100,7 @@ class Relevance(MapMetric):
         self.score = as_score(getattr(attribution, "score", "logit"))
         self.part = part
         self.regions = regions
-        self.ledger = ledger and hasattr(attribution, "with_ledger")
+        self.ledger = ledger and isinstance(attribution, _Accounting)
         self.layers: tuple[str, ...] = ()
         self._sums("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
         self._sums(*(f"{name}_sum" for name in attribution.details), "details_count")
@@ -106,7 +116,8 @@ class Relevance(MapMetric):
         bound, score = self._bound(model, inputs, target)
         totals: dict[str, Tensor] = {}
         if self.ledger:
-            found, ledger = self.attribution.with_ledger(model, inputs, bound.target, ids)  # type: ignore[attr-defined]
+            assert isinstance(self.attribution, _Accounting)
+            found, ledger = self.attribution.with_ledger(model, inputs, bound.target, ids)
             details: dict[str, Tensor] = {}
             self.layers = tuple(ledger.layers)
             totals = {"bias": ledger.biases, "epsilon": ledger.epsilon, "start": ledger.start.sum()}
