@@ -52,9 +52,15 @@ class Relevance(MapMetric):
     (``completeness_gap`` of :class:`~lightning_xai.relevance.IntegratedGradients`). Cells that are not numbers are left
     out. A map that is 0 has the entropy, shares and coefficients 0; scores that are all 0 do not divide.
 
-    An attribution with a conservation ledger also gives ``ledger`` [L], the relevance of every named layer as a share
-    of the scores' sum, ``input_share``, what of it arrives at the input, ``bias_share`` and ``epsilon_share``, what
-    biases and stabilisers absorb.
+    An attribution with a conservation ledger also gives ``ledger`` [L], the relevance of every named layer,
+    ``input_share``, what arrives at the input, ``bias_share`` and ``epsilon_share``, what biases and stabilisers
+    absorb: each summed over all samples with its sign, and divided by the sum of their scores,
+
+    .. math:: \text{bias share} = \frac{\sum_n b_n}{\sum_n s_n}.
+
+    These are shares of one sum, not means over the samples: amounts of opposite sign cancel, and so do scores. A share
+    can be negative or above 1, and says little where the scores nearly cancel, which logits can and probabilities
+    cannot; scores that sum to 0 do not divide.
 
     Args:
         attribution: R, e.g. ``LRP()`` or ``GradCAM()``.
