@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,10 +89,10 @@ def _convolution(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, 
         if any(total % 2 for total in totals):
             sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
             rest = (given["stride"], 0, given["dilation"], given["groups"])
-            rewritten = lambda: func(functional.pad(x, sides), weight, bias, *rest)  # noqa: E731
+            rewritten = partial(_padded, func, x, sides, weight, bias, *rest)
     if x.ndim == weight.ndim - 1:
         rest = tuple(given[key] for key in _ORDER[transposed][3:])
-        rewritten = lambda: func(x.unsqueeze(0), weight, bias, *rest).squeeze(0)  # noqa: E731
+        rewritten = partial(_unbatched, func, x, weight, bias, *rest)
     settings = Convolution(
         per_axis["stride"],
         _axes(padding, axes),
@@ -101,6 +102,16 @@ def _convolution(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, 
         per_axis["output_padding"] if transposed else (),
     )
     return LinearCall(settings, x, weight, bias, rewritten)
+
+
+def _padded(func: Any, x: Tensor, sides: Sequence[int], *rest: Any) -> Tensor:
+    found: Tensor = func(functional.pad(x, sides), *rest)
+    return found
+
+
+def _unbatched(func: Any, x: Tensor, *rest: Any) -> Tensor:
+    found: Tensor = func(x.unsqueeze(0), *rest)
+    return found.squeeze(0)
 
 
 def _axes(value: Any, axes: int) -> tuple[int, ...]:
