@@ -65,6 +65,9 @@ def matches(pattern: str, operation: Operation) -> bool:
 class Patterns(ABC):
     """What a relevance method does at each operation: an ordered list, the first match wins."""
 
+    def __post_init__(self) -> None:
+        self.entries()  # the rules check their own numbers
+
     @abstractmethod
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
@@ -179,7 +182,8 @@ class Composite(Patterns):
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
-        return self.rules  # type: ignore[return-value]
+        assert isinstance(self.rules, tuple)  # what the constructor has made of it
+        return self.rules
 
 
 _NORMS: tuple[tuple[str, Rule], ...] = (("affine_norm", rules.Zero()), ("norm", rules.FixedScale()))
@@ -210,9 +214,6 @@ class EpsilonPlus(Patterns):
 
     epsilon: float = 1e-6
     stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        self.entries()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
@@ -322,9 +323,6 @@ class EpsilonGammaBox(Patterns):
     epsilon: float = 1e-6
     stabilizer: float = 1e-6
 
-    def __post_init__(self) -> None:
-        self.entries()
-
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
         return (
@@ -363,7 +361,7 @@ class DeepTaylor(Patterns):
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
             raise ValueError("give both low and high for the z-box, or neither for w2.")
-        self.entries()
+        super().__post_init__()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
@@ -397,9 +395,6 @@ class AttnLRP(Patterns):
     """
 
     epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        self.entries()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
@@ -473,9 +468,6 @@ class ExcitationBackprop(Patterns):
     """
 
     stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        self.entries()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""

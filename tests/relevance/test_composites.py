@@ -1,6 +1,7 @@
 """Patterns, presets, and the table of rules before a run."""
 
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -163,12 +164,29 @@ def test_other_wrong_arguments():
         Composite([])
     with pytest.raises(TypeError, match=r"composite must be one of .* got ZPlus"):
         LRP(rules.ZPlus())
-    with pytest.raises(ValueError, match="epsilon must be"):
-        composites.EpsilonPlus(epsilon=-1.0)
     with pytest.raises(ValueError, match="both low and high"):
         composites.DeepTaylor(low=0.0)
     with pytest.raises(ValueError, match="low must not exceed high"):
         composites.EpsilonGammaBox(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(composites.EpsilonPlus, epsilon=-1.0),
+        partial(composites.EpsilonPlusFlat, stabilizer=-1.0),
+        partial(composites.EpsilonAlpha2Beta1, epsilon=-1.0),
+        partial(composites.EpsilonAlpha2Beta1Flat, stabilizer=-1.0),
+        partial(composites.EpsilonGammaBox, 0.0, 1.0, gamma=-1.0),
+        partial(composites.DeepTaylor, stabilizer=-1.0),
+        partial(composites.AttnLRP, epsilon=-1.0),
+        partial(composites.ExcitationBackprop, stabilizer=-1.0),
+    ],
+    ids=lambda make: make.func.__name__,
+)
+def test_the_constructor_checks_the_numbers_of_its_rules(make):
+    with pytest.raises(ValueError, match=r"(epsilon|gamma) must be a number >= 0, got -1"):
+        make()
 
 
 def test_a_mapping_is_a_list_too():
