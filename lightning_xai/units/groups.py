@@ -182,7 +182,36 @@ class NMF(Grouping):
 
 
 @dataclass(frozen=True)
-class CoActivation(Grouping):
+class _Clustering(Grouping):
+    """Agglomerative clusters of units that are alike."""
+
+    groups: int = 8
+    linkage: str = "average"
+
+    def __post_init__(self) -> None:
+        _positive(groups=self.groups)
+        if self.linkage not in LINKAGES:
+            raise ValueError(unknown("linkage", self.linkage, LINKAGES))
+
+    def _clusters(self, similarity: Tensor, live: Tensor) -> UnitGroups:
+        """Clusters by similarities [K, K] of the units that are live [K]."""
+        live = _live(live, self.groups, "at work")
+        members = torch.zeros(self.groups, len(live), dtype=torch.bool)
+        labels = torch.zeros(int(live.sum()), dtype=torch.long)
+        if len(labels) > 1:
+            apart = (1 - similarity.cpu()[live][:, live]).clamp(min=0).numpy()
+            clustering = _sklearn("cluster").AgglomerativeClustering(
+                n_clusters=self.groups, metric="precomputed", linkage=self.linkage
+            )
+            labels = torch.from_numpy(clustering.fit(apart).labels_).long()
+        members[labels, live.nonzero().flatten()] = True
+        # In the order of their first units, which depends on nothing but the groups.
+        members = members[members.int().argmax(1).argsort()]
+        return UnitGroups(members.double())
+
+
+@dataclass(frozen=True)
+class CoActivation(_Clustering):
     """Clusters of units whose activations rise and fall together: correlation over all positions of all samples.
 
     Args:
@@ -190,20 +219,13 @@ class CoActivation(Grouping):
         linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
     """
 
-    groups: int = 8
-    linkage: str = "average"
-
-    def __post_init__(self) -> None:
-        _positive(groups=self.groups)
-        _known_linkage(self.linkage)
-
     def group(self, values: Tensor) -> UnitGroups:
         """Clusters of the units of activations [rows, K]."""
-        return _clusters(co_activation(values), _varies(values), self.groups, self.linkage)
+        return self._clusters(co_activation(values), _varies(values))
 
 
 @dataclass(frozen=True)
-class CoReactivation(Grouping):
+class CoReactivation(_Clustering):
     """Clusters of units that the same features re-activate.
 
     Args:
@@ -211,16 +233,9 @@ class CoReactivation(Grouping):
         linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
     """
 
-    groups: int = 8
-    linkage: str = "average"
-
-    def __post_init__(self) -> None:
-        _positive(groups=self.groups)
-        _known_linkage(self.linkage)
-
     def group(self, values: Tensor) -> UnitGroups:
         """Clusters of the units of a re-activation matrix [J, K]."""
-        return _clusters(co_reactivation(values), values.any(0), self.groups, self.linkage)
+        return self._clusters(co_reactivation(values), values.any(0))
 
 
 def co_activation(activations: Tensor) -> Tensor:
@@ -330,22 +345,6 @@ def _live(live: Tensor, groups: int, what: str) -> Tensor:
     return live.cpu()
 
 
-def _clusters(similarity: Tensor, live: Tensor, groups: int, linkage: str) -> UnitGroups:
-    live = _live(live, groups, "at work")
-    members = torch.zeros(groups, len(live), dtype=torch.bool)
-    labels = torch.zeros(int(live.sum()), dtype=torch.long)
-    if len(labels) > 1:
-        apart = (1 - similarity.cpu()[live][:, live]).clamp(min=0).numpy()
-        clustering = _sklearn("cluster").AgglomerativeClustering(
-            n_clusters=groups, metric="precomputed", linkage=linkage
-        )
-        labels = torch.from_numpy(clustering.fit(apart).labels_).long()
-    members[labels, live.nonzero().flatten()] = True
-    # In the order of their first units, which depends on nothing but the groups.
-    members = members[members.int().argmax(1).argsort()]
-    return UnitGroups(members.double())
-
-
 def _membership(members: Sequence[Sequence[int]], units: int) -> Tensor:
     """Lists of units as Boolean rows [G, units]."""
     if not members:
@@ -376,8 +375,3 @@ def _positive(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-
-
-def _known_linkage(linkage: str) -> None:
-    if linkage not in LINKAGES:
-        raise ValueError(unknown("linkage", linkage, LINKAGES))
