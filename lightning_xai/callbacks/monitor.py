@@ -158,52 +158,6 @@ class ExplanationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain a batch."""
-        self._batch(trainer, pl_module, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Explain a batch."""
-        self._batch(trainer, pl_module, batch, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes together, log and draw."""
-        self._finish(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes together, log and draw."""
-        self._finish(trainer, pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the progress line away, and maps that were to be kept only until the pictures are drawn."""
-        if self._run is not None:
-            self._run.close()
-            if not self.save_maps:
-                # Each process its own: the others may not come to meet this one.
-                for collector in self._run.collectors.values():
-                    collector.discard()
-        self._run = None
-
-    def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
-        what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
-        return Collector(metrics, said=self._said, **what, **place)
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._run = None
-        due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if trainer.sanity_checking or stage not in self.stages or not due:
-            return
-        self._run = _Run(self, trainer, stage)
-        for metric in self.metrics.values():
-            metric.to(pl_module.device)
-
-    def _batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         with self._precision(trainer):
             if self._run is not None:
                 self._run.add(self._network(pl_module), batch, dataloader_idx)
@@ -211,7 +165,10 @@ class ExplanationMonitor(Callback):
                 # What cannot be explained is said before any training is spent.
                 self._collector(self.metrics).check(self._network(pl_module), batch)
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes together, log and draw."""
         run, self._run = self._run, None
         if run is None:
             return
@@ -236,6 +193,31 @@ class ExplanationMonitor(Callback):
                     table.write_csv(run.figures / run.part(index) / f"{name}.csv")
         if not self.save_maps:
             run.clear()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the progress line away, and maps that were to be kept only until the pictures are drawn."""
+        if self._run is not None:
+            self._run.close()
+            if not self.save_maps:
+                # Each process its own: the others may not come to meet this one.
+                for collector in self._run.collectors.values():
+                    collector.discard()
+        self._run = None
+
+    def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
+        what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
+        return Collector(metrics, said=self._said, **what, **place)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._run = None
+        due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.sanity_checking or stage not in self.stages or not due:
+            return
+        self._run = _Run(self, trainer, stage)
+        for metric in self.metrics.values():
+            metric.to(pl_module.device)
 
     def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
         # A plugin without autocast has put the model itself into its precision: there is no other to call it in.
