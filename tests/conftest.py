@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import sys
+from pathlib import Path
 
 # Test processes share the cores, and two OpenMP threads beside another process can be a hundred times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `draws`
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from draws import draw
 
 from lightning_xai.targets import Custom, Logit, Score, Value, as_score
 
 CLASSES, TARGET = 4, [3, 0, 2, 2, 1]
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def close(found, expected):

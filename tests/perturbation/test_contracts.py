@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from draws import draw
 from torch import nn
 
 from lightning_xai.perturbation import Windows, importance, kinds, synergy
@@ -39,10 +40,6 @@ def arms(kind, x, sample_ids=IDS):
     importance(network, x, 0, regions=whole, perturbation=kind, **ask)
     _clean, *perturbed = network.seen
     return torch.stack([arm.unsqueeze(1) if x.ndim == 2 else arm for arm in perturbed])
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def close(found, expected):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from draws import draw, every_shape, module
 
 from lightning_xai.perturbation import (
     Segments,
@@ -16,19 +16,6 @@ from lightning_xai.perturbation import (
     speed,
     synergy,
 )
-
-SHAPES = {"table": (3, 7), "line": (3, 2, 7), "plane": (3, 2, 4, 5), "volume": (3, 2, 3, 4, 3)}
-every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-
-
-def module(function):
-    model = nn.Module()
-    model.forward = function
-    return model
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def linear(shape):

@@ -7,6 +7,7 @@ import pytest
 import pytorch_grad_cam as peers
 import torch
 from captum.attr import LayerGradCam
+from draws import close, draw
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torch.nn import functional
@@ -29,14 +30,6 @@ GRADIENT = [GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, HiResCAM]
 EVERY = [*GRADIENT, CAM, ScoreCAM, AblationCAM]
 every_cam = pytest.mark.parametrize("cam", EVERY, ids=lambda cam: cam.__name__)
 Y = torch.tensor([2, 0, 1])
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def close(found, expected, tolerance=1e-9):
-    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
 
 
 class Net(nn.Module):

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from draws import draw
 from networks import plain, residual, settled, vgg
 from torch import nn
 
@@ -26,10 +27,6 @@ PRESETS = [
     composites.ExcitationBackprop(),
     Composite([("first", rules.Flat()), ("*", rules.ZPlus())]),
 ]
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def assigned(model, x, composite):

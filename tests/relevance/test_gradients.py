@@ -4,28 +4,12 @@ import pytest
 import torch
 from captum.attr import InputXGradient
 from captum.attr import Saliency as CaptumSaliency
+from draws import close, draw, every_shape, module
 from torch import distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_xai.relevance import GradientXInput, Saliency, Sensitivity
 from lightning_xai.relevance.gradients import GradientAttribution
-
-SHAPES = {"table": (3, 7), "line": (3, 2, 7), "plane": (3, 2, 4, 5), "volume": (3, 2, 3, 4, 3)}
-every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-
-
-def module(function):
-    model = nn.Module()
-    model.forward = function
-    return model
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def close(found, expected, tolerance=1e-9):
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def classifier(shape):

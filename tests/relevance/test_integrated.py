@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+from draws import close, draw, module
 from torch import nn
 
 from lightning_xai.relevance import IntegratedGradients
@@ -11,20 +12,6 @@ from lightning_xai.relevance.integrated import quadrature
 
 METHODS = ["gausslegendre", "trapezoid"]
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def module(function):
-    model = nn.Module()
-    model.forward = function
-    return model
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def close(found, expected, tolerance=1e-9):
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def smooth(cells=8):

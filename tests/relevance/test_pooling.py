@@ -3,18 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from draws import draw, every_shape
 
 from lightning_xai import Segments, Windows
 from lightning_xai.relevance import pool_channels, pool_features
 
-SHAPES = {"table": (3, 7), "line": (3, 2, 7), "plane": (3, 2, 4, 5), "volume": (3, 2, 3, 4, 3)}
-every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 PARTS = {"signed": lambda r: r, "positive": lambda r: max(r, 0.0), "absolute": abs}
 every_part = pytest.mark.parametrize("part", PARTS)
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def close(found, expected):

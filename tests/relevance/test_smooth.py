@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from draws import close, draw
 from torch import nn
 
 from lightning_xai.perturbation import PerturbationImportance, Windows, kinds
@@ -31,14 +32,6 @@ INNER = {
     "noise of noise": SmoothGrad(draws=2, seed=5),
 }
 every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def close(found, expected, tolerance=1e-9):
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.fixture

@@ -2,19 +2,10 @@
 
 import pytest
 import torch
+from draws import draw, module
 from torch import nn
 
 from lightning_xai.relevance import GradientXInput, SimpleTaylor
-
-
-def module(function):
-    model = nn.Module()
-    model.forward = function
-    return model
-
-
-def draw(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def close(found, expected, tolerance=1e-9):
