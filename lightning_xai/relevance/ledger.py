@@ -28,7 +28,7 @@ class Ledger:
             everything; a module that runs again is ``name#2``. A convolution and the batch norm folded into it are one
             operation and have the same.
         biases: What biases, and constants that are added, absorb; summed over the samples, like the following.
-        epsilon: What the stabilisers of denominators absorb.
+        epsilon: What the stabilisers of denominators absorb; negative where alpha-beta hands on more than it got.
         remainder: What else is not handed on, per kind of operation: a softmax, for one, is no sum of contributions.
     """
 
@@ -41,7 +41,10 @@ class Ledger:
 
     @property
     def balance(self) -> Tensor:
-        """The start minus everything that is accounted for; 0 but for rounding."""
+        """The start minus everything that is accounted for.
+
+        0 but for rounding, and for what rules without a stabiliser cannot divide: denominators of 0.
+        """
         rest = torch.stack([*self.remainder.values(), self.biases, self.epsilon]).sum()
         return self.start.sum() - self.received.sum() - rest
 
