@@ -155,9 +155,16 @@ class BoundScore:
         fixed = tuple(tensor[rows] for tensor in self.fixed)
         return replace(self, target=self.target[rows], region=region, fixed=fixed, prediction=self.prediction[rows])
 
+    def columns(self, output: Any, rows: int) -> Tensor:
+        """What the score reads of a model's output for some rows: numbers [rows, classes, *P]."""
+        return self.score._columns(output, rows)
+
     def __call__(self, output: Any) -> Tensor:
         """The score [N] of a model's output."""
-        columns = self.score._columns(output, self.target.shape[0])
+        return self.read(self.columns(output, self.target.shape[0]))
+
+    def read(self, columns: Tensor) -> Tensor:
+        """The score [N] of the columns of all rows."""
         value = self.score.read(columns, self.target, self.region, *self.fixed)
         if value.shape != self.target.shape:
             raise ValueError(

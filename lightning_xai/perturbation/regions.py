@@ -199,7 +199,8 @@ class BoundWindows(BoundRegions):
         yield slice(None), self._window(inputs, feature).flatten(2)
 
     def write(self, target: Tensor, source: Tensor, feature: int) -> None:
-        self._window(target, feature).copy_(self._window(source, feature))
+        window: tuple[Any, ...] = (..., *self.boxes[feature])
+        target[window] = source[window]
 
     def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
         window = self._window(target[rows], feature)

@@ -36,6 +36,8 @@ _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", d
 _ACTIVATION_BYTES = {"cpu": 2**20}
 _ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
 _FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
+# Small inputs are perturbed, and their outputs read, many passes at a time: for a small network that costs as much.
+_BLOCK_BYTES = 2**20
 # A sweep that captures makes its clean pass as large as a chunk: with this many chunks that costs little.
 _CHUNKS_PER_CLEAN_PASS = 16
 
@@ -250,6 +252,15 @@ class _Network:
             stack.enter_context(calling())
             return self.model(inputs)
 
+    def sets(self, samples: int) -> int:
+        """How many features of so many samples go into one pass."""
+        return max(1, self.limit // samples)
+
+    def block(self, inputs: Tensor) -> int:
+        """How many features of these inputs are perturbed and read at once: those of one pass, or of several."""
+        sets = self.sets(len(inputs))
+        return sets * max(1, _BLOCK_BYTES // (sets * inputs.numel() * inputs.element_size()))
+
     def report(self, inputs: int) -> None:
         """Some perturbed inputs have been scored."""
         report = _progress.get()
@@ -363,7 +374,7 @@ class _Samples:
         arms: list[list[Tensor]] = [[] for _ in copies]
         first = 0
         while first < len(features):
-            some = features[first : first + (looks.sets if looks else max(1, self.network.limit // samples))]
+            some = features[first : first + (looks.sets if looks else self.network.block(self.inputs))]
             first += len(some)
             # What captures compares rows of batches of one size, so the last chunk is filled up with clean inputs.
             size = looks.sets if looks else len(some)
@@ -380,9 +391,7 @@ class _Samples:
                             self.regions.write(perturbed, copy, feature)
                 if looks:
                     looks.note_change(batch[: len(some)], values, len(copies))
-                read = self._read(batch, repeated[size], suspect, looks.watches if looks else ())
-                scores.append(read[:, :, : len(some)])
-                self.network.report(len(some) * samples)
+                scores.append(self._read(batch, len(some), repeated[size], suspect, looks))
             if looks:
                 looks.end_chunk([together[0] for together in some])
         found = _numbers(
@@ -402,23 +411,31 @@ class _Samples:
                 perturbed = kind.arms(cells, Keys(self.ids[rows], feature))
                 self.regions.put(target, rows, perturbed[0], feature)
 
-    def _read(self, batch: Tensor, readers: list[BoundScore], suspect: bool, watches: Sequence[Watch] = ()) -> Tensor:
-        """The scores [readers, n, F] of perturbed inputs [F, n, C, *S]; NaN where a cell is not finite."""
+    def _read(
+        self, batch: Tensor, wanted: int, readers: list[BoundScore], suspect: bool, looks: Looks | None
+    ) -> Tensor:
+        """The scores [readers, n, wanted] of perturbed inputs [F, n, C, *S]; NaN where a cell is not finite."""
         sets, samples = batch.shape[:2]
         flat = batch.view(sets * samples, *self.inputs.shape[1:])
         broken = None
         if suspect:
             broken = ~flat.isfinite().flatten(1).all(1)
             flat.masked_fill_(broken.view(-1, *[1] * (flat.ndim - 1)), 0.0)
-        output = self.network(flat, watches)
-        for watch in watches:
-            watch.passed(broken)
+        columns: list[tuple[Tensor, ...]] = []
+        watches = looks.watches if looks else ()
+        for some in (flat,) if looks else torch.split(flat, samples * self.network.sets(samples)):
+            output = self.network(some, watches)
+            for watch in watches:
+                watch.passed(broken)
+            columns.append(tuple(reader.columns(output, len(some)) for reader in readers))
+            self.network.report(min(len(some), wanted * samples))
         if not readers:
-            return batch.new_empty(0, samples, sets)
-        scores = torch.stack([reader(output) for reader in readers])
+            return batch.new_empty(0, samples, wanted)
+        read = zip(readers, zip(*columns, strict=True), strict=True)
+        scores = torch.stack([reader.read(torch.cat(parts)) for reader, parts in read])
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
-        return scores.view(len(readers), sets, samples).transpose(1, 2)
+        return scores.view(len(readers), sets, samples)[:, :wanted].transpose(1, 2)
 
 
 def _check_kind(perturbation: Perturbation) -> None:

@@ -97,6 +97,27 @@ def test_progress_reports_every_input_once(x, requests, memory):
     assert sum(reports) == len(x) * evaluations(requests, J)
 
 
+@pytest.mark.parametrize(("block_bytes", "reads"), [(1, 5), (2 * 4 * 10 * 8, 3), (2**20, 1)])
+def test_several_passes_are_read_at_once(x, block_bytes, reads, monkeypatch):
+    read = []
+    monkeypatch.setattr(sweep, "_BLOCK_BYTES", block_bytes)
+
+    def score(output, target):
+        read.append(len(output))
+        return output[torch.arange(len(output)), target]
+
+    model, reports = Counter(), []
+    how = {"regions": REGIONS, "perturbation": FADE[0], "chunk_size": 4}
+    expected = importance(model, x, 1, score="logit", **how)
+    model.rows = []
+    with progress_to(reports.append):
+        found = importance(model, x, 1, score=score, **how)
+    assert torch.equal(found, expected)
+    assert len(read) == 1 + reads  # the clean inputs are read, too
+    assert model.rows == [4] * (1 + J)
+    assert reports == [4] * J
+
+
 # Memory
 
 
