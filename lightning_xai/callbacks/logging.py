@@ -55,5 +55,6 @@ def log_figure(loggers: Iterable[Logger], name: str, figure: Figure, step: int) 
 
 
 def _pixels(figure: Figure) -> np.ndarray:
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+    canvas: Any = figure.canvas  # of Agg, as `figures` makes them
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -261,7 +261,8 @@ class _Run:
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
         self.figures = place / "figures" / self.maps.name
-        self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]  # it promises to leave no files
+        # It promises to leave no files. (Lightning gives the trainer this attribute elsewhere, as it does callbacks.)
+        self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
         monitors = [other for other in _monitors(trainer) if stage in other.stages]
         self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
         self.collectors: dict[int, Collector] = {}
@@ -328,8 +329,8 @@ def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
     sampler = _sampler(loader)
     if isinstance(sampler, DistributedSampler):
         # It repeats samples to give every process as many.
-        length: int = len(sampler.dataset)  # type: ignore[arg-type]
-        return lambda places: _below(places * sampler.num_replicas + sampler.rank, length)
+        dataset: Any = sampler.dataset
+        return lambda places: _below(places * sampler.num_replicas + sampler.rank, len(dataset))
     share = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
     world, rank = share["num_replicas"], share["rank"]
     if isinstance(sampler, Sized):

@@ -144,7 +144,7 @@ class ExplanationMetric(Metric, ABC):
         """Count samples that could not be explained."""
         self.left_out = self.left_out + count
 
-    def plot(self, val: Mapping[str, Any] | None = None, ax: Any = None) -> tuple[Figure, Any]:  # noqa: ARG002
+    def plot(self, val: Mapping[str, Any] | None = None, ax: Any = None) -> tuple[Figure, Any]:  # noqa: ARG002 - as torchmetrics has it
         """A figure of the results, and its axes: curves, heat maps, maps per class.
 
         Args:
@@ -156,11 +156,11 @@ class ExplanationMetric(Metric, ABC):
         figure = figures.draw_result(self.compute() if val is None else val, type(self).__name__)
         return figure, figure.axes
 
-    def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:  # noqa: ARG002
+    def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:  # noqa: ARG002 - for those with some
         """Further figures of the results, by what they show; none unless a metric has some."""
         return {}
 
-    def tables(self, result: dict[str, Any]) -> dict[str, Table]:  # noqa: ARG002
+    def tables(self, result: dict[str, Any]) -> dict[str, Table]:  # noqa: ARG002 - for those with some
         """Tables of the results, by what they list; none unless a metric has some."""
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -58,7 +59,7 @@ def compute_together(
     results = {}
     for name, metric in metrics.items():
         own = iter([next(gathered) for _ in states[name]])
-        results[name] = _compute(metric, lambda: True, lambda _state, group=None, own=own: next(own))  # noqa: ARG005
+        results[name] = _compute(metric, lambda: True, partial(_next, own))
     return results
 
 
@@ -67,13 +68,18 @@ def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
     found: list[Tensor] = []
     fixed = [state for state in (getattr(metric, name) for name in metric._reductions) if isinstance(state, Tensor)]
 
-    def see(state: Tensor, group: Any = None) -> list[Tensor]:  # noqa: ARG001 - the form that torchmetrics calls
+    def see(state: Tensor, **_group: Any) -> list[Tensor]:
         found.append(state)
         return [state]
 
     metric.sync(dist_sync_fn=see, distributed_available=lambda: True)
     metric.unsync()
     return [(state, all(state is not other for other in fixed)) for state in found]
+
+
+def _next(gathered: Iterator[list[Tensor]], _state: Tensor, **_group: Any) -> list[Tensor]:
+    """What the processes have of the state that torchmetrics asks for."""
+    return next(gathered)
 
 
 def _compute(

@@ -95,7 +95,8 @@ class Perturbation(ABC):
         keys = Keys(tuple(range(values.shape[0]))) if keys is None else keys
         if self.channels is None:
             return self._stacked(values, keys)
-        channels = list(self.channels)  # type: ignore[arg-type]
+        assert isinstance(self.channels, tuple)  # what the constructor has made of them
+        channels = list(self.channels)
         if max(channels) >= values.shape[1]:
             raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
         perturbed = self._stacked(values, keys)

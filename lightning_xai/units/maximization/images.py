@@ -50,7 +50,9 @@ class Bounds:
 
     @property
     def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return tuple(self.low), tuple(self.high)  # type: ignore[arg-type]
+        assert isinstance(self.low, tuple)  # what the constructor has made of them
+        assert isinstance(self.high, tuple)
+        return self.low, self.high
 
     @classmethod
     def normalized(cls, mean: Sequence[float], std: Sequence[float]) -> Bounds:

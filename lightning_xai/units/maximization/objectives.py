@@ -270,6 +270,7 @@ def _at(own: Tensor, position: Sequence[int] | str | None, layer: str) -> Tensor
 
 def _indices(name: str, given: int | Sequence[int] | None) -> tuple[int, ...]:
     found = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not found or not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in found):
+    indices = tuple(index for index in found if isinstance(index, int) and not isinstance(index, bool) and index >= 0)
+    if not found or len(indices) < len(found):
         raise ValueError(f"{name} must be an index from 0, or several, got {given!r}.")
-    return found  # type: ignore[return-value]
+    return indices
