@@ -143,25 +143,11 @@ def maximize_activation(
     model = unwrapped(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     with explaining(model, gradients=True):
-        # A table is a line without channels of its own.
-        inside = (1, *cells) if len(cells) == 1 else cells
         generator = torch.Generator().manual_seed(ascent.seed)
         if start is None:
-            whole = (objective.count or 1, *inside)
-            # All from the same start, so that an input does not depend on how many others are made beside it.
-            alone = ascent.parametrization.random((1, *inside), generator)
-            parameters = alone.expand(whole[0], *alone.shape[1:])
+            parameters, whole = _drawn(ascent, cells, objective.count or 1, generator)
         else:
-            check_inputs(start)
-            if start.shape[1:] != cells or len(start) != (objective.count or len(start)):
-                raise ValueError(
-                    f"start must be {[objective.count or 'N', *cells]}, an input for each part of the objective, got "
-                    f"{list(start.shape)}."
-                )
-            whole = (len(start), *inside)
-            given = usable(start).double().view(whole)
-            given = given if ascent.bounds is None else ascent.bounds.inverse(given)
-            parameters = ascent.parametrization.parameters(given)
+            parameters, whole = _given(ascent, cells, objective.count, start)
         dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
         # A copy, as steps are made in place and the start is the user's.
         parameters = parameters.detach().to(device=like.device, dtype=dtype, copy=True).requires_grad_()
@@ -197,6 +183,33 @@ def maximize_activation(
             x = made()
             value = read(x)
     return Maximized(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
+
+
+def _inside(cells: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one input as the parametrization makes it: a table is a line without channels of its own."""
+    return (1, *cells) if len(cells) == 1 else cells
+
+
+def _drawn(
+    ascent: Ascent, cells: tuple[int, ...], count: int, generator: torch.Generator
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Random parameters, and the shape [N, C, *S] of what they make."""
+    # All from the same start, so that an input does not depend on how many others are made beside it.
+    alone = ascent.parametrization.random((1, *_inside(cells)), generator)
+    return alone.expand(count, *alone.shape[1:]), (count, *_inside(cells))
+
+
+def _given(ascent: Ascent, cells: tuple[int, ...], count: int | None, start: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The parameters of given inputs, and the shape [N, C, *S] of what they make."""
+    check_inputs(start)
+    if start.shape[1:] != cells or len(start) != (count or len(start)):
+        raise ValueError(
+            f"start must be {[count or 'N', *cells]}, an input for each part of the objective, got {list(start.shape)}."
+        )
+    whole = (len(start), *_inside(cells))
+    values = usable(start).double().view(whole)
+    values = values if ascent.bounds is None else ascent.bounds.inverse(values)
+    return ascent.parametrization.parameters(values), whole
 
 
 class _Reached(Exception):
