@@ -26,6 +26,7 @@ from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.records import Record, Row
 from lightning_xai.relevance.rules import Deconv, Epsilon, FixedScale, Gradient, Guided, Norm, Pass, Rule, Uniform
+from lightning_xai.relevance.sharded import HANDS_ON, find_again, given_back
 from lightning_xai.relevance.step import signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
@@ -83,6 +84,8 @@ class Propagation(Operations):
                 f"{self.running() or 'the model'!r} calls torch.inference_mode() in its forward, through which no "
                 f"relevance passes; use torch.no_grad() there."
             )
+        if self._sharded:
+            find_again(live, (self._records, self._kept_of, self._fresh))
         name, kind = operation_name(func), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
@@ -218,6 +221,11 @@ class Propagation(Operations):
             return None
         if before.operation.name == "linear" and x.ndim != 2:
             return None
+        if self._sharded and given_back(before.weights.weight):
+            raise ValueError(
+                f"the weights of {before.operation} were given back before {operation} came, so the two cannot be "
+                f"folded; shard them as one module, or with fully_shard(..., reshard_after_forward=False)."
+            )
         mean, variance = statistics_of(args, kwargs)
         eps, weight, bias = kwargs.get("eps", 1e-5), kwargs.get("weight"), kwargs.get("bias")
         with torch.no_grad():
@@ -433,6 +441,8 @@ class Propagation(Operations):
                 if record is not None:
                     record.alone = readers[node] == 1
                     reached.append(record)
+                continue
+            if name == HANDS_ON and self._sharded:
                 continue
             if name == "CheckpointFunction":
                 raise ValueError(CHECKPOINTED)
