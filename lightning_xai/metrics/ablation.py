@@ -84,10 +84,6 @@ class UnitAblation(ExplanationMetric):
         missing = (~found.score_change.isfinite()).sum(1)
         return Explained(tensors, found.target, found.clean_prediction, missing, found.classes)
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of ablating on its first sample."""
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
-
     def add(self, found: Explained) -> None:
         """Add the counts and scores of a batch."""
         right, change = found.tensors["right"], _precise(found.tensors["score_change"])

@@ -181,10 +181,6 @@ class ActivationThreshold(QuantileMetric):
         about = (bound.target, bound.prediction, nonfinite, bound.classes)
         return Watched({}, *about, kept=kept, shape=unit_shape(spot, self.unit))
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of two forward passes of its first sample."""
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
-
     def add(self, found: Explained) -> None:
         """Add the activations of a batch."""
         assert isinstance(found, Watched)

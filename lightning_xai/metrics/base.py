@@ -120,9 +120,9 @@ class ExplanationMetric(Metric, ABC):
             sample_ids: The samples' ids [N]; 0..N-1 unless given.
         """
 
-    @abstractmethod
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass of its first sample."""
+        """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
+        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
 
     @abstractmethod
     def add(self, found: Explained) -> None:

@@ -152,10 +152,6 @@ class Dissection(ExplanationMetric):
         """Count cells of a batch; the arguments are those of :meth:`run`."""
         self._accumulate(self.run(model, inputs, target, sample_ids, masks))
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass of its first sample."""
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
-
     def add(self, found: Explained) -> None:
         """Add the counts of a batch."""
         tensors = found.tensors

@@ -142,11 +142,11 @@ class Relevance(MapMetric):
         return Explained(tensors, bound.target, bound.prediction, nonfinite, bound.classes, totals)
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what explaining a batch would refuse, at the cost of explaining its first sample."""
+        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass, and of its first sample."""
         check_inputs(inputs)
         if isinstance(target, Tensor):
             self._bound(model, inputs, target)
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+        super().check(model, inputs, target)
 
     def add(self, found: Explained) -> None:
         """Add the maps of a batch, and what belongs to them."""

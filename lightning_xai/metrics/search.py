@@ -91,10 +91,6 @@ class TopSamples(ExplanationMetric):
         tensors = {"value": value, "position": found.position, "id": torch.tensor(ids, device=value.device)}
         return Explained(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass of its first sample."""
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
-
     def add(self, found: Explained) -> None:
         """Keep the strongest of a batch and those so far."""
         tensors = found.tensors
