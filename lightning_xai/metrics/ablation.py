@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.metrics.base import Explained, ExplanationMetric, _precise
+from lightning_xai.metrics.base import Explained, ExplanationMetric, precise
 from lightning_xai.targets import Score, Target, as_score
 from lightning_xai.units.ablation import Plan, Units, ablation, class_sums
 
@@ -86,7 +86,7 @@ class UnitAblation(ExplanationMetric):
 
     def add(self, found: Explained) -> None:
         """Add the counts and scores of a batch."""
-        right, change = found.tensors["right"], _precise(found.tensors["score_change"])
+        right, change = found.tensors["right"], precise(found.tensors["score_change"])
         number = change.isfinite()
         of_class = found.target, found.classes
         self._plus("right", class_sums(right.long(), *of_class))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_xai.perturbation.regions import BoundRegions, Regions
+from lightning_xai.perturbation.regions import BoundRegions, Regions, Segments
 from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, Swept, check_sweep, sweep
 from lightning_xai.targets import Target
 
@@ -245,7 +245,7 @@ class MapMetric(ExplanationMetric, ABC):
 
     def add(self, found: Explained) -> None:
         """Add the maps [N, *S] of ``found.tensors["map"]``."""
-        values = _precise(found.tensors["map"])
+        values = precise(found.tensors["map"])
         number = values.isfinite()
         values = torch.where(number, values, 0.0)
         self._plus("map_sum", values.sum(0))
@@ -395,9 +395,19 @@ def _written_out(value: Any) -> str:
     return repr(value)
 
 
-def _precise(values: Tensor) -> Tensor:
+def precise(values: Tensor) -> Tensor:
     """In double precision, except on devices that have none."""
     return values if values.device.type == "mps" else values.double()
+
+
+def check_shared(regions: Regions | None, who: str) -> None:
+    """Refuse regions that differ from sample to sample: of such features there are no means over the data.
+
+    Raises:
+        ValueError: If their labels are a function of the inputs.
+    """
+    if isinstance(regions, Segments) and callable(regions.labels):
+        raise ValueError(f"{who} needs regions that are the same in every sample: give Segments a label map.")
 
 
 def _expected(regions: BoundRegions, partner: Partner) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, _precise
+from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, precise
 from lightning_xai.perturbation.importance import relative_importance
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
@@ -80,7 +80,7 @@ class Importance(MapMetric, SweepMetric):
     def add(self, found: Explained) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self._plus("relative_sum", _precise(found.tensors["relative"]).nansum(0))
+        self._plus("relative_sum", precise(found.tensors["relative"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai.metrics.activation import QuantileMetric, Watched
-from lightning_xai.metrics.base import Explained, SweepMetric, Table
+from lightning_xai.metrics.base import Explained, SweepMetric, Table, check_shared
 from lightning_xai.perturbation.capture import Capture
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swept
 from lightning_xai.targets import Score, as_score
 from lightning_xai.units.activation import check_unit
@@ -100,8 +100,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         if not isinstance(threshold, str):
             threshold = torch.as_tensor(threshold)
         check_threshold(threshold)
-        if isinstance(regions, Segments) and callable(regions.labels):
-            raise ValueError("Reactivation needs regions that are the same in every sample: give Segments a label map.")
+        check_shared(regions, "Reactivation")
         self.layer, self.unit, self.threshold = layer, unit, threshold
         self.plan = Plan(regions, chunk_size=chunk_size)
         self.requests = [Request(perturbation, as_score(score))]

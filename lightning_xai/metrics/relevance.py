@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.attribution import Attribution
-from lightning_xai.metrics.base import Explained, MapMetric, _precise
-from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.metrics.base import Explained, MapMetric, check_shared, precise
+from lightning_xai.perturbation.regions import Regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
 from lightning_xai.targets import BoundScore, Target, as_score
@@ -99,8 +99,7 @@ class Relevance(MapMetric):
             )
         if regions is not None and not isinstance(regions, Regions):
             raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(regions).__name__}.")
-        if isinstance(regions, Segments) and callable(regions.labels):
-            raise ValueError("Relevance needs regions that are the same in every sample: give Segments a label map.")
+        check_shared(regions, "Relevance")
         part_of(torch.zeros(1), part)
         self.attribution = attribution
         self.score = as_score(getattr(attribution, "score", "logit"))
@@ -151,7 +150,7 @@ class Relevance(MapMetric):
     def add(self, found: Explained) -> None:
         """Add the maps of a batch, and what belongs to them."""
         super().add(found)
-        values = _precise(found.tensors["map"]).flatten(1)
+        values = precise(found.tensors["map"]).flatten(1)
         values = torch.where(values.isfinite(), values, 0.0)
         sizes = values.abs()
         total = sizes.sum(1)
@@ -162,20 +161,20 @@ class Relevance(MapMetric):
         places = values / torch.where(strongest > 0, strongest, 1.0)
         bins = ((places + 1) / 2 * BINS).long().clamp(0, BINS - 1)[found.tensors["map"].flatten(1).isfinite()]
         self._plus("histogram", torch.bincount(bins, minlength=BINS))
-        gap, score = _precise(found.tensors["gap"]), _precise(found.tensors["score"])
+        gap, score = precise(found.tensors["gap"]), precise(found.tensors["score"])
         known = gap.isfinite()
         self._plus("gap_sum", torch.where(known, gap, 0.0).abs().sum())
         self._plus("score_sum", torch.where(known, score, 0.0).abs().sum())
         if "by_feature" in found.tensors:
-            self._plus("feature_sum", _precise(found.tensors["by_feature"]).sum(0))
+            self._plus("feature_sum", precise(found.tensors["by_feature"]).sum(0))
         if not self.ledger:
-            details = [_precise(found.tensors[name]) for name in self.attribution.details]
+            details = [precise(found.tensors[name]) for name in self.attribution.details]
             there = torch.stack([detail.isfinite() for detail in details]).all(0) if details else known
             for name, detail in zip(self.attribution.details, details, strict=True):
                 self._plus(f"{name}_sum", torch.where(there, detail, 0.0).sum())
             self._plus("details_count", there.sum())
         for name, value in found.totals.items():
-            self._plus(f"{name}_sum", _precise(value))
+            self._plus(f"{name}_sum", precise(value))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

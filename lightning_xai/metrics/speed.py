@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, _precise
+from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.speed import fit_slope, state_abscissae
@@ -86,7 +86,7 @@ class Speed(MapMetric, SweepMetric):
     def add(self, found: Explained) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self._plus("r_squared_sum", _precise(found.tensors["r_squared"]).nansum(0))
+        self._plus("r_squared_sum", precise(found.tensors["r_squared"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

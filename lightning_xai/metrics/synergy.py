@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai.metrics.base import Explained, SweepMetric, _precise
+from lightning_xai.metrics.base import Explained, SweepMetric, check_shared, precise
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions, Segments
+from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, Swept
 from lightning_xai.perturbation.synergy import beyond_single, joint_importance
 from lightning_xai.targets import Score, as_score
@@ -74,8 +74,7 @@ class Synergy(SweepMetric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if isinstance(regions, Segments) and callable(regions.labels):
-            raise ValueError("Synergy needs regions that are the same in every sample: give Segments a label map.")
+        check_shared(regions, "Synergy")
         if anchor is not None:
             anchor = as_integer("anchor", anchor, least=0)
         self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
@@ -101,11 +100,11 @@ class Synergy(SweepMetric):
     def add(self, found: Explained) -> None:
         """Add the matrices of a batch."""
         for name in ("joint", "interaction"):
-            values = _precise(found.tensors[name])
+            values = precise(found.tensors[name])
             number = values.isfinite()
             self._plus(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
             self._plus(f"{name}_count", number.sum(0))
-        interaction = _precise(found.tensors["interaction"]).flatten(1)
+        interaction = precise(found.tensors["interaction"]).flatten(1)
         count, total = interaction.isfinite().sum(1), interaction.abs().nansum(1)
         self._plus("mean_abs_sum", (total / count.clamp(min=1)).sum())
         self._plus("redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum())
