@@ -238,6 +238,16 @@ class SweepMetric(ExplanationMetric, ABC):
 class MapMetric(ExplanationMetric, ABC):
     """A metric whose main result is a signed map over the input: its means, per class, and how peaked it is."""
 
+    map_sum: Tensor
+    map_abs_sum: Tensor
+    map_count: Tensor
+    class_sum: Tensor
+    class_count: Tensor
+    mean_abs_sum: Tensor
+    gini_sum: Tensor
+    top_share_sum: Tensor
+    measured: Tensor
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._sums("map_sum", "map_abs_sum", "map_count", "class_sum", "class_count")
@@ -273,16 +283,6 @@ class MapMetric(ExplanationMetric, ABC):
         if self.class_sum.ndim:
             found["per_class"] = self.class_sum / self.class_count
         return found
-
-    map_sum: Tensor
-    map_abs_sum: Tensor
-    map_count: Tensor
-    class_sum: Tensor
-    class_count: Tensor
-    mean_abs_sum: Tensor
-    gini_sum: Tensor
-    top_share_sum: Tensor
-    measured: Tensor
 
 
 def update_together(

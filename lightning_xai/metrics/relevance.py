@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +33,17 @@ class _Accounting(Protocol):
     def with_ledger(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
     ) -> tuple[Tensor, Ledger]: ...
+
+
+@dataclass(frozen=True)
+class _Accounted(Explained):
+    """What was found together with a ledger.
+
+    Attributes:
+        layers: The names of the layers in ``totals["ledger"]``.
+    """
+
+    layers: tuple[str, ...] = ()
 
 
 class Relevance(MapMetric):
@@ -84,6 +96,19 @@ class Relevance(MapMetric):
     reading: ClassVar[str] = "Red cells speak for the target, blue cells against it."
     pictured: ClassVar[dict[str, str]] = {"map": "relevance R"}
 
+    positive_sum: Tensor
+    entropy_sum: Tensor
+    gap_sum: Tensor
+    score_sum: Tensor
+    histogram: Tensor
+    feature_sum: Tensor
+    details_count: Tensor
+    ledger_sum: Tensor
+    input_sum: Tensor
+    bias_sum: Tensor
+    epsilon_sum: Tensor
+    start_sum: Tensor
+
     def __init__(
         self,
         attribution: Attribution,
@@ -120,11 +145,12 @@ class Relevance(MapMetric):
         ids = check_inputs(inputs, sample_ids)
         bound, score = self._bound(model, inputs, target)
         totals: dict[str, Tensor] = {}
+        layers: tuple[str, ...] = ()
         if self.ledger:
             assert isinstance(self.attribution, _Accounting)
             found, ledger = self.attribution.with_ledger(model, inputs, bound.target, ids)
             details: dict[str, Tensor] = {}
-            self.layers = tuple(ledger.layers)
+            layers = tuple(ledger.layers)
             totals = {"bias": ledger.biases, "epsilon": ledger.epsilon, "start": ledger.start.sum()}
             totals["input"] = ledger.received.sum()
             totals["ledger"] = torch.stack([*ledger.layers.values()]) if ledger.layers else score.new_zeros(0)
@@ -138,7 +164,7 @@ class Relevance(MapMetric):
             size = part_of(finite, "absolute").flatten(1).sum(1, keepdim=True)
             tensors["by_feature"] = torch.where(size > 0, parts / size, 0.0)
         nonfinite = (~found.isfinite()).flatten(1).sum(1)
-        return Explained(tensors, bound.target, bound.prediction, nonfinite, bound.classes, totals)
+        return _Accounted(tensors, bound.target, bound.prediction, nonfinite, bound.classes, totals, layers)
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
         """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass, and of its first sample."""
@@ -149,7 +175,9 @@ class Relevance(MapMetric):
 
     def add(self, found: Explained) -> None:
         """Add the maps of a batch, and what belongs to them."""
+        assert isinstance(found, _Accounted)
         super().add(found)
+        self.layers = found.layers
         values = precise(found.tensors["map"]).flatten(1)
         values = torch.where(values.isfinite(), values, 0.0)
         sizes = values.abs()
@@ -217,16 +245,3 @@ class Relevance(MapMetric):
     def _by_feature(self, relevance: Tensor) -> Tensor:
         assert self.regions is not None
         return pool_features(relevance, self.regions, self.part)
-
-    positive_sum: Tensor
-    entropy_sum: Tensor
-    gap_sum: Tensor
-    score_sum: Tensor
-    histogram: Tensor
-    feature_sum: Tensor
-    details_count: Tensor
-    ledger_sum: Tensor
-    input_sum: Tensor
-    bias_sum: Tensor
-    epsilon_sum: Tensor
-    start_sum: Tensor

@@ -180,6 +180,14 @@ def test_the_ledger_is_that_of_the_whole_data(cnn, batch):
     equal({key: found[key] for key in without}, without)
 
 
+def test_a_run_changes_nothing_until_it_is_added(cnn, batch):
+    metric = Relevance(LRP(PLAIN))
+    found = metric.run(cnn, *batch[:2])
+    assert metric.layers == ()
+    metric.accumulate(found)
+    assert metric.layers == found.layers != ()
+
+
 @pytest.mark.parametrize("part", ["signed", "positive", "absolute"])
 def test_shares_of_features(cnn, batch, part):
     labels = torch.tensor([0, 0, 1, 1, -1, 3]).expand(4, 6)
