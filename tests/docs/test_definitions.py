@@ -12,6 +12,8 @@ PAGES = {path.stem: path.read_text() for path in sorted((DOCS / "definitions").g
 LABEL = re.compile(r"^\s+:label: *(\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^(?:=+|-+|~+)$")
 ROLE = re.compile(r":(?:func|class|meth|mod):`~?([\w.]+)`")
+# As many characters of code as a page shows before it scrolls.
+WIDE = 98
 # Between an equation and its example: what its letters mean, its fields, and a few words on the example.
 WORDS = 3
 
@@ -118,9 +120,18 @@ def sections_without_figure(page):
     return [title for title, body in bodies if ".. math::" in body and ".. plot::" not in body]
 
 
+def too_wide(page):
+    """The lines of examples whose ends a reader does not see."""
+    return [line for line in page.splitlines() if line.startswith((">>> ", "... ")) and len(line) > WIDE]
+
+
 def test_right_under_every_equation_stands_an_example_of_its_code():
     assert sum(len(examples_of(page)) for page in PAGES.values()) > 100
     assert {name: lacking for name, page in PAGES.items() if (lacking := without_example(page))} == {}
+
+
+def test_every_example_can_be_read_to_its_end():
+    assert [line for page in PAGES.values() for line in too_wide(page)] == []
 
 
 def test_every_figure_is_described_and_every_script_is_shown():
@@ -225,3 +236,5 @@ def test_the_tests_can_fail():
     assert without_example(BROKEN.replace('read("margin")', 'read("comb_classes")'))[1] == "after-a-heading"
     assert figures_of(BROKEN) == (["shown.py", "bare.py", "silent.py"], ["bare.py", "silent.py"])
     assert sections_without_figure(BROKEN) == ["Broken"]
+    assert too_wide(BROKEN) == []
+    assert too_wide(f"{BROKEN}>>> {'a' * WIDE}\n") == [f">>> {'a' * WIDE}"]
