@@ -16,7 +16,7 @@ from lightning_xai._checks import as_integer, check_model
 from lightning_xai._guard import explaining, usable
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
-from lightning_xai.metrics.base import Explained, ExplanationMetric, SweepMetric, Table, update_together
+from lightning_xai.metrics.base import Explained, ExplanationMetric, Table, shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations, progress_to
 from lightning_xai.targets import check_labels
@@ -125,16 +125,14 @@ class Collector:
         first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
         if not len(first):
             return 0
-        plans: dict[Any, list[SweepMetric]] = {}
-        for metric in self.metrics.values():
-            if isinstance(metric, SweepMetric):
-                plans.setdefault(metric.plan, []).append(metric)
         with explaining(model):  # a label function may draw
-            counts = {plan: plan.regions.bind(first).count for plan in plans}
-        return sum(
-            evaluations([request for metric in sharing for request in metric.requests], counts[plan])
-            for plan, sharing in plans.items()
-        )
+            return sum(
+                evaluations(
+                    (request for metric in sharing.values() for request in metric.requests),
+                    plan.regions.bind(first).count,
+                )
+                for plan, sharing in shared_sweeps(self.metrics)
+            )
 
     def expected(self, dataloader: Any) -> int:
         """How many samples of a data loader are asked for."""

@@ -319,16 +319,12 @@ def update_together(
     >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
     (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
-    plans: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
-    found: dict[str, Explained] = {}
-    for name, metric in metrics.items():
-        if isinstance(metric, SweepMetric):
-            plans.setdefault((metric.plan.regions, metric.plan.engine), {})[name] = metric
-        else:
-            found[name] = metric.run(model, inputs, target, sample_ids)
-    for (regions, engine), sharing in plans.items():
-        sizes = [metric.plan.chunk_size for metric in sharing.values() if metric.plan.chunk_size is not None]
-        plan = Plan(regions, min(sizes, default=None), engine)
+    found = {
+        name: metric.run(model, inputs, target, sample_ids)
+        for name, metric in metrics.items()
+        if not isinstance(metric, SweepMetric)
+    }
+    for plan, sharing in shared_sweeps(metrics):
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
         captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
         swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
@@ -336,6 +332,19 @@ def update_together(
     for name, metric in metrics.items():
         metric.accumulate(found[name] if count else found[name].rows(slice(0)))
     return found
+
+
+def shared_sweeps(metrics: Mapping[str, ExplanationMetric]) -> list[tuple[Plan, dict[str, SweepMetric]]]:
+    """Which metrics share a sweep, and how it is made: over the same regions, in the smallest chunks asked for."""
+    found: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, SweepMetric):
+            found.setdefault((metric.plan.regions, metric.plan.engine), {})[name] = metric
+    sweeps = []
+    for (regions, engine), sharing in found.items():
+        sizes = [metric.plan.chunk_size for metric in sharing.values() if metric.plan.chunk_size is not None]
+        sweeps.append((Plan(regions, min(sizes, default=None), engine), sharing))
+    return sweeps
 
 
 def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:

@@ -140,6 +140,12 @@ def test_progress(capsys, options, shown):
     assert not shown or "24.0/24.0" in error  # six samples, four windows
 
 
+def test_progress_counts_a_shared_sweep_once(capsys):
+    metrics = {f"in {size}": Importance(REGIONS, NOISE, chunk_size=size) for size in (2, 5, None)}
+    explain(Classifier(), loader(), metrics, max_samples=6)
+    assert "24.0/24.0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
