@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lightning_xai import figures
-from lightning_xai.app.report import in_digits, write_comparison
+from lightning_xai.app.report import in_digits, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Comparison(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((path.parent.parent for path in folder.glob("**/.hydra/overrides.yaml")), key=_number)
         done = [job for job in jobs if (job / "results.json").is_file()]
-        runs = dict(zip(_names(done), map(_read, done), strict=True))
+        runs = dict(zip(_names(done), map(numbers_of, done), strict=True))
         rows = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))
         table = Table(title="Comparison", title_justify="left")
         table.add_column("result")
@@ -108,8 +107,3 @@ def _names(jobs: list[Path]) -> list[str]:
         f"{job.name}: " + " ".join(choice for choice in chosen if choice not in shared)
         for job, chosen in zip(jobs, choices, strict=True)
     ]
-
-
-def _read(job: Path) -> dict[str, float]:
-    numbers = json.loads((job / "results.json").read_text())
-    return {f"{metric}/{key}": value for metric, result in numbers.items() for key, value in result.items()}

@@ -108,7 +108,7 @@ def run(config: DictConfig) -> Numbers:
         config: A config composed of the groups in ``conf/``.
 
     Returns:
-        The results that are numbers, by metric; what the network itself logged is under ``"network"``. None if only
+        The results that are numbers, by metric; what the network itself logged is under ``"network"``. Empty if only
         the rules were to be shown.
 
     Raises:
@@ -320,13 +320,15 @@ def _say_strongest(folder: Path, monitor: ExplanationMonitor) -> None:
     for name, tables in listed(folder, monitor.metrics).items():
         shown = []
         for found in tables:
-            (columns, *rows) = found["rows"]
+            columns, *rows = found["rows"]
+            if not rows:
+                continue
             table = Table(title=f"{name}: {found['title']}", title_justify="left")
             for column in columns:
                 table.add_column(column, justify="right")
             for row in rows[:_SAID]:
                 table.add_row(*row)
-            shown += [table] * bool(rows)
+            shown.append(table)
         if shown:
             _say(Columns(shown, padding=(0, 2)))
 

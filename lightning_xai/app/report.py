@@ -95,14 +95,11 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]
     for name, run in runs.items():
         places = _latest(run / "figures")
         shown = [path for place in places for path in sorted(place.glob("samples.png"))]
-        numbers = json.loads((run / "results.json").read_text())
         found.append(
             {
                 "name": name,
                 "report": (run / "report.html").relative_to(folder).as_posix(),
-                "numbers": {
-                    f"{metric}/{key}": value for metric, part in numbers.items() for key, value in part.items()
-                },
+                "numbers": numbers_of(run),
                 "pictures": [{"data": _embedded(path), "alt": f"the first samples of {name}"} for path in shown],
             }
         )
@@ -114,6 +111,12 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]
     page = folder / "comparison.html"
     page.write_text(text, encoding="utf-8")
     return page
+
+
+def numbers_of(run: Path) -> dict[str, float | None]:
+    """The results of a run by ``<metric>/<key>``; None for what is not finite."""
+    numbers = json.loads((run / "results.json").read_text())
+    return {f"{metric}/{key}": value for metric, result in numbers.items() for key, value in result.items()}
 
 
 def in_digits(number: float | None) -> str:
