@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_xai._checks import named_layer, unknown
 from lightning_xai._guard import calling, tapping
 from lightning_xai.operations import (
+    Following,
     Operations,
-    following_activation,
+    following_activations,
     kind_of,
     operation_name,
     tensors_in,
@@ -87,16 +89,35 @@ def find_spot(
         ValueError: If there is no such layer, its output has no units, or no activation is found nor named.
         TypeError: If ``activation`` is neither a name nor a function.
     """
-    network = unwrapped(model)
     if layer is None:
-        return _last_spot(network, inputs, activation)
-    named_layer(network, layer)
-    with calling(), _Normalised(network) as seen, tapping(network, {layer: seen.follow}):
-        following = following_activation(network, layer, inputs)
-    if seen.runs != 1:
-        raise ValueError(f"layer {layer!r} runs {seen.runs} times in a forward pass; name a layer that runs once.")
-    assert seen.output is not None
-    shape = (1, *seen.output.shape[1:])
+        return _last_spot(unwrapped(model), inputs, activation)
+    return find_spots(model, inputs, [layer], activation)[layer]
+
+
+def find_spots(
+    model: nn.Module, inputs: Tensor, layers: Sequence[str], activation: str | Function | None = None
+) -> dict[str, Spot]:
+    """The places of several layers' pre-activations, found by one forward pass; see :func:`find_spot`."""
+    network = unwrapped(model)
+    for layer in layers:
+        named_layer(network, layer)
+    with calling(), _Normalised(network) as seen, tapping(network, {n: partial(seen.follow, n) for n in layers}):
+        following = following_activations(network, layers, inputs)
+    return {layer: _spot(network, inputs, layer, seen, following[layer], activation) for layer in layers}
+
+
+def _spot(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str,
+    seen: _Normalised,
+    following: Following,
+    activation: str | Function | None,
+) -> Spot:
+    trail = seen.trails[layer]
+    if trail.runs != 1:
+        raise ValueError(f"layer {layer!r} runs {trail.runs} times in a forward pass; name a layer that runs once.")
+    shape = (1, *trail.output.shape[1:])
     given = _as_function(activation)
     if given is None and following.function is None:
         raise ValueError(
@@ -107,8 +128,8 @@ def find_spot(
     assert function is not None
     name = activation if isinstance(activation, str) else following.name if given is None else ""
     taken = following.outcome == "found"
-    tap = seen.module(network, layer)
-    call = (following.module, following.name, following.occurrence) if taken else seen.call
+    tap = seen.module(model, layer)
+    call = (following.module, following.name, following.occurrence) if taken else trail.call
     if len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim):
         raise ValueError(
             f"layer {layer!r} returns {['N', *shape[1:]]} for inputs {['N', *inputs.shape[1:]]}: its units cannot be "
@@ -193,28 +214,36 @@ class _Sight(Operations):
         return result
 
 
+@dataclass
+class _Trail:
+    """What has become of a layer's output: where it last stands, and the batch norm that took it."""
+
+    output: Tensor
+    runs: int = 1
+    call: tuple[str, str, int] | None = None
+    reshaped: bool = False
+
+
 class _Normalised(Operations):
-    """Follows a layer's output through batch norm, dropout and identities: where it last stands, and its shape."""
+    """Follows the outputs of layers through batch norm, dropout and identities."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.call: tuple[str, str, int] | None = None
-        self.reshaped = False
-        self.output: Tensor | None = None
-        self.runs = 0
+        self.trails: dict[str, _Trail] = {}
         self._counts: dict[tuple[str, str], int] = {}
 
-    def follow(self, output: Tensor) -> None:
-        self.runs += 1
-        self.output = output
+    def follow(self, layer: str, output: Tensor) -> None:
+        before = self.trails.get(layer)
+        self.trails[layer] = _Trail(output, 1 if before is None else before.runs + 1)
 
     def module(self, model: nn.Module, layer: str) -> str | None:
         """The module that returns B: the layer, or the batch norm after it; None if none can be told."""
-        if self.reshaped:
+        trail = self.trails[layer]
+        if trail.reshaped:
             return None
-        if self.call is None:
+        if trail.call is None:
             return layer
-        name, function, _ = self.call
+        name, function, _ = trail.call
         found = dict(model.named_modules()).get(name)
         alone = isinstance(found, _BatchNorm) and self._counts[name, function] == 1
         return name if alone else None
@@ -223,13 +252,16 @@ class _Normalised(Operations):
         place = (self.running(), operation_name(func))
         count = self._counts.get(place, 0)
         self._counts[place] = count + 1
-        takes = any(part is self.output for part in tensors_in([args, kwargs]))
-        self.reshaped |= takes and kind_of(func) == "reshape"
+        taken = [
+            trail for trail in self.trails.values() if any(part is trail.output for part in tensors_in([args, kwargs]))
+        ]
         result = func(*args, **kwargs)
-        if takes and kind_of(func) in _CARRIED and isinstance(result, Tensor):
-            self.output = result
-            if kind_of(func) == "affine_norm":
-                self.call = (*place, count)
+        for trail in taken:
+            trail.reshaped |= kind_of(func) == "reshape"
+            if kind_of(func) in _CARRIED and isinstance(result, Tensor):
+                trail.output = result
+                if kind_of(func) == "affine_norm":
+                    trail.call = (*place, count)
         return result
 
 

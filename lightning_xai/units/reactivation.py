@@ -27,7 +27,7 @@ from lightning_xai.units.activation import (
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
 from lightning_xai.units.counts import Pairs, Reactivation, padded
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, Spot, find_spot
+from lightning_xai.units.layers import Function, Spot, find_spots
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
 RULES = ("activation", "delta")
@@ -146,7 +146,7 @@ def reactivation(
     Plan(regions)
     job = _Job(model, inputs, ids, regions, perturbation, activation)
     with explaining(model):
-        spots = {name: find_spot(model, usable(inputs[:1]), name, activation) for name in names}
+        spots = find_spots(model, usable(inputs[:1]), names, activation)
     given = _given(threshold, names)
     found = None
     if not given:
