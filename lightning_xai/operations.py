@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -274,39 +274,46 @@ class _Reader:
 
 
 class _Followed(Operations):
-    """Follows a tensor, and notes which operations take it."""
+    """Follows the tensors that layers return, and notes which operations take them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.readers: list[_Reader] = []
-        self._carriers: dict[int, tuple[Tensor, int]] = {}
+        self.readers: dict[str, list[_Reader]] = {}
+        self._carriers: dict[int, tuple[Tensor, int, set[str]]] = {}
         self._counts: dict[tuple[str, str], int] = {}
 
-    def follow(self, tensor: Tensor) -> None:
-        """Follow this tensor from now on; it is kept, so that no other can take its id."""
-        self._carriers[id(tensor)] = (tensor, tensor._version)
+    def follow(self, tensor: Tensor, layers: set[str]) -> None:
+        """Follow this tensor of layers from now on; it is kept, so that no other can take its id."""
+        self._carriers[id(tensor)] = (tensor, tensor._version, layers | self._carried(tensor))
 
-    def _carries(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._carriers and self._carriers[id(tensor)][1] == tensor._version
+    def _carried(self, tensor: Tensor) -> set[str]:
+        if id(tensor) not in self._carriers:
+            return set()
+        _, version, layers = self._carriers[id(tensor)]
+        return layers if version == tensor._version else set()
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module, name = self.running(), operation_name(func)
         occurrence = self._counts.get((module, name), 0)
         self._counts[module, name] = occurrence + 1
-        takes = [tensor for tensor in tensors_in([args, kwargs]) if self._carries(tensor)]
+        carried = [(tensor, self._carried(tensor)) for tensor in tensors_in([args, kwargs])]
+        layers = {layer for _, of in carried for layer in of}
         result = func(*args, **kwargs)
-        if not takes:
+        if not layers:
             return result
         kind = kind_of(func)
         results = [part for part in tensors_in(result) if part.is_floating_point()]
         if kind in _THROUGH:
             for part in results:
-                self.follow(part)
+                self.follow(part, layers)
         elif results:  # a comparison or an argmax reads it without passing it on
-            first = isinstance(args[0] if args else None, Tensor) and takes[0] is args[0] and len(takes) == 1
-            applied = _on_copy(func, args[1:], kwargs) if first and kind == "activation" else None
-            known = kind if kind != "activation" or applied is not None else None
-            self.readers.append(_Reader(known, module, name, occurrence, applied))
+            for layer in layers:
+                takes = [tensor for tensor, of in carried if layer in of]
+                first = isinstance(args[0] if args else None, Tensor) and takes[0] is args[0] and len(takes) == 1
+                applied = _on_copy(func, args[1:], kwargs) if first and kind == "activation" else None
+                known = kind if kind != "activation" or applied is not None else None
+                reader = _Reader(known, module, name, occurrence, applied)
+                self.readers.setdefault(layer, []).append(reader)
         return result
 
 
@@ -319,29 +326,41 @@ def _on_copy(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, 
 
 
 def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> Following:
-    """Which activation function takes the output of a layer, found by following it through one forward pass.
+    """Which activation function takes the output of a layer; see :func:`following_activations`."""
+    return following_activations(model, [layer], inputs)[layer]
+
+
+def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, Following]:
+    """Which activation functions take the outputs of layers, found by following them through one forward pass.
 
     Args:
         model: The network, already in the mode and context in which it is to be called.
-        layer: The dotted name of a layer that returns one tensor.
+        layers: The dotted names of layers that return one tensor.
         inputs: Any inputs of the model.
 
     Raises:
-        ValueError: If the layer does not exist, does not return a tensor or is not reached by these inputs.
+        ValueError: If a layer does not exist, does not return a tensor or is not reached by these inputs.
     """
     check_visible(model)
-    reached: list[Tensor] = []
+    reached: set[str] = set()
     with _Followed(model) as seen:
 
-        def tap(output: Tensor) -> None:
-            reached.append(output)
-            seen.follow(output)
+        def tap(layer: str) -> Callable[[Tensor], None]:
+            def follow(output: Tensor) -> None:
+                reached.add(layer)
+                seen.follow(output, {layer})
 
-        with tapping(model, {layer: tap}):
+            return follow
+
+        with tapping(model, {layer: tap(layer) for layer in layers}):
             model(inputs.clone())
-    if not reached:
-        raise ValueError(f"layer {layer!r} is not reached by the model's forward pass; name one that runs.")
-    readers = seen.readers
+    for layer in layers:
+        if layer not in reached:
+            raise ValueError(f"layer {layer!r} is not reached by the model's forward pass; name one that runs.")
+    return {layer: _following(layer, seen.readers.get(layer, [])) for layer in layers}
+
+
+def _following(layer: str, readers: list[_Reader]) -> Following:
     if not readers:
         return Following("none", f"the output of {layer!r} is the model's output")
     places = [f"{reader.name} in {reader.module or 'the model'!r}" for reader in readers]

@@ -14,7 +14,7 @@ from lightning_xai._checks import check_inputs, check_model
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, Spot, find_spot, seeing
+from lightning_xai.units.layers import Function, Spot, find_spots, seeing
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
 UNITS = ("channel", "position")
@@ -152,7 +152,7 @@ def activation_threshold(
     with explaining(model):
         for inputs in _batches(model, data):
             if not spots:
-                spots.update((name, find_spot(model, inputs[:1], name, activation)) for name in layers)
+                spots.update(find_spots(model, inputs[:1], layers, activation))
                 streams.update((name, _stream(spot, unit, p, budget, total)) for name, spot in spots.items())
             with seeing(model, spots, see), calling():
                 model(inputs.clone())
