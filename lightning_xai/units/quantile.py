@@ -12,7 +12,12 @@ DEFAULT_BUDGET = 2**26
 
 _LEAST_EXPONENT, _EXPONENTS = -32, 64
 _MOST_BITS = 10
-_BLOCK = 64
+# Shorter blocks take longer to reduce, longer ones hold a large value more often.
+_BLOCKS = (64, 257)
+# One value of so many is looked at to guess a bound: primes, as other steps stay in some columns of an image.
+_STEPS = (17, 11, 5, 3, 1)
+_FEWEST_SAMPLED = 4096
+_PART_BYTES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,28 +103,14 @@ class UpperQuantile:
             raise ValueError(f"values have {values.shape[1]} units, they had {len(self.count)} so far.")
         if values.numel() == 0:
             return
-        peaks = _block_peaks(values)
-        # A peak hides minus infinity; a sum does not, and where it overflows a second look does no harm.
-        if not bool(peaks.isfinite().all() & values.sum().isfinite()):
-            values = self._without_nonfinite(values)
-            peaks = _block_peaks(values)
-            self.count += (values > -torch.inf).sum((0, 2))
-        else:
-            self.count += values.shape[0] * values.shape[2]
-        self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
-        if self.expected is not None and int(self.count.max()) > self.expected:
-            raise ValueError(f"there are more values per unit than the {self.expected} expected.")
-        if self.most == 0:
-            self._bin(values)
-            return
-        if values.shape[2] > self.most:
-            for part in torch.split(values, self.most, 2):
-                for sample in torch.split(part, 1):
-                    self._keep(sample, _block_peaks(sample))
-            return
-        step = self.most // values.shape[2]
-        for some, highest in zip(torch.split(values, step), torch.split(peaks, step), strict=True):
-            self._keep(some, highest)
+        if self.most and self._guess(values):
+            noted = (self.count, self.peak, self.nonfinite)
+            self._take(values)
+            if bool((self.fill >= self.most).all()):
+                return  # so many are larger: T is, too
+            self.count, self.peak, self.nonfinite = noted
+            self._clear(values)
+        self._take(values)
 
     def certain(self, units: int, size: int) -> bool:
         """Whether T of this many units, with values of so many bytes, is exact whatever comes."""
@@ -178,8 +169,11 @@ class UpperQuantile:
         if exact:
             width = max(1, int(self.fill.max()))
             rank = rank.clamp(max=width - 1)
-            largest = self.table[:, :width].topk(int(rank.max()) + 1, 1).values
-            value, error = largest.gather(1, rank.unsqueeze(1)).squeeze(1), 0.0
+            deepest = int(rank.max())
+            one = bool((rank == deepest).all())
+            largest = self.table[:, :width].topk(deepest + 1, 1, sorted=not one).values
+            value = largest.amin(1) if one else largest.gather(1, rank.unsqueeze(1)).squeeze(1)
+            error = 0.0
         else:
             value, inside = self._read(rank)
             error = 2.0 ** -(self.bits + 1) + 2.0**-24 if inside else math.inf
@@ -200,53 +194,90 @@ class UpperQuantile:
             needed = int(self.p * self.expected) + 1
             most = needed if needed <= most else 0
         self.most = most
-        self.table = values.new_empty(units, 0)
-        self.fill = torch.zeros(units, dtype=torch.long, device=values.device)
-        self.least = values.new_full((units,), -torch.inf)
+        self._clear(values)
         self.count = torch.zeros(units, dtype=torch.long, device=values.device)
         self.peak = values.new_full((units,), -torch.inf)
         self.histogram = torch.zeros(units, 0, dtype=torch.long, device=values.device)
         self.started = True
+
+    def _clear(self, values: Tensor) -> None:
+        units = values.shape[1]
+        self.table = values.new_empty(units, 0)
+        self.fill = torch.zeros(units, dtype=torch.long, device=values.device)
+        self.least = values.new_full((units,), -torch.inf)
 
     def _without_nonfinite(self, values: Tensor) -> Tensor:
         finite = values.isfinite()
         self.nonfinite += int((~finite).sum())
         return torch.where(finite, values, -torch.inf)
 
-    def _keep(self, values: Tensor, peaks: Tensor) -> None:
-        """Add to the table what is larger than the least value of a full one: values [n, K, P], n * P <= most.
+    def _guess(self, values: Tensor) -> bool:
+        """Guess what T exceeds from every few of the first values, before any is kept; whether there is a guess.
 
-        ``peaks`` [n, K, B] are the largest values of equal blocks.
+        It spares most of the values the way through the table, and is proven if ``most`` of them turn out larger.
         """
-        units, blocks = peaks.shape[1:]
-        # Most blocks have nothing to add once the table is full: only the others are looked at closely.
-        rows = (peaks > self.least.view(-1, 1)).flatten().nonzero().flatten()
-        flat = values.reshape(peaks.numel(), -1)
-        flat = flat if len(rows) == len(flat) else flat[rows]
-        unit = rows // blocks % units
-        kept, each, total = self._larger(flat, unit)
+        size = values.shape[0] * values.shape[2]
+        if self.expected is None or size < 2 * self.most or bool(self.fill.any()):
+            return False
+        step = next((step for step in _STEPS if step * _FEWEST_SAMPLED <= size), 1)
+        sample = values[:, :, ::step].transpose(0, 1).flatten(1)
+        rank = self.most * sample.shape[1] / size
+        rank = rank if step == 1 else rank + 5 * math.sqrt(rank) + 1
+        low = sample.topk(min(math.ceil(rank), sample.shape[1]), 1, sorted=False).values
+        self.least = torch.nextafter(low.amin(1), torch.full_like(self.least, -torch.inf))
+        return True
+
+    def _take(self, values: Tensor) -> None:
+        """Note values [n, K, P], and keep those that are large; a few samples at a time, that are read once."""
+        for some in torch.split(values, max(1, _PART_BYTES // (values[0].numel() * values.element_size()))):
+            peaks = _block_peaks(some)
+            # No sum hides what is not finite, and where it overflows a second look does no harm.
+            if bool(some.sum().isfinite()):
+                self.count = self.count + some.shape[0] * some.shape[2]
+            else:
+                some = self._without_nonfinite(some)
+                peaks = _block_peaks(some)
+                self.count = self.count + (some > -torch.inf).sum((0, 2))
+            self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
+            if self.most:
+                self._keep(some, peaks)
+            else:
+                self._bin(some)
+        if self.expected is not None and int(self.count.max()) > self.expected:
+            raise ValueError(f"there are more values per unit than the {self.expected} expected.")
+
+    def _keep(self, values: Tensor, peaks: Tensor) -> None:
+        """Add to the table what is larger than ``least``: values [n, K, P], the largest of equal blocks [n, K, B]."""
+        found, total = self._larger(values, peaks)
         if int((self.fill + total).max()) > 2 * self.most:
             self._shrink()
-            kept, each, total = self._larger(flat, unit)
+            longest = 0 if len(values) > 1 else 2
+            if values.shape[0] * values.shape[2] > self.most:
+                for half in torch.split(values, -(-values.shape[longest] // 2), longest):
+                    self._keep(half, _block_peaks(half))
+                return
+            found, total = self._larger(values, peaks)
         if self.expected is None and bool((self.least > -torch.inf).any()):
             self._bin(torch.where(values > self.least.view(-1, 1), -torch.inf, values))
         self._widen(int((self.fill + total).max()))
-        # Within a unit the rows stand one after the other, each value at the next free place.
-        order = unit.argsort(stable=True)
-        starts = torch.empty_like(each)
-        starts[order] = each[order].cumsum(0) - each[order]
-        starts += unit * self.table.shape[1] + (self.fill - total.cumsum(0) + total)[unit] - each.cumsum(0) + each
-        found = torch.masked_select(flat, kept)
-        places = torch.repeat_interleave(starts, each, output_size=len(found))
-        places += torch.arange(len(found), device=values.device)
-        self.table.view(-1)[places] = found
-        self.fill += total
+        starts = torch.arange(len(total), device=total.device) * self.table.shape[1] + self.fill
+        places = torch.repeat_interleave(starts - total.cumsum(0) + total, total, output_size=len(found))
+        places += torch.arange(len(found), device=places.device)
+        self.table.view(-1).scatter_(0, places, found)
+        self.fill = self.fill + total
 
-    def _larger(self, flat: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which values of rows [r, P] are larger than the least one; how many in each row, and of each unit."""
-        kept = flat > self.least[unit].unsqueeze(1)
-        each = kept.sum(1)
-        return kept, each, torch.zeros_like(self.fill).index_add_(0, unit, each)
+    def _larger(self, values: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+        """The values [m] that are larger than ``least``, unit after unit, and how many each unit has [K]."""
+        units, blocks = peaks.shape[1:]
+        if bool((self.least == -torch.inf).all()):
+            return values.transpose(0, 1).flatten(), torch.full_like(self.fill, values.numel() // units)
+        # Most blocks have nothing to add: only the others are looked at closely.
+        unit, sample, block = (peaks > self.least.view(-1, 1)).transpose(0, 1).nonzero(as_tuple=True)
+        rows = values.reshape(peaks.numel(), -1).index_select(0, (sample * units + unit) * blocks + block)
+        places = (rows > self.least[unit].unsqueeze(1)).flatten().nonzero().flatten()
+        ends = torch.bincount(unit, minlength=units).cumsum(0) * rows.shape[1]
+        upto = torch.searchsorted(places, ends)
+        return rows.flatten().index_select(0, places), upto.diff(prepend=upto.new_zeros(1))
 
     def _widen(self, width: int) -> None:
         if width > self.table.shape[1]:
@@ -255,18 +286,21 @@ class UpperQuantile:
             self.table = wider
 
     def _shrink(self) -> None:
-        """Keep the ``most`` largest values of each unit."""
+        """Keep the ``most`` largest values of each unit that has more."""
         width = int(self.fill.max()) if len(self.fill) else 0
         if width <= self.most:
             return
-        largest = self.table[:, :width].topk(self.most, 1, sorted=False)
+        full = (self.fill > self.most).nonzero().flatten()
+        table = self.table[:, :width].index_select(0, full)
+        largest = table.topk(self.most, 1, sorted=False)
         if self.expected is None:
-            rest = self.table[:, :width].scatter(1, largest.indices, -torch.inf)
+            rest = torch.full_like(self.table[:, :width], -torch.inf)
+            rest[full] = table.scatter_(1, largest.indices, -torch.inf)
             self._bin(rest.unsqueeze(0))
-        self.table[:, : self.most] = largest.values
-        self.table[:, self.most :] = -torch.inf
-        self.fill.clamp_(max=self.most)
-        self.least = torch.where(self.fill == self.most, self.table[:, : self.most].amin(1), -torch.inf)
+        self.table[full, : self.most] = largest.values
+        self.table[full, self.most :] = -torch.inf
+        self.fill = self.fill.clamp(max=self.most)
+        self.least[full] = torch.maximum(self.least[full], largest.values.amin(1))
 
     def _open(self) -> None:
         if self.bits < 0:
@@ -307,7 +341,7 @@ class UpperQuantile:
 def _block_peaks(values: Tensor) -> Tensor:
     """The largest values of short blocks of values [n, K, P], [n, K, B]."""
     positions = values.shape[2]
-    block = next((size for size in range(_BLOCK, _BLOCK // 4, -1) if positions % size == 0), max(1, positions))
+    block = next((size for size in range(*_BLOCKS) if positions % size == 0), max(1, positions))
     return values.reshape(*values.shape[:2], -1, block).amax(3)
 
 

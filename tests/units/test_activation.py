@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_xai.units import activation_threshold
+from lightning_xai.units import activation_threshold, quantile
 from lightning_xai.units.quantile import UpperQuantile
 
 KINDS = {"normal": lambda x: x, "sparse": torch.relu, "tied": torch.round, "negative": lambda x: -x.abs() - 0.1}
@@ -104,6 +104,77 @@ def test_the_table_does_not_grow_with_the_data():
     assert stream.table.shape[1] <= 2 * (100 + 1)
 
 
+def follow_guesses(monkeypatch):
+    """Whether each stream's guess of a bound was proven."""
+    proven = []
+    guess, clear = UpperQuantile._guess, UpperQuantile._clear
+
+    def guessing(stream, values):
+        if guessed := guess(stream, values):
+            proven.append(True)
+        return guessed
+
+    def clearing(stream, values):
+        if stream.started:
+            proven[-1] = False
+        clear(stream, values)
+
+    monkeypatch.setattr(UpperQuantile, "_guess", guessing)
+    monkeypatch.setattr(UpperQuantile, "_clear", clearing)
+    return proven
+
+
+@every_kind
+@pytest.mark.parametrize("splits", [[6], [3, 3], [1, 5], [4, 2]])
+@pytest.mark.parametrize("p", [0.0005, 0.01, 0.2])
+def test_a_start_that_keeps_few_values_is_bit_equal_to_one_pass(monkeypatch, kind, splits, p):
+    """Enough values for a sample of every 17th position; parts that are read in several pieces."""
+    proven = follow_guesses(monkeypatch)
+    monkeypatch.setattr(quantile, "_PART_BYTES", 2**18)
+    values = kind(torch.randn(6, 3, 132 * 130) + torch.linspace(0, 2, 132 * 130)) * torch.tensor([[1.0], [0.1], [50.0]])
+    values[:, 1] = 0.0
+    stream = streamed(values, splits, p, expected=values[:, 0].numel())
+    found = stream.result()
+    assert torch.equal(found.value, ranked(values, p))
+    assert torch.equal(found.peak, values.amax((0, 2)))
+    assert found.count.tolist() == [values[:, 0].numel()] * 3
+    assert proven == ([] if p == 0.2 and splits[0] < 3 else [True])
+    assert stream.table.shape[1] <= 2 * stream.most
+
+
+@pytest.mark.parametrize("broken", [None, torch.nan, torch.inf, -torch.inf])
+def test_a_start_that_was_misled_starts_again(monkeypatch, broken):
+    """All that the sample sees of one unit is large: no bound for T."""
+    proven = follow_guesses(monkeypatch)
+    values = torch.randn(8, 2, 17 * 1024, dtype=torch.float64)
+    values[:, 1, ::17] += 100.0
+    values[:, 1] *= (torch.arange(17 * 1024) % 34 == 0) | (torch.arange(17 * 1024) % 17 != 0)
+    finite = torch.ones_like(values, dtype=torch.bool)
+    if broken is not None:
+        values[2, 0, 34], finite[2, 0, 34] = broken, False
+    found = streamed(values, [5, 3], 0.04, expected=8 * 17 * 1024).result()
+    assert proven == [False]
+    for unit in range(2):
+        had = values[:, unit][finite[:, unit]].sort(descending=True).values
+        assert found.value[unit] == had[int(0.04 * len(had))]
+        assert found.count[unit] == len(had)
+    assert found.nonfinite == int((~finite).sum())
+
+
+def test_parts_of_many_values_for_little_room():
+    """One sample has more values than the table: it is taken in halves."""
+    values = torch.randn(3, 2, 5000)
+    for expected in (None, 15000):
+        stream = streamed(values, [3], 100 / 15000, budget=2 * 2 * 4 * 128, expected=expected)
+        assert torch.equal(stream.result().value, ranked(values, 100 / 15000))
+        assert stream.table.shape[1] <= 256
+    stream = UpperQuantile(40 / 15000, budget=2**20, expected=15000)
+    for sample in values.split(1000, 2):
+        stream.add(sample.sort(2).values[:, :, :70])  # too few for a guess
+        stream.add(sample.sort(2).values[:, :, 70:])
+    assert torch.equal(stream.result().value, ranked(values, 40 / 15000))
+
+
 def test_values_that_are_not_finite_are_counted_and_left_out():
     values = torch.randn(6, 2, 5)
     values[1, 0, 2], values[3, 1, 0], values[3, 1, 1] = torch.nan, torch.inf, torch.nan
@@ -113,6 +184,17 @@ def test_values_that_are_not_finite_are_counted_and_left_out():
     for unit in range(2):
         finite = values[:, unit][values[:, unit].isfinite()]
         assert found.value[unit] == finite.sort(descending=True).values[int(0.2 * len(finite))]
+
+
+@pytest.mark.parametrize("expected", [None, 400])
+def test_units_that_have_had_unequally_many_values(expected):
+    values = torch.randn(80, 3, 5)
+    values[:, 1][torch.rand(80, 5) < 0.6] = torch.nan
+    found = streamed(values, [7] * 11 + [3], 0.25, budget=128 * 3 * 2 * 4, expected=expected).result()
+    assert found.exact
+    for unit in range(3):
+        finite = values[:, unit][values[:, unit].isfinite()]
+        assert found.value[unit] == finite.sort(descending=True).values[int(0.25 * len(finite))]
 
 
 def test_dead_units_are_named():
@@ -209,7 +291,7 @@ def test_layers_together_share_passes(net, x):
     rows = []
     handle = net.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
     found = activation_threshold(net, [x[:7], x[7:]], layer=["first", "second"], activation=torch.tanh, p=0.2)
-    assert rows == [1, 1, 7, 4]  # a look at one sample per layer
+    assert rows == [1, 7, 4]  # a look at one sample
     handle.remove()
     for layer in ("first", "second"):
         alone = activation_threshold(net, x, layer=layer, activation=torch.tanh, p=0.2)
