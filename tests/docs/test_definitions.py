@@ -13,7 +13,7 @@ LABEL = re.compile(r"^\s+:label: *(\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^(?:=+|-+|~+)$")
 ROLE = re.compile(r":(?:func|class|meth|mod):`~?([\w.]+)`")
 # As many characters of code as a page shows before it scrolls.
-WIDE = 98
+WIDE = 92
 # Between an equation and its example: what its letters mean, its fields, and a few words on the example.
 WORDS = 3
 
