@@ -87,7 +87,7 @@ def _job(config: DictConfig) -> None:
     try:
         run(config)
     except Exception as error:
-        rank = int(os.environ.get("LOCAL_RANK", 0))
+        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", 0)))
         trace = Path(config.folder, f"error-{rank}.txt" if rank else "error.txt")
         trace.parent.mkdir(parents=True, exist_ok=True)
         trace.write_text(traceback.format_exc())

@@ -112,9 +112,10 @@ def test_without_a_gpu_the_remedy_is_the_cpu(command, monkeypatch):
     assert "No supported gpu backend found! On the command line: trainer.accelerator=cpu." in err
 
 
-def test_of_several_processes_the_first_one_speaks(command, here, monkeypatch):
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
+def test_of_several_processes_the_first_one_speaks(command, here, monkeypatch, variable):
     command("regions.size=0")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(variable, "1")
     monkeypatch.setattr("time.sleep", lambda _: None)
     assert command("regions.size=0")[2] == ""
     assert "size must be a positive integer" in command("regions.size=0", "hydra.run.dir=alone")[2]
