@@ -137,7 +137,7 @@ def run(config: DictConfig) -> Numbers:
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
     _write(folder / "results.json", json.dumps(_valid(numbers), indent=2, allow_nan=False) + "\n")
     if maximization is not None:
-        maximization.draw_run(model, data, folder, monitor.pictures)
+        maximization.draw_run(model, data, folder, monitor)
     _report(folder, monitor, f"What {type(model).__name__} looked at")
     _say(_table(numbers))
     _say_strongest(folder, monitor)

@@ -9,6 +9,8 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
+from lightning_xai.app.batches import first_inputs
+from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.figures import Pictures, save
 from lightning_xai.figures.units import draw_maximized
 from lightning_xai.units.maximization import Ascent, ClassScore, Objective, Unit, maximize_activation
@@ -39,20 +41,21 @@ class Maximization:
         titles = [f"{name}: {value:.3g}" for name, value in zip(self._names(pictures), found.value, strict=True)]
         save(draw_maximized(found.inputs, titles, pictures, across=5), path)
 
-    def draw_run(self, model: LightningModule, data: LightningDataModule, folder: Path, pictures: Pictures) -> None:
+    def draw_run(
+        self, model: LightningModule, data: LightningDataModule, folder: Path, monitor: ExplanationMonitor
+    ) -> None:
         """Maximise after a run, over inputs like those it validated on: ``figures/maximized.png``; the first process.
 
         Args:
             model: The trained network.
             data: What it validated on.
             folder: Of the run.
-            pictures: How inputs are drawn.
+            monitor: How its batches are unpacked, and inputs drawn.
         """
         if model.global_rank != 0:
             return
-        batch = next(iter(data.val_dataloader()))
-        inputs = batch[0] if isinstance(batch, Sequence) else batch
-        self.draw(model, inputs.shape[1:], folder / "figures" / "maximized.png", pictures)
+        shape = first_inputs(data, monitor.unpack).shape[1:]
+        self.draw(model, shape, folder / "figures" / "maximized.png", monitor.pictures)
 
     def _names(self, pictures: Pictures | None) -> list[str]:
         objective = self.objective

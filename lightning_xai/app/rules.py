@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from lightning_xai.app.batches import first_inputs
 from lightning_xai.attribution import Attribution
-from lightning_xai.callbacks.explain import unpack_batch
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.relevance import LRP, RuleTable, rule_table
 
@@ -24,6 +24,4 @@ def rules_of(
         )
     data.prepare_data()
     data.setup("validate")
-    batch = next(iter(data.val_dataloader()))
-    inputs = (monitor.unpack or unpack_batch)(batch)[0]
-    return rule_table(monitor._network(model), inputs[:1], attribution.composite)
+    return rule_table(monitor.network(model), first_inputs(data, monitor.unpack)[:1], attribution.composite)

@@ -134,11 +134,30 @@ class ExplanationMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network, and names that two monitors would log under, before any training is spent."""
-        self._network(pl_module)
+        self.network(pl_module)
         for other in _monitors(trainer):
             stages, names = set(self.stages) & set(other.stages), sorted(self.metrics.keys() & other.metrics.keys())
             if other is not self and stages and names:
                 raise ValueError(f"two ExplanationMonitors have a metric {names[0]!r}: give it another name in one.")
+
+    def network(self, pl_module: LightningModule) -> nn.Module:
+        """What is explained of a module: the attribute named by ``model``, or the module itself.
+
+        Raises:
+            ValueError: If there is no such attribute, or the module has no ``forward`` of its own and none is named.
+        """
+        if self.model is not None:
+            names = [name for name, _ in pl_module.named_modules(remove_duplicate=False) if name]
+            if self.model not in names:
+                raise ValueError(unknown("model", self.model, names))
+            return pl_module.get_submodule(self.model)
+        if type(pl_module).forward in (LightningModule.forward, nn.Module.forward):
+            names = [name for name, _ in pl_module.named_children()]
+            raise ValueError(
+                f"{type(pl_module).__name__} has no forward of its own: say which attribute to explain with "
+                f"ExplanationMonitor(model=...), one of {', '.join(names) or 'its submodules'}."
+            )
+        return pl_module
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready."""
@@ -160,10 +179,10 @@ class ExplanationMonitor(Callback):
         """Explain a batch."""
         with self._precision(trainer):
             if self._run is not None:
-                self._run.add(self._network(pl_module), batch, dataloader_idx)
+                self._run.add(self.network(pl_module), batch, dataloader_idx)
             elif trainer.sanity_checking and "validate" in self.stages:
                 # What cannot be explained is said before any training is spent.
-                self._collector(self.metrics).check(self._network(pl_module), batch)
+                self._collector(self.metrics).check(self.network(pl_module), batch)
 
     on_test_batch_end = on_validation_batch_end
 
@@ -224,20 +243,6 @@ class ExplanationMonitor(Callback):
         plugin = trainer.precision_plugin
         plain = self.precision == "32" and isinstance(plugin, MixedPrecision)
         return called_in(nullcontext if plain else plugin.forward_context)
-
-    def _network(self, pl_module: LightningModule) -> nn.Module:
-        if self.model is not None:
-            names = [name for name, _ in pl_module.named_modules(remove_duplicate=False) if name]
-            if self.model not in names:
-                raise ValueError(unknown("model", self.model, names))
-            return pl_module.get_submodule(self.model)
-        if type(pl_module).forward in (LightningModule.forward, nn.Module.forward):
-            names = [name for name, _ in pl_module.named_children()]
-            raise ValueError(
-                f"{type(pl_module).__name__} has no forward of its own: say which attribute to explain with "
-                f"ExplanationMonitor(model=...), one of {', '.join(names) or 'its submodules'}."
-            )
-        return pl_module
 
 
 class _Run:

@@ -51,6 +51,15 @@ def test_a_picture_with_what_it_shows(objective, titles, tmp_path, monkeypatch):
     assert [title.rpartition(" ")[0] + " " for title in found] == titles
 
 
+def test_batches_of_any_form_tell_the_shape(command, here):
+    own = ["model._target_=my_module.Net", "data._target_=my_module.Strange", "trainer.max_epochs=1", "regions.size=4"]
+    unpack = "monitor.unpack={_target_:my_module.unpack,_partial_:true}"
+    asked = ["+maximization=pixel", "maximization.ascent.steps=2", "maximization.objective.target=[0,2]"]
+    code, _, err = command(*own, unpack, *asked, "metrics=importance", "+trainer.enable_progress_bar=false")
+    assert (code, err) == (0, "")
+    assert (here / "run" / "figures" / "maximized.png").stat().st_size > 1000
+
+
 def test_a_run_ends_with_a_picture(command, here):
     small = ["trainer.max_epochs=1", "+data.limit=100", "monitor.max_samples=2", "metrics=importance"]
     code, *_ = command(

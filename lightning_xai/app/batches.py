@@ -1,0 +1,22 @@
+"""What a data module validates on."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+
+from lightning_xai.callbacks.explain import Unpack, unpack_batch
+
+
+def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> Tensor:
+    """The inputs of the first validation batch; of several data loaders, the first one's.
+
+    Args:
+        data: The data module, set up for validation.
+        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
+            keys are understood without.
+    """
+    loader, *_ = CombinedLoader(data.val_dataloader(), mode="sequential").flattened
+    inputs: Tensor = (unpack or unpack_batch)(next(iter(loader)))[0]
+    return inputs
