@@ -80,34 +80,32 @@ class Captured:
 
 @dataclass
 class Looks:
-    """The watches over one perturbation, and what they have kept so far, chunk by chunk."""
+    """The watches over one perturbation, and what they have kept so far, pass by pass."""
 
     watches: list[Watch]
     sets: int
     kept: list[dict[str, list[Tensor]]] = field(init=False)
-    change: Tensor | None = None
+    change: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.kept = [{} for _ in self.watches]
 
-    def note_change(self, batch: Tensor, values: Tensor, arms: int) -> None:
-        """Add the mean over the cells of |R x - x| of an arm [F, n, C, *S]."""
-        change = (batch - values).abs_().flatten(2).mean(2) / arms
-        self.change = change if self.change is None else self.change + change
+    def note_change(self, batch: Tensor, values: Tensor) -> None:
+        """Keep the mean over the arms and cells of |R x - x| of arms [A, F, n, C, *S]."""
+        self.change.append((batch - values).abs_().flatten(3).mean((0, 3)))
 
-    def end_chunk(self, features: list[int]) -> None:
+    def end_pass(self, features: list[int]) -> None:
         """Take from every watch what it keeps of these features."""
-        assert self.change is not None
         for watch, parts in zip(self.watches, self.kept, strict=True):
-            for name, values in {"change": self.change, **watch.chunk(features)}.items():
+            for name, values in watch.chunk(features).items():
                 parts.setdefault(name, []).append(values)
-        self.change = None
 
     def captured(self) -> list[Captured]:
         """What every watch has kept of these samples."""
         found = []
+        change = torch.cat(self.change)
         for watch, parts in zip(self.watches, self.kept, strict=True):
             joined = watch.whole({name: torch.cat(chunks) for name, chunks in parts.items()})
-            features = {name: values.transpose(0, 1) for name, values in joined.items()}
+            features = {name: values.transpose(0, 1) for name, values in {"change": change, **joined}.items()}
             found.append(Captured(features, watch.finish()))
         return found

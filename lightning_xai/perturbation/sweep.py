@@ -256,9 +256,8 @@ class _Network:
         """How many features of so many samples go into one pass."""
         return max(1, self.limit // samples)
 
-    def block(self, inputs: Tensor) -> int:
+    def block(self, inputs: Tensor, sets: int) -> int:
         """How many features of these inputs are perturbed and read at once: those of one pass, or of several."""
-        sets = self.sets(len(inputs))
         return sets * max(1, _BLOCK_BYTES // (sets * inputs.numel() * inputs.element_size()))
 
     def report(self, inputs: int) -> None:
@@ -370,35 +369,29 @@ class _Samples:
         values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
+        sets = looks.sets if looks else self.network.sets(samples)
         repeated: dict[int, list[BoundScore]] = {1: readers}
-        arms: list[list[Tensor]] = [[] for _ in copies]
-        first = 0
-        while first < len(features):
-            some = features[first : first + (looks.sets if looks else self.network.block(self.inputs))]
-            first += len(some)
-            # What captures compares rows of batches of one size, so the last chunk is filled up with clean inputs.
-            size = looks.sets if looks else len(some)
+        scores = [values.new_empty(len(readers), len(copies), samples, 0)]
+        block = self.network.block(self.inputs, sets)
+        for first in range(0, len(features), block):
+            some = features[first : first + block]
+            # What captures compares rows of batches of one size, so the last pass is filled up with clean inputs.
+            size = -(-len(some) // sets) * sets if looks else len(some)
             if size not in repeated:
                 rows = torch.arange(samples, device=values.device).repeat(size)
                 repeated[size] = [reader.at(rows) for reader in readers]
-            for copy, scores in zip(copies, arms, strict=True):
-                batch = values.new_empty(size, *values.shape).copy_(values)
-                for perturbed, together in zip(batch, some, strict=False):
+            batch = values.new_empty(len(copies), size, *values.shape).copy_(values)
+            for copy, arm in zip(copies, batch, strict=True):
+                for perturbed, together in zip(arm, some, strict=False):
                     for feature in sorted(together, reverse=True):
                         if copy is None:
                             self._write_window(perturbed, values, kind, feature)
                         else:
                             self.regions.write(perturbed, copy, feature)
-                if looks:
-                    looks.note_change(batch[: len(some)], values, len(copies))
-                scores.append(self._read(batch, len(some), repeated[size], suspect, looks))
             if looks:
-                looks.end_chunk([together[0] for together in some])
-        found = _numbers(
-            torch.stack(
-                [torch.cat(chunks, 2) if chunks else values.new_empty(len(readers), samples, 0) for chunks in arms], 1
-            )
-        )
+                looks.note_change(batch[:, : len(some)], values)
+            scores.append(self._read(batch, some, repeated[size], suspect, looks))
+        found = _numbers(torch.cat(scores, 3))
         present = self.regions.present()
         if present is not None and features:
             index = torch.tensor(features, device=present.device)
@@ -412,30 +405,44 @@ class _Samples:
                 self.regions.put(target, rows, perturbed[0], feature)
 
     def _read(
-        self, batch: Tensor, wanted: int, readers: list[BoundScore], suspect: bool, looks: Looks | None
+        self,
+        batch: Tensor,
+        features: list[Features],
+        readers: list[BoundScore],
+        suspect: bool,
+        looks: Looks | None,
     ) -> Tensor:
-        """The scores [readers, n, wanted] of perturbed inputs [F, n, C, *S]; NaN where a cell is not finite."""
-        sets, samples = batch.shape[:2]
-        flat = batch.view(sets * samples, *self.inputs.shape[1:])
+        """The scores [readers, A, n, F] of perturbed inputs [A, F, n, C, *S]; NaN where a cell is not finite."""
+        arms, size, samples = batch.shape[:3]
+        flat = batch.view(arms, size * samples, *self.inputs.shape[1:])
         broken = None
         if suspect:
-            broken = ~flat.isfinite().flatten(1).all(1)
-            flat.masked_fill_(broken.view(-1, *[1] * (flat.ndim - 1)), 0.0)
-        columns: list[tuple[Tensor, ...]] = []
-        watches = looks.watches if looks else ()
-        for some in (flat,) if looks else torch.split(flat, samples * self.network.sets(samples)):
-            output = self.network(some, watches)
-            for watch in watches:
-                watch.passed(broken)
-            columns.append(tuple(reader.columns(output, len(some)) for reader in readers))
-            self.network.report(min(len(some), wanted * samples))
+            broken = ~flat.isfinite().flatten(2).all(2)
+            flat.masked_fill_(broken.view(*broken.shape, *[1] * (flat.ndim - 2)), 0.0)
+        columns: list[list[tuple[Tensor, ...]]] = [[] for _ in range(arms)]
+        sets, watches = (looks.sets, looks.watches) if looks else (self.network.sets(samples), [])
+        for first in range(0, size, sets):
+            some, rows = features[first : first + sets], slice(first * samples, (first + sets) * samples)
+            for arm in range(arms):
+                inputs = flat[arm, rows]
+                output = self.network(inputs, watches)
+                for watch in watches:
+                    watch.passed(None if broken is None else broken[arm, rows])
+                columns[arm].append(tuple(reader.columns(output, len(inputs)) for reader in readers))
+                self.network.report(len(some) * samples)
+            if looks:
+                looks.end_pass([together[0] for together in some])
         if not readers:
-            return batch.new_empty(0, samples, wanted)
-        read = zip(readers, zip(*columns, strict=True), strict=True)
-        scores = torch.stack([reader.read(torch.cat(parts)) for reader, parts in read])
+            return batch.new_empty(0, arms, samples, len(features))
+        scores = torch.stack(
+            [
+                torch.stack([reader.read(torch.cat([parts[number] for parts in arm])) for arm in columns])
+                for number, reader in enumerate(readers)
+            ]
+        )
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
-        return scores.view(len(readers), sets, samples)[:, :wanted].transpose(1, 2)
+        return scores.view(len(readers), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
 
 
 def _check_kind(perturbation: Perturbation) -> None:
