@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -35,16 +35,18 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
         TypeError: If ``model`` is not a ``torch.nn.Module``.
     """
     check_model(model)
+    modules = list(model.modules())
+    devices = {tensor.device for tensor in _tensors(modules)}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
-        for kind in {"cpu", *(tensor.device.type for tensor in _tensors(model))}:
+        for kind in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_random_states(model))
-        stack.enter_context(_buffers(model))
-        stack.enter_context(_modes(model))
-        stack.enter_context(_silence(model))
+        stack.enter_context(_random_states(devices))
+        stack.enter_context(_buffers(modules))
+        stack.enter_context(_modes(model, modules))
+        stack.enter_context(_silence(modules))
         stack.enter_context(_plain_attention())
         yield
 
@@ -198,14 +200,17 @@ def keyed_generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
+    """The parameters and buffers; ``parameters()`` and ``buffers()`` would walk the whole tree once each."""
+    for module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                yield tensor
 
 
 @contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()]
+def _modes(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    before = [(module, module.training) for module in modules]
     model.eval()
     try:
         yield
@@ -215,12 +220,13 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(model: nn.Module) -> Iterator[None]:
+def _buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
     # What a scripted module holds cannot be replaced, only written to.
-    open_modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    open_modules = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     held = [(module, dict(module._buffers)) for module in open_modules]
+    every = {id(buffer): buffer for module in modules for buffer in module._buffers.values() if buffer is not None}
     # A tensor made in inference mode has no version, but cannot be written to here either.
-    written = [buffer for buffer in model.buffers() if not buffer.is_inference()]
+    written = [buffer for buffer in every.values() if not buffer.is_inference()]
     before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in written]
     try:
         yield
@@ -235,11 +241,11 @@ def _buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _random_states(model: nn.Module) -> Iterator[None]:
-    devices = {tensor.device for tensor in _tensors(model) if tensor.device.type == "cuda"}
+def _random_states(devices: set[torch.device]) -> Iterator[None]:
+    cuda = sorted(device.index for device in devices if device.type == "cuda")
     python, numpy = random.getstate(), sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+    with torch.random.fork_rng(devices=cuda):
         try:
             yield
         finally:
@@ -249,12 +255,12 @@ def _random_states(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _silence(model: nn.Module) -> Iterator[None]:
+def _silence(modules: Sequence[nn.Module]) -> Iterator[None]:
     def ignored(*_args: Any, **_kwargs: Any) -> None:
         """A metric logged while explaining would overwrite the one that the user's step has logged."""
 
     shadowed = []
-    for module in model.modules():
+    for module in modules:
         if callable(getattr(type(module), "log", None)) and callable(getattr(type(module), "log_dict", None)):
             for name in {"log", "log_dict"} - vars(module).keys():
                 vars(module)[name] = ignored

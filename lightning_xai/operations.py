@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -179,15 +179,15 @@ def _open_attention() -> Callable[..., Any]:
     return opened
 
 
-def tensors_in(arguments: Any) -> Iterator[Tensor]:
+def tensors_in(arguments: Any) -> list[Tensor]:
     """The tensors among arguments, also inside lists, tuples and dicts."""
     if isinstance(arguments, Tensor):
-        yield arguments
-    elif isinstance(arguments, tuple | list):
-        for argument in arguments:
-            yield from tensors_in(argument)
-    elif isinstance(arguments, dict):
-        yield from tensors_in(list(arguments.values()))
+        return [arguments]
+    found: list[Tensor] = []
+    if isinstance(arguments, tuple | list | dict):
+        for argument in arguments.values() if isinstance(arguments, dict) else arguments:
+            found.extend(tensors_in(argument))
+    return found
 
 
 class _LargestResult(Operations):

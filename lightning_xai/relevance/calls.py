@@ -134,7 +134,7 @@ def _matrix_product(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[st
             return found
 
         return LinearCall(Dense(), factors[0], factors[1], None, rewritten)
-    tensors = list(tensors_in([args, kwargs]))
+    tensors = tensors_in([args, kwargs])
     constants = [tensor for tensor in tensors if not tensor.requires_grad]
     if len(constants) != 1 or len(tensors) != 2:
         return None
@@ -189,3 +189,10 @@ def product_arguments(name: str, args: tuple[Any, ...], share: Callable[[Any, fl
         for factor in factors
     )
     return (*args[:start], *shares, *args[end:])
+
+
+def swapped(argument: Any, others: dict[int, Tensor]) -> Any:
+    """An argument with other tensors in the place of some."""
+    if isinstance(argument, tuple | list):
+        return type(argument)(swapped(part, others) for part in argument)
+    return others.get(id(argument), argument)

@@ -62,6 +62,21 @@ def matches(pattern: str, operation: Operation) -> bool:
     return all(_word_matches(word, operation) for word in pattern.split())
 
 
+def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> Rule | None:
+    """The rule of the first pattern that matches; see :meth:`Patterns.rule_for`."""
+    for pattern, rule in entries:
+        if matches(pattern, operation):
+            if rule.applies is not None and operation.kind not in rule.applies:
+                if any(word not in ("*", *_PLACES) for word in pattern.split()) and operation.kind in _TOLD:
+                    raise ValueError(
+                        f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
+                        f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies))}."
+                    )
+                continue
+            return rule
+    return None
+
+
 class Patterns(ABC):
     """What a relevance method does at each operation: an ordered list, the first match wins."""
 
@@ -78,17 +93,7 @@ class Patterns(ABC):
         Raises:
             ValueError: If that rule is none for this kind of operation.
         """
-        for pattern, rule in self.entries():
-            if matches(pattern, operation):
-                if rule.applies is not None and operation.kind not in rule.applies:
-                    if any(word not in ("*", *_PLACES) for word in pattern.split()) and operation.kind in _TOLD:
-                        raise ValueError(
-                            f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
-                            f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies))}."
-                        )
-                    continue
-                return rule
-        return None
+        return first_match(self.entries(), operation)
 
     @property
     def speaks_of_last(self) -> bool:

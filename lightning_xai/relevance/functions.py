@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,7 +66,8 @@ class Handed(torch.autograd.Function):
     """A function of the single numbers of a linear operation's output.
 
     If nothing else reads the output, the backward hands the relevance itself to the operation, else it multiplies by
-    (f(x) - f(0)) / x.
+    (f(x) - f(0)) / x. The record ``reader`` of the one linear operation that reads the result, if it is one, tells
+    whether what it hands down may be written to.
     """
 
     @staticmethod
@@ -74,7 +75,7 @@ class Handed(torch.autograd.Function):
         ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], facts: tuple[Any, ...], rectifies: bool, writes: bool
     ) -> Tensor:
         """The function itself; ``facts`` are the operation's record, the place for its own output, f(0) and f'(0)."""
-        ctx.facts, ctx.rectifies = facts, rectifies
+        ctx.facts, ctx.rectifies, ctx.reader = facts, rectifies, None
         if writes:
             ctx.mark_dirty(x)
         ctx.save_for_backward(x.new_empty(0))  # of no shape that an activation saves: recomputing it is found out
@@ -87,7 +88,8 @@ class Handed(torch.autograd.Function):
         y, (g,), _ = kept.read(), grads, ctx.saved_tensors
         if record.takes_relevance():
             record.given, record.rectified = True, ctx.rectifies
-            return g * (y if value == 0 else y - value), None, None, None, None
+            y = y if value == 0 else y - value
+            return g.mul_(y) if ctx.reader is not None and ctx.reader.fresh else g * y, None, None, None, None
         if record.y.shape != y.shape:
             raise RuntimeError(f"the output of {record.operation} was read in a way that was not seen.")
         return g * _ratio(record.y, y, value, slope), None, None, None, None
@@ -188,14 +190,18 @@ def passed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, homogene
     return _written(x, Ratio.apply(x, run, _at_zero(func, args, kwargs)), writes)
 
 
+def is_rectifier(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function of single numbers is 0 wherever they are negative, and never negative."""
+    name, low = operation_name(func), args[1] if len(args) > 1 else kwargs.get("min_val")
+    return name in ("relu", "relu6") or (name == "hardtanh" and low == 0)
+
+
 def handed(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: Any, *, writes: bool
 ) -> tuple[Tensor, Kept]:
     """A function of the single numbers of a linear operation's output, and what is kept of its own output."""
     kept = Kept()
-    name = operation_name(func)
-    low = args[1] if len(args) > 1 else kwargs.get("min_val")
-    rectifies = name in ("relu", "relu6") or (name == "hardtanh" and low == 0)
+    name, rectifies = operation_name(func), is_rectifier(func, args, kwargs)
     if writes and not (record.readers == 1 and (name == "relu" or record.drop_unread(rectified=rectifies))):
         record.protect()
 
@@ -217,7 +223,7 @@ _zeros: dict[Any, tuple[float, float]] = {}
 
 def _at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
     """f(0) and f'(0); 0 where they are not finite or differ from number to number."""
-    if any(True for _ in tensors_in([args[1:], kwargs])):
+    if tensors_in([args[1:], kwargs]):
         return (0.0, 0.0)
     key = (func, args[1:], tuple(sorted(kwargs.items())))
     known = _zeros.get(key)
@@ -293,11 +299,11 @@ def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple
     dims, weight, eps, centred = facts
     x, y = args[0], func(*args, **kwargs)
     if centred:
-        spread = x.var(dims, correction=0, keepdim=True)
+        shape = x.shape[dims[0] :]
+        factor = torch.native_layer_norm(x, shape, None, None, eps)[2]  # several times faster than x.var()
     else:
-        spread = x.square().mean(dims, keepdim=True)
         eps = torch.finfo(x.dtype).eps if eps is None else eps
-    factor = torch.rsqrt(spread + eps)
+        factor = torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
     return y, factor if weight is None else factor * weight
 
 
@@ -327,3 +333,14 @@ def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     """The factor of a function x -> x c(x), as the quotient of the two."""
     x, y = args[0], func(*args, **kwargs)
     return y, torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x))
+
+
+def nodes_behind(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of the graph behind a tensor."""
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+            yield node

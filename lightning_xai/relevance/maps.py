@@ -46,6 +46,14 @@ class LinearMap(ABC):
         """Two weights as one over twice as many inputs."""
         raise NotImplementedError(f"{type(self).__name__} has no stacked inputs.")
 
+    def signs(self, x: Tensor) -> Tensor:
+        """The positive parts of inputs beside their negative parts, as :meth:`stacked` weights read them."""
+        raise NotImplementedError(f"{type(self).__name__} has no stacked inputs.")
+
+    def transpose_stacked(self, s: Tensor, weight: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """:math:`W^T s` for the two weights in a stacked one."""
+        raise NotImplementedError(f"{type(self).__name__} has no stacked inputs.")
+
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:math:`W^T s` for three weights."""
         first, second, third = (self.transpose(s, weight, like) for weight in weights)
@@ -132,12 +140,25 @@ class Convolution(LinearMap):
         """See the base class."""
         return torch.cat((first, second), 1)
 
+    def signs(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        return torch.cat((x.clamp(min=0), x.clamp(max=0)), 1)
+
+    def transpose_stacked(self, s: Tensor, weight: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        first, second = self.transpose(s, weight, self._several(2, like)).chunk(2, 1)
+        return first, second
+
+    @staticmethod
+    def _several(times: int, like: Tensor) -> Tensor:
+        """The shape of so many inputs in one, without their memory."""
+        return like.new_empty(1).expand(like.shape[0], times * like.shape[1], *like.shape[2:])
+
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class."""
         if self.transposed or self.groups > 1:
             return super().box(s, weights, like)
-        shape = (like.shape[0], 3 * like.shape[1], *like.shape[2:])
-        first, second, third = self.transpose(s, torch.cat(weights, 1), like.new_empty(1).expand(shape)).chunk(3, 1)
+        first, second, third = self.transpose(s, torch.cat(weights, 1), self._several(3, like)).chunk(3, 1)
         return first, second, third
 
 

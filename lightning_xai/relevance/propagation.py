@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -20,8 +20,8 @@ from lightning_xai.operations import (
     tensors_in,
 )
 from lightning_xai.relevance import functions
-from lightning_xai.relevance.calls import linear_call, product_arguments, statistics_of
-from lightning_xai.relevance.composites import Operation, Patterns
+from lightning_xai.relevance.calls import linear_call, product_arguments, statistics_of, swapped
+from lightning_xai.relevance.composites import Operation, Patterns, first_match
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.records import Record, Row
@@ -31,6 +31,8 @@ from lightning_xai.relevance.step import signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
 _MOVES = frozenset({"reshape", "identity", "dropout"})
+_SIGNED = frozenset({"pooling", "identity"})
+"""Kinds whose results are not negative if what they read is not."""
 _MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
 """Reshapes that may bring in constants, which absorb relevance."""
 _SINGLE = frozenset({"sum", "product", "activation", "affine_norm"})
@@ -51,6 +53,7 @@ class Propagation(Operations):
     def __init__(self, model: nn.Module, composite: Patterns, ledger: Recorder | None = None) -> None:
         super().__init__(model)
         self.composite = composite
+        self._entries = composite.entries()
         self._model = model
         self._seen: set[str] = set()
         self.ledger = ledger
@@ -60,6 +63,7 @@ class Propagation(Operations):
         self._records: Any = WeakTensorKeyDictionary()
         self._kept_of: Any = WeakTensorKeyDictionary()
         self._fresh: Any = WeakTensorKeyDictionary()
+        self._nonnegative: Any = WeakTensorKeyDictionary()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
@@ -98,6 +102,7 @@ class Propagation(Operations):
         if joined is not None:
             y, kept = functions.handed(func, args, kwargs, joined, writes=writes)
             self._kept_of[y] = kept
+            self._note_sign(func, args, kwargs, y)
             return y
         if writes:
             self._before_writing(args, kwargs, name)
@@ -108,9 +113,18 @@ class Propagation(Operations):
             result = self._moved(func, args, kwargs, name)
         else:
             result = self._other(func, args, kwargs, Operation(name, kind, self.running()), live, writes)
+        self._note_sign(func, args, kwargs, result)
         if fresh is not None:
             self._stay_fresh(func, args, kwargs, live, result)
         return result
+
+    def _note_sign(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Remember results that cannot be negative, with the version of them."""
+        if isinstance(result, Tensor) and (
+            functions.is_rectifier(func, args, kwargs)
+            or (kind_of(func) in _SIGNED and args and self._nonnegative.get(args[0]) == args[0]._version)
+        ):
+            self._nonnegative[result] = result._version
 
     def _joined(self, name: str, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
         """The linear operation whose output an activation reads that may hand it relevance itself; None if none."""
@@ -120,7 +134,7 @@ class Propagation(Operations):
         record: Record | None = self._records.get(x)
         if record is None or record.y is None or record.written or x._version != record.version or x._is_view():
             return None
-        if any(True for _ in tensors_in([args[1:], kwargs])):
+        if tensors_in([args[1:], kwargs]):
             return None
         operation = Operation(name, kind, self.running())
         rule = self._rule(operation) or Pass()
@@ -141,7 +155,7 @@ class Propagation(Operations):
         results = [part for part in tensors_in(result) if part.requires_grad]
         known = all(receiver is not None for receiver in receivers.values())
         if known and (kind in _MOVES or kind == "concatenation") and not is_in_place(func, kwargs):
-            moved = list(tensors_in(func(*_swapped(args, receivers), **kwargs)))
+            moved = tensors_in(func(*swapped(args, receivers), **kwargs))
             if len(moved) == len(results):
                 for part, place in zip(results, moved, strict=True):
                     self._fresh[part] = place
@@ -154,7 +168,7 @@ class Propagation(Operations):
     def _rule(self, operation: Operation) -> Rule | None:
         key = (operation.name, operation.kind, operation.module, operation.first, operation.last)
         if key not in self._found:
-            self._found[key] = self.composite.rule_for(operation)
+            self._found[key] = first_match(self._entries, operation)
         return self._found[key]
 
     def _refuse(self, operation: Operation, reason: str = "") -> NoReturn:
@@ -184,6 +198,7 @@ class Propagation(Operations):
         if not self._late:
             self._settle(row)
         x = record.call.x
+        record.nonnegative = self._nonnegative.get(x) == x._version or None
         if isinstance(record.rule, Gradient) and self.ledger is None and not record.folded:
             y = run()
             record.version = y._version
@@ -242,7 +257,7 @@ class Propagation(Operations):
             found: Tensor = func(*args, **kwargs)  # the chain rule folds it
             return found
         weights = Weights(before.call.weight, before.call.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
-        self.rows = [row for row in self.rows if row.record is not before]
+        self.rows.pop(max(index for index, row in enumerate(self.rows) if row.record is before))
         plain = x.detach()
         folded = Record(before.operation, before.call, weights, folded=operation.module)
         y = self._applied(folded, lambda: func(plain, *args[1:], **kwargs))
@@ -430,8 +445,9 @@ class Propagation(Operations):
                 "between them, so there is no relevance to propagate."
             )
         reached: list[Record] = []
-        nodes = list(_nodes(score))
+        nodes = list(functions.nodes_behind(score))
         readers = Counter(following for node in nodes for following, _ in node.next_functions)
+        last_reader = {following: node for node in nodes for following, _ in node.next_functions}
         for node in nodes:
             if not isinstance(node, BackwardCFunction):
                 continue
@@ -441,6 +457,8 @@ class Propagation(Operations):
                 if record is not None:
                     record.alone = readers[node] == 1
                     reached.append(record)
+                elif readers[node] == 1:
+                    node.reader = getattr(last_reader[node], "record", None)
                 continue
             if name == HANDS_ON and self._sharded:
                 continue
@@ -469,21 +487,3 @@ CHECKPOINTED = (
 
 def _detached(argument: Any) -> Any:
     return argument.detach() if isinstance(argument, Tensor) else argument
-
-
-def _swapped(argument: Any, others: dict[int, Tensor]) -> Any:
-    """An argument with other tensors in the place of some."""
-    if isinstance(argument, tuple | list):
-        return type(argument)(_swapped(part, others) for part in argument)
-    return others.get(id(argument), argument)
-
-
-def _nodes(tensor: Tensor) -> Iterator[Any]:
-    """The nodes of the graph behind a tensor."""
-    seen, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
-            yield node

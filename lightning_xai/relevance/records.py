@@ -63,6 +63,9 @@ class Record:
     rectified: bool = False
     """Whether that operation is a ReLU."""
     nonnegative: bool | None = None
+    """Whether no input is negative; None if nobody has looked."""
+    fresh: bool = False
+    """Whether what it handed down lies in memory of its own."""
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -86,7 +89,7 @@ class Record:
         with torch.no_grad():
             x = self.call.x.detach()
             nothing = x.new_empty(0)
-            step = Step(self.call.map, self.weights, x, nothing, nothing, None, True, rectified)
+            step = Step(self.call.map, self.weights, x, nothing, nothing, None, True, rectified, self.nonnegative)
             reads = self.rule.reads_output(step)
         self.nonnegative = step.known_nonnegative
         if not reads:
@@ -108,6 +111,9 @@ class Record:
         state = (self.absorbed, self.given, self.given and self.rectified, self.nonnegative)
         found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, *state))
         self.y = None
+        taken = {tensor.untyped_storage().data_ptr() for tensor in (x, y, g)}
+        memory = found.untyped_storage()
+        self.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)

@@ -109,9 +109,9 @@ class Step:
             bias = self.g.new_full((self.map.channels(self.g),), epsilon) if bias is None else bias + epsilon
         if self.nonnegative():
             return self.forward(self.x, self._made(weights, 0), bias)
-        above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         if self.map.stacks(self.weights.weight):
-            return self.forward(self.map.stacked(above, below), self._made(weights, 2), bias)
+            return self.forward(self.map.signs(self.x), self._made(weights, 2), bias)
+        above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         return self.forward(above, self._made(weights, 0), bias).add_(self.forward(below, self._made(weights, 1)))
 
     def shared(self, s: Tensor, weights: BySign) -> Tensor:
@@ -119,8 +119,7 @@ class Step:
         if self.nonnegative():
             return self.back(s, self._made(weights, 0))
         if self.map.stacks(self.weights.weight):
-            like = self.map.stacked(self.x, self.x)
-            above, below = self.map.transpose(s, self._made(weights, 2), like).chunk(2, 1)
+            above, below = self.map.transpose_stacked(s, self._made(weights, 2), self.x)
         else:
             above, below = (self.back(s, self._made(weights, side)) for side in (0, 1))
         return torch.where(self.x < 0, below, above)
@@ -157,11 +156,11 @@ class Step:
 
 
 def signed(epsilon: float, z: Tensor) -> Tensor | float:
-    """The stabiliser: epsilon with the sign of z, the sign of 0 being 1."""
+    """The stabiliser: epsilon with the sign of z; that of 0 is its own, as floating-point zeros have signs."""
     if epsilon == 0:
         return 0.0
     size = z.new_tensor(epsilon)  # two plain numbers would make single precision
-    return torch.where(z < 0, -size, size)
+    return torch.copysign(size, z)
 
 
 def quotient(r: Tensor, z: Tensor, epsilon: Tensor | float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai.relevance import LRP, composites, rules
+from lightning_xai.relevance.rules import Rule
 
 
 class Net(nn.Module):
@@ -128,3 +129,69 @@ def test_inputs_of_both_signs_in_any_shape_of_weights(groups, wide, preset):
     torch.manual_seed(1)
     model = Net(nn.SiLU(inplace=True), groups, wide).double().eval().requires_grad_(False)
     same(model, torch.randn(2, 2, 5, 4, dtype=torch.float64), preset)
+
+
+def lowered(y):
+    return functional.relu(y) - 0.3
+
+
+def lowered_in_place(y):
+    a = functional.relu(y)
+    a -= 0.3
+    return a
+
+
+def lowered_in_place_behind_pooling(y):
+    a = functional.max_pool2d(functional.relu(y), 1)
+    a.sub_(0.3)
+    return a
+
+
+@pytest.mark.parametrize("preset", [PRESETS[name] for name in ("flat", "plus", "alpha-beta", "gamma", "last")])
+@pytest.mark.parametrize("between", [lowered_in_place, lowered_in_place_behind_pooling])
+def test_what_was_not_negative_may_become_so_in_place(between, preset):
+    torch.manual_seed(0)
+    model = Net(lowered).double().eval().requires_grad_(False)
+    x = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    expected = LRP(preset)(model, x, 1)
+    model.between = between
+    torch.testing.assert_close(LRP(preset)(model, x, 1), expected, rtol=1e-9, atol=1e-12)
+
+
+class HandedOn(Rule):
+    """Gives back the very tensor that it is given."""
+
+    def linear(self, step):
+        return step.g
+
+
+class Branches(nn.Module):
+    """A sum whose branches share one gradient in memory; behind one of them lies an activation."""
+
+    def __init__(self, late):
+        super().__init__()
+        self.first, self.second, self.other = (nn.Conv2d(2, 2, 1, bias=False) for _ in range(3))
+        self.late = late
+
+    def forward(self, x):
+        a = self.other(x) if not self.late else None
+        b = self.second(functional.relu(self.first(x)))
+        a = self.other(x) if a is None else a
+        return (a + b).sum((2, 3))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_a_rule_hands_on_as_it_is_is_not_written_to(late):
+    torch.manual_seed(0)
+    model = Branches(late).double().eval().requires_grad_(False)
+    x = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    composite = composites.Composite([("second", HandedOn()), ("convolution", rules.Epsilon(0.01))])
+    found = LRP(composite)(model, x, 1)
+    g = torch.zeros_like(x)
+    g[:, 1] = 1
+    expected = 0
+    for layer, r in ((model.other, model.other(x) * g), (model.first, functional.relu(model.first(x)) * g)):
+        y = layer(x)
+        s = r / (y + 0.01 * y.sign())
+        expected = expected + x * functional.conv_transpose2d(s, layer.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
