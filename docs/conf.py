@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import tomllib
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,7 +18,8 @@ import gallery  # noqa: E402 - stands in _ext
 project = "lightning_xai"
 author = "The lightning_xai authors"
 copyright = author
-release = version = "0.1.0"
+with (HERE.parent / "pyproject.toml").open("rb") as file:
+    release = version = tomllib.load(file)["project"]["version"]
 
 extensions = [
     "sphinx.ext.autodoc",
