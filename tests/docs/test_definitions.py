@@ -141,7 +141,7 @@ def test_every_figure_is_described_and_every_script_is_shown():
         shown, lacking = shown + scripts, lacking + poor
     assert lacking == []
     assert len(set(shown)) == len(shown)
-    others = "".join(path.read_text() for path in DOCS.glob("guides/*.md"))
+    others = "".join(path.read_text() for folder in (DOCS, DOCS / "guides") for path in folder.glob("*.md"))
     scripts = {path.name for path in (DOCS / "figures").glob("*.py")} - {"style.py"}
     assert set(shown) - scripts == set()
     assert [script for script in scripts - set(shown) if script not in others] == []
