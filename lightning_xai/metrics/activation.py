@@ -73,7 +73,7 @@ class QuantileMetric(ExplanationMetric):
         stream = self._stream()
         stream.add(values)
         top, count, peak, histogram = stream.state()
-        self.largest = [top.contiguous()]
+        self.largest = [top]
         bins = histogram.unsqueeze(0)
         self.histogram = [bins if histogram.numel() else bins.new_zeros(0, len(count), stream.bins)]
         self.value_count, self.value_peak = count, peak
@@ -89,7 +89,10 @@ class QuantileMetric(ExplanationMetric):
             counted = dim_zero_cat(self.histogram)
             # Mostly nobody has needed one, and to sum nothing up would take a table of zeros.
             histogram = counted.sum(0) if len(counted) else counted.new_zeros(counted.shape[1], 0)
-            state = (dim_zero_cat(self.largest), self.value_count, self.value_peak, histogram)
+            # To join one part would copy it, and the other way round than it lies in memory.
+            one = isinstance(self.largest, list) and len(self.largest) == 1
+            largest = self.largest[0] if one else dim_zero_cat(self.largest)
+            state = (largest, self.value_count, self.value_peak, histogram)
             stream.absorb(*state, int(self.value_nonfinite))
         return stream
 
