@@ -458,7 +458,8 @@ class Propagation(Operations):
                     record.alone = readers[node] == 1
                     reached.append(record)
                 elif readers[node] == 1:
-                    node.reader = getattr(last_reader[node], "record", None)
+                    reader = getattr(last_reader[node], "record", None)
+                    node.received = None if reader is None else reader.handing
                 continue
             if name == HANDS_ON and self._sharded:
                 continue

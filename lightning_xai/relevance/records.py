@@ -42,6 +42,14 @@ class Kept:
 
 
 @dataclass(eq=False)
+class Handing:
+    """What an operation says of what it handed down; it holds no tensors, so that others may hold it."""
+
+    fresh: bool = False
+    """Whether it lies in memory of its own."""
+
+
+@dataclass(eq=False)
 class Record:
     """One linear operation of a pass: what its backward needs, and which rule it got."""
 
@@ -64,8 +72,7 @@ class Record:
     """Whether that operation is a ReLU."""
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
-    fresh: bool = False
-    """Whether what it handed down lies in memory of its own."""
+    handing: Handing = field(default_factory=Handing)
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -113,7 +120,7 @@ class Record:
         self.y = None
         taken = {tensor.untyped_storage().data_ptr() for tensor in (x, y, g)}
         memory = found.untyped_storage()
-        self.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
+        self.handing.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)
