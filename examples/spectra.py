@@ -1,6 +1,6 @@
-"""Which bands of a spectrum does a classifier read? Generated spectra with known peaks.
+"""Which bands of a spectrum does a classifier read?
 
-Two classes of spectra of 300 points share a broad background and a peak at 67. Class 0 also has peaks at 127 and 157,
+Two classes of generated spectra of 300 points share a broad background and a peak at 67. Class 0 also has peaks at 127 and 157,
 class 1 has one at 217. A small 1-d network learns to tell them apart; importance, speed and synergy then have to find
 these bands and leave the shared one alone. ``python examples/spectra.py [folder]`` prints the strongest bands and
 writes ``spectra.png``.
@@ -63,7 +63,8 @@ def main(folder: Path = Path()) -> dict[int, list[int]]:
         "speed": Speed(bands, fade, strengths=[0.25, 0.5, 0.75, 1.0], abscissa="strength", score="margin"),
         "synergy": Synergy(bands, fade, score="margin"),
     }
-    found = explain(model, [(test_x, test_y)], metrics, max_samples=len(test_y), folder=folder / "spectra")
+    options = {"max_samples": len(test_y), "folder": folder / "spectra", "progress": False}
+    found = explain(model, [(test_x, test_y)], metrics, **options)
 
     strongest = {}
     for label, curve in enumerate(found["importance"]["per_class"]):

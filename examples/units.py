@@ -1,6 +1,6 @@
-"""What do the units of a network detect, and does a class need the units of its concept? Generated images.
+"""What do units detect, and does a class need them?
 
-An image shows a patch with one of three textures, or none, and beside it a disk in one of three colours. The
+A generated image shows a patch with one of three textures, or none, and beside it a disk in one of three colours. The
 class is the texture; the colour has nothing to do with it. A small network learns to tell the textures apart. Its units
 are dissected against textures and colours, whose places are known; then the few units that are most sensitive to one
 texture are silenced. If the units that a dissection names are those that the network uses, that texture becomes
