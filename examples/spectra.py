@@ -1,9 +1,9 @@
 """Which bands of a spectrum does a classifier read?
 
-Two classes of generated spectra of 300 points share a broad background and a peak at 67. Class 0 also has peaks at 127 and 157,
-class 1 has one at 217. A small 1-d network learns to tell them apart; importance, speed and synergy then have to find
-these bands and leave the shared one alone. ``python examples/spectra.py [folder]`` prints the strongest bands and
-writes ``spectra.png``.
+Two classes of generated spectra of 300 points share a broad background and a peak at 67. Class 0 also has peaks at 127
+and 157, class 1 has one at 217. A small 1-d network learns to tell them apart; importance, speed and synergy then have
+to find these bands and leave the shared one alone. ``python examples/spectra.py [folder]`` prints the strongest bands
+and writes ``spectra.png``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ _ROLE = re.compile(r":(?:func|class|meth|mod|attr|obj):`~?([\w.]+)`")
 _AXES = re.compile(r"(?<![\\*`\w])\*(?=[A-Z]\b|\w+\])")
 # `|R x - x|` in a docstring is a magnitude, not a substitution; what stands in backticks is left alone.
 _MAGNITUDE = re.compile(r"(`[^`]*`)|\|(\w(?:[^|`\\]*\w)?)\|")
+# `score: s.` in a docstring is a letter, not the start of a list.
+_LETTER = re.compile(r"(?<=: )(?=\w\.$)")
 
 
 class Equation(NamedTuple):
@@ -70,7 +72,7 @@ def as_text(line: str) -> str:
     if code or "\\" in line.replace("\\*", ""):
         return line
     line = _MAGNITUDE.sub(lambda match: match[1] or rf"\|{match[2]}\|", line)
-    return _AXES.sub(r"\\*", line)
+    return _LETTER.sub(r"\\", _AXES.sub(r"\\*", line))
 
 
 def nearest(target: str, known: Iterable[str], context: str) -> str | None:

@@ -165,4 +165,5 @@ def test_a_docstring_is_told_its_equations():
         "More.",
     ]
     assert links.as_text("Inputs [N, C, *S], |R x - x| and `|a|`.") == r"Inputs [N, C, \*S], \|R x - x\| and `|a|`."
+    assert links.as_text("        score: s.") == r"        score: \s."
     assert links.as_text(r":math:`\lvert a \rvert * S` stays") == r":math:`\lvert a \rvert * S` stays"
