@@ -1,6 +1,7 @@
 """Thresholds: streams against sorting everything, layers against hooks by hand."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_xai.units import activation_threshold, quantile
+from lightning_xai.units.layers import find_spot, find_spots
 from lightning_xai.units.quantile import UpperQuantile
 
 KINDS = {"normal": lambda x: x, "sparse": torch.relu, "tied": torch.round, "negative": lambda x: -x.abs() - 0.1}
@@ -296,6 +298,28 @@ def test_layers_together_share_passes(net, x):
     for layer in ("first", "second"):
         alone = activation_threshold(net, x, layer=layer, activation=torch.tanh, p=0.2)
         assert torch.equal(found[layer].value, alone.value)
+
+
+def test_places_found_together_are_those_found_alone(net):
+    """Among them a block whose output is that of a layer in it, and a layer whose output another one reshapes."""
+    block = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Dropout(), nn.BatchNorm1d(4))
+    chain = nn.Sequential(
+        nn.Conv1d(2, 3, 3), nn.ReLU(inplace=True), block, nn.GELU(), nn.Flatten(), nn.Linear(20, 5), nn.Tanh()
+    )
+    layers = ["0", "2", "2.0", "2.1", "2.2", "3", "5"]
+    cases = [(chain.double(), torch.randn(2, 2, 7, dtype=torch.float64), layers, None)]
+    cases.append((net, torch.randn(2, 2, 5, 4, dtype=torch.float64), ["last", "second", "first"], "tanh"))
+    for model, x, names, activation in cases:
+        model.eval()
+        with torch.no_grad():
+            together = find_spots(model, x, [name for name in names if name != "3"], activation)
+            for name, spot in together.items():
+                alone = find_spot(model, x, name, activation)
+                assert replace(spot, activation=torch.relu) == replace(alone, activation=torch.relu)
+                values = torch.randn(9, dtype=torch.float64)
+                assert torch.equal(spot.activation(values), alone.activation(values))
+    with pytest.raises(ValueError, match="no activation is found after layer '3'"):
+        find_spots(chain, cases[0][1], layers)
 
 
 def test_batches_of_any_kind_are_one_pass(net, x):
