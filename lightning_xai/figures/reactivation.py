@@ -45,7 +45,7 @@ def draw_reactivation(result: Mapping[str, Any], title: str) -> Figure:
         if matrix is not None:
             matrix = matrix.detach().cpu()
             _bars(panels[1], matrix.sum(1), "features j")
-            _bars(panels[2], by_unit, "units k")
+            _bars(panels[2], by_unit, "units k", result.get("dead_units"))
             counts = matrix.float()
             _show(figure, panels[3], counts, (0.0, max(1.0, float(counts.max()))))
             panels[3].set_aspect("auto")
@@ -80,14 +80,15 @@ def as_result(found: Reactivation, regions: Regions, inputs: Tensor) -> dict[str
     return result
 
 
-def _bars(axes: Axes, counts: Tensor, what: str) -> None:
-    """The strongest of some counts, from the top."""
+def _bars(axes: Axes, counts: Tensor, what: str, dead: Tensor | None = None) -> None:
+    """The strongest of some counts, from the top; those of units that never were active in grey."""
     flat = counts.flatten()
     order = flat.argsort(descending=True, stable=True)[:_MOST_BARS]
     places = torch.unravel_index(order, counts.shape)
     labels = ["/".join(map(str, place)) for place in zip(*(axis.tolist() for axis in places), strict=True)]
-    axes.barh(range(len(order)), flat[order].tolist(), color="C0")
+    grey = torch.zeros(len(order), dtype=torch.bool) if dead is None else dead.detach().cpu().flatten()[order]
+    axes.barh(range(len(order)), flat[order].tolist(), color=["0.7" if each else "C0" for each in grey])
     axes.set_yticks(range(len(order)), labels, fontsize=6)
     axes.invert_yaxis()
     left = f"strongest {len(order)}\nof {len(flat)} {what}" if len(flat) > len(order) else f"all {what}"
-    axes.set_title(left)
+    axes.set_title(f"{left}\n(grey: never active)" if bool(grey.any()) else left)

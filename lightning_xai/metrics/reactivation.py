@@ -37,8 +37,9 @@ class Reactivation(QuantileMetric, SweepMetric):
     ``compute()`` gives ``by_feature`` [\*S], the counts :math:`\sum_k M` painted over the input; ``feature_counts``
     [J], the same by feature; ``by_unit`` [K] ([K, \*P] for positions); ``by_feature_and_unit`` [J, K] (not for
     positions); ``total``; ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean
-    of :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead``, how
-    many units never were active; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
+    of :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead_units``
+    [K], which units never were active (as T is 0 for them, anything that pushes them up counts); ``dead``, how many
+    these are; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
 
     A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
@@ -181,10 +182,13 @@ class Reactivation(QuantileMetric, SweepMetric):
             changes = dim_zero_cat(self.changes)
             quantile = self._quantile() if self.threshold == "activation" else self._quantile_of(changes)
             counts = hits(changes, quantile.value).sum(0)
+            dead = torch.zeros(quantile.value.numel(), dtype=torch.bool, device=counts.device)
+            dead[list(quantile.dead)] = True
             threshold = {
                 "threshold": quantile.value,
                 "threshold_error": torch.tensor(quantile.error, device=counts.device),
-                "dead": torch.tensor(len(quantile.dead), device=counts.device),
+                "dead": dead.sum(),
+                "dead_units": dead.view(quantile.value.shape),
             }
         found = self._results(counts.sum(1), counts.sum(0))
         return {**found, "by_feature_and_unit": counts, **threshold}
@@ -199,15 +203,23 @@ class Reactivation(QuantileMetric, SweepMetric):
             return written(tuple(bound.paint(alone)[0].nan_to_num(0.0).nonzero()[0].tolist()))
 
         features = [(j, cell(j), count) for (j,), count in strongest(result["feature_counts"], _LISTED)]
-        units = [(written(as_unit(place)), count) for place, count in strongest(result["by_unit"], _LISTED)]
         found = {
             "strongest_features": Table(("feature", "first cell", "re-activations"), tuple(features)),
-            "strongest_units": Table(("unit", "re-activations"), tuple(units)),
+            "strongest_units": self._units(result["by_unit"], result.get("dead_units")),
         }
         if "by_feature_and_unit" in result:
             pairs = [(j, cell(j), k, count) for (j, k), count in strongest(result["by_feature_and_unit"], _LISTED)]
             found["strongest_pairs"] = Table(("feature", "first cell", "unit", "samples"), tuple(pairs))
         return found
+
+    @staticmethod
+    def _units(counts: Tensor, dead: Tensor | None) -> Table:
+        """The strongest units; whether they never were active, as then any rise exceeds their threshold of 0."""
+        found = strongest(counts, _LISTED)
+        if dead is None:
+            return Table(("unit", "re-activations"), tuple((written(as_unit(place)), count) for place, count in found))
+        units = ((written(as_unit(place)), count, "yes" if dead[place] else "") for place, count in found)
+        return Table(("unit", "re-activations", "never active"), tuple(units))
 
     def _results(self, by_feature: Tensor, by_unit: Tensor) -> dict[str, Tensor]:
         if not self.extent.ndim:

@@ -79,8 +79,8 @@ def test_tables_stand_beside_the_pictures(trainer, tmp_path):
     assert files(tmp_path) == {f"figures/validate-epoch0/dataloader_idx_{i}/{name}" for i in range(2) for name in names}
     table = (tmp_path / "figures/validate-epoch0/dataloader_idx_1/seen.strongest_units.csv").read_text().splitlines()
     counts = monitor.results["seen/dataloader_idx_1"]["by_unit"]
-    assert table[0] == "unit,re-activations"
-    assert {int(unit): int(count) for unit, count in (row.split(",") for row in table[1:])} == {
+    assert table[0] == "unit,re-activations,never active"
+    assert {int(unit): int(count) for unit, count, _ in (row.split(",") for row in table[1:])} == {
         unit: int(count) for unit, count in enumerate(counts) if count
     }
     assert counts.any()

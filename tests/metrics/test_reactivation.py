@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
+from lightning_xai.figures.reactivation import draw_reactivation
 from lightning_xai.metrics import ActivationThreshold, Importance, Reactivation, compute_together, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 from lightning_xai.units import UnitGroups, activation_threshold, reactivation
@@ -264,13 +265,33 @@ def test_tables_name_the_strongest(tmp_path):
         tables = metric.tables(metric.compute())
         assert list(tables) == ["strongest_features", "strongest_units", "strongest_pairs"]
         assert list(tables["strongest_features"].rows) == listed(matrix.sum(1), lambda place: (*place, first[place[0]]))
-        assert list(tables["strongest_units"].rows) == listed(matrix.sum(0), lambda place: place)
+        assert [row[:2] for row in tables["strongest_units"].rows] == listed(matrix.sum(0), lambda place: place)
         pairs = listed(matrix, lambda place: (place[0], first[place[0]], place[1]))
         assert list(tables["strongest_pairs"].rows) == pairs
         assert len(pairs) > 5
     tables["strongest_pairs"].write_csv(tmp_path / "new" / "pairs.csv")
     lines = (tmp_path / "new" / "pairs.csv").read_text().splitlines()
     assert lines == ["feature,first cell,unit,samples", *(",".join(map(str, row)) for row in pairs)]
+
+
+def test_units_that_never_were_active_are_told_from_the_others():
+    model, inputs, target = data()
+    with torch.no_grad():
+        model.get_submodule("0").bias[1] -= 100.0
+    metric = Reactivation("0", WINDOWS, NOISE, p=P)
+    metric.update(model, inputs, target)
+    found = metric.compute()
+    assert found["dead"] == 1
+    assert found["dead_units"].nonzero().flatten().tolist() == [1]
+    table = metric.tables(found)["strongest_units"]
+    assert table.columns == ("unit", "re-activations", "never active")
+    assert found["by_unit"][1] > 0
+    assert {row[0]: row[2] for row in table.rows} == {k: "yes" if k == 1 else "" for k, *_ in table.rows}
+    figure = draw_reactivation(found, "units")
+    assert "grey: never active" in figure.axes[2].get_title()
+    assert "grey" not in figure.axes[1].get_title()
+    colours = [bar.get_facecolor() for bar in figure.axes[2].patches]
+    assert len(set(colours)) == 2
 
 
 def test_tables_of_positions():
