@@ -2,7 +2,7 @@ r"""What a layer's units do while features are perturbed, read in the passes of 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +114,9 @@ class _LayerWatch(Watch):
         self.found = None
 
     def _see(self, _layer: str, values: Tensor) -> None:
-        with torch.autocast(values.device.type, enabled=False):
+        # Entering a context costs as much as the work of a small layer.
+        kind = values.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             if self.reference is None:
                 self.reference = values.clone()
             else:
