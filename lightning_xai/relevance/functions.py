@@ -232,9 +232,13 @@ def _at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
             value = func(zero.clone(), *args[1:], **kwargs)
             (slope,) = torch.autograd.grad(value, zero) if value.requires_grad else (zero,)
-        numbers = (float(value.detach()), float(slope.detach()))
-        known = _zeros[key] = tuple(n if math.isfinite(n) else 0.0 for n in numbers)  # type: ignore[assignment]
-    return known  # type: ignore[return-value]
+        known = _zeros[key] = (_finite(value), _finite(slope))
+    return known
+
+
+def _finite(number: Tensor) -> float:
+    found = float(number.detach())
+    return found if math.isfinite(found) else 0.0
 
 
 def rectified(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool) -> Tensor:

@@ -156,11 +156,11 @@ class Step:
 
 
 def signed(epsilon: float, z: Tensor) -> Tensor | float:
-    """The stabiliser: epsilon with the sign of z; that of 0 is its own, as floating-point zeros have signs."""
+    """The stabiliser: epsilon with the sign of z, the sign of 0 being 1."""
     if epsilon == 0:
         return 0.0
     size = z.new_tensor(epsilon)  # two plain numbers would make single precision
-    return torch.copysign(size, z)
+    return torch.copysign(size, z + 0.0)  # which takes the sign from -0.0
 
 
 def quotient(r: Tensor, z: Tensor, epsilon: Tensor | float) -> Tensor:

@@ -2,6 +2,7 @@ r"""What a layer's units do while features are perturbed, read in the passes of 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -128,12 +129,12 @@ class _LayerWatch(Watch):
             self.room = torch.empty_like(reference)
         return torch.sub(values, reference, out=self.room)
 
+    @abstractmethod
     def reduce(self, change: Tensor) -> Tensor:
         """What is kept of the changes [rows, K, *P] of a pass: the larger of two arms' is kept of both.
 
         It is a tensor of its own; that of the changes is written to again.
         """
-        raise NotImplementedError
 
     def _taken(self, features: list[int]) -> Tensor:
         """What was kept of the strongest arm, [F, n, ...], without the rows that filled the chunk up."""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai.relevance import LRP, GradientXInput, composites, rules
+from lightning_xai.relevance.step import signed
 
 
 def module(function, *parameters):
@@ -402,3 +403,12 @@ def test_activations_pass_relevance_but_for_their_value_at_0(function, in_place)
     seed = torch.linspace(-1, 2, 6, dtype=torch.float64)
     close(found, torch.where(x == 0, 0.0, (function(x) - at_zero) * seed))
     close(ledger.biases, at_zero * seed.sum() * 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_stabiliser_of_zero_is_positive_whatever_the_zero(dtype):
+    z = torch.tensor([-0.0, 0.0, -2.0, 3.0], dtype=dtype)
+    found = signed(0.5, z)
+    assert found.tolist() == [0.5, 0.5, -0.5, 0.5]
+    assert found.dtype == dtype
+    assert z[0].signbit()  # what was asked about is as it was
