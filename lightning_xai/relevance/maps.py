@@ -151,8 +151,11 @@ class Convolution(LinearMap):
 
     @staticmethod
     def _several(times: int, like: Tensor) -> Tensor:
-        """The shape of so many inputs in one, without their memory."""
-        return like.new_empty(1).expand(like.shape[0], times * like.shape[1], *like.shape[2:])
+        """The shape of so many inputs in one, in their memory layout, which the transposed operation takes over."""
+        shape = (like.shape[0], times * like.shape[1], *like.shape[2:])
+        last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class."""
