@@ -47,7 +47,7 @@ NO_QUANTITY = {
     "lightning_xai.metrics.base.update_together": "shares sweeps between metrics",
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
     "lightning_xai.perturbation.selection.Selection": "what the selections share",
-    "lightning_xai.relevance.composites.matches": "reads a pattern",
+    "lightning_xai.relevance.composites.patterns.matches": "reads a pattern",
     "lightning_xai.targets.StrongestClass": "the class of CombClasses, as a number",
 }
 
