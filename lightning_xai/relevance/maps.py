@@ -24,6 +24,10 @@ class LinearMap(ABC):
     def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """:math:`W^T s`, in the shape of the input ``like``."""
 
+    def samples_apart(self) -> bool:
+        """Whether the first axis of inputs and outputs is that of the samples, who know nothing of each other."""
+        return False
+
     def output_channels(self, per_channel: Tensor, y: Tensor) -> Tensor:
         """A tensor [channels of y], shaped so that it can be added to y."""
         return per_channel
@@ -107,6 +111,10 @@ class Convolution(LinearMap):
             s, like, weight, None, *self._settings(groups), [True, False, False]
         )[0]
         return found
+
+    def samples_apart(self) -> bool:
+        """See the base class."""
+        return True
 
     def output_channels(self, per_channel: Tensor, y: Tensor) -> Tensor:
         """See the base class."""

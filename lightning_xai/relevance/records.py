@@ -12,7 +12,7 @@ from lightning_xai.relevance.calls import LinearCall
 from lightning_xai.relevance.composites import Operation
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.rules import Gradient, Rule
-from lightning_xai.relevance.step import Absorbed, Step
+from lightning_xai.relevance.step import Absorbed, Step, joined
 
 
 @dataclass(eq=False)
@@ -116,7 +116,8 @@ class Record:
         common = functools.reduce(torch.promote_types, (x.dtype, y.dtype, g.dtype, self.weights.weight.dtype))
         y, g = y.to(common), g.to(common)
         state = (self.absorbed, self.given, self.given and self.rectified, self.nonnegative)
-        found = rule.linear(Step(self.call.map, self.weights.to(common), x.to(common), y, g, *state))
+        step = Step(self.call.map, self.weights.to(common), x.to(common), y, g, *state)
+        found = joined(rule.linear, step)
         self.y = None
         taken = {tensor.untyped_storage().data_ptr() for tensor in (x, y, g)}
         memory = found.untyped_storage()
