@@ -211,12 +211,14 @@ def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
 @contextmanager
 def _modes(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     before = [(module, module.training) for module in modules]
-    model.eval()
+    if any(training for _, training in before):
+        model.eval()
     try:
         yield
     finally:
         for module, training in before:
-            module.training = training
+            if module.training != training:  # setting costs much more than asking
+                module.training = training
 
 
 @contextmanager

@@ -186,7 +186,10 @@ def tensors_in(arguments: Any) -> list[Tensor]:
     found: list[Tensor] = []
     if isinstance(arguments, tuple | list | dict):
         for argument in arguments.values() if isinstance(arguments, dict) else arguments:
-            found.extend(tensors_in(argument))
+            if isinstance(argument, Tensor):
+                found.append(argument)
+            elif isinstance(argument, tuple | list | dict):
+                found.extend(tensors_in(argument))
     return found
 
 

@@ -245,9 +245,8 @@ class Propagation(Operations):
         eps, weight, bias = kwargs.get("eps", 1e-5), kwargs.get("weight"), kwargs.get("bias")
         with torch.no_grad():
             scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
-            shift = -mean * scale if before.weights.bias is None else (before.weights.bias - mean) * scale
-            if bias is not None:
-                shift = shift + bias
+            centre = mean if before.weights.bias is None else mean - before.weights.bias
+            shift = -centre * scale if bias is None else torch.addcmul(bias, centre, scale, value=-1)
             factor = before.call.per_output(scale)
         if factor is None:
             return None
@@ -447,7 +446,6 @@ class Propagation(Operations):
         reached: list[Record] = []
         nodes = list(functions.nodes_behind(score))
         readers = Counter(following for node in nodes for following, _ in node.next_functions)
-        last_reader = {following: node for node in nodes for following, _ in node.next_functions}
         for node in nodes:
             if not isinstance(node, BackwardCFunction):
                 continue
@@ -457,9 +455,6 @@ class Propagation(Operations):
                 if record is not None:
                     record.alone = readers[node] == 1
                     reached.append(record)
-                elif readers[node] == 1:
-                    reader = getattr(last_reader[node], "record", None)
-                    node.received = None if reader is None else reader.handing
                 continue
             if name == HANDS_ON and self._sharded:
                 continue

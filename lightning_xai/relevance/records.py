@@ -42,14 +42,6 @@ class Kept:
 
 
 @dataclass(eq=False)
-class Handing:
-    """What an operation says of what it handed down; it holds no tensors, so that others may hold it."""
-
-    fresh: bool = False
-    """Whether it lies in memory of its own."""
-
-
-@dataclass(eq=False)
 class Record:
     """One linear operation of a pass: what its backward needs, and which rule it got."""
 
@@ -66,13 +58,12 @@ class Record:
     handed: list[Tensor] | None = None
     alone: bool = False
     """Whether one operation reads the output."""
-    given: bool = False
-    """Whether that operation handed the relevance itself."""
+    follower: Tensor | None = None
+    """What that operation, an activation, made of the output, if the relevance came through it."""
     rectified: bool = False
     """Whether that operation is a ReLU."""
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
-    handing: Handing = field(default_factory=Handing)
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -86,7 +77,7 @@ class Record:
             self.version = self.y._version
 
     def takes_relevance(self) -> bool:
-        """Whether the one operation that reads the output may hand the relevance itself."""
+        """Whether the activation that reads the output may leave it to the rule to multiply by what it made of it."""
         return self.alone and self.absorbed is None and not isinstance(self.rule, Gradient)
 
     def drop_unread(self, *, rectified: bool) -> bool:
@@ -96,7 +87,7 @@ class Record:
         with torch.no_grad():
             x = self.call.x.detach()
             nothing = x.new_empty(0)
-            step = Step(self.call.map, self.weights, x, nothing, nothing, None, True, rectified, self.nonnegative)
+            step = Step(self.call.map, self.weights, x, nothing, nothing, None, nothing, rectified, self.nonnegative)
             reads = self.rule.reads_output(step)
         self.nonnegative = step.known_nonnegative
         if not reads:
@@ -113,15 +104,18 @@ class Record:
                 f"the output of {self.operation} was changed in place in a way that was not seen; change it out of "
                 f"place."
             )
-        common = functools.reduce(torch.promote_types, (x.dtype, y.dtype, g.dtype, self.weights.weight.dtype))
-        y, g = y.to(common), g.to(common)
-        state = (self.absorbed, self.given, self.given and self.rectified, self.nonnegative)
-        step = Step(self.call.map, self.weights.to(common), x.to(common), y, g, *state)
+        follower = self.follower
+        tensors = (x, y, g, self.weights.weight) if follower is None else (x, y, g, self.weights.weight, follower)
+        common = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+        state = (
+            self.absorbed,
+            None if follower is None else follower.to(common),
+            follower is not None and self.rectified,
+            self.nonnegative,
+        )
+        step = Step(self.call.map, self.weights.to(common), x.to(common), y.to(common), g.to(common), *state)
         found = joined(rule.linear, step)
-        self.y = None
-        taken = {tensor.untyped_storage().data_ptr() for tensor in (x, y, g)}
-        memory = found.untyped_storage()
-        self.handing.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
+        self.y = self.follower = None
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)

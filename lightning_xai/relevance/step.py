@@ -48,9 +48,9 @@ class Step:
         weights: Its weights.
         x: Its input.
         y: Its output; an empty tensor if the rule said that it does not read it.
-        g: Relevance of the output, divided by the output; the relevance itself if ``given``.
+        g: Relevance of the output, divided by the output, or by ``follower`` if there is one.
         absorbed: Where a rule notes what it does not hand on; None if nobody asks.
-        given: Whether ``g`` is the relevance, in memory that the rule may use up.
+        follower: What the activation that follows made of the output, if the relevance came through it.
         rectified: Whether outputs <= 0 have no relevance.
     """
 
@@ -60,13 +60,13 @@ class Step:
     y: Tensor
     g: Tensor
     absorbed: Absorbed | None = None
-    given: bool = False
+    follower: Tensor | None = None
     rectified: bool = False
     known_nonnegative: bool | None = None
 
     def relevance(self) -> Tensor:
-        """R = y g, to be asked for once."""
-        return self.g if self.given else self.y * self.g
+        """R = y g, in memory of its own."""
+        return (self.y if self.follower is None else self.follower) * self.g
 
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
@@ -170,7 +170,8 @@ def joined(rule: Callable[[Step], Tensor], step: Step) -> Tensor:
     for start in range(0, samples, count):
         part = slice(start, start + count)
         y = step.y[part] if step.y.numel() else step.y
-        found[part] = rule(replace(step, x=step.x[part], y=y, g=step.g[part]))
+        follower = None if step.follower is None else step.follower[part]
+        found[part] = rule(replace(step, x=step.x[part], y=y, g=step.g[part], follower=follower))
     return found
 
 

@@ -18,6 +18,15 @@ class Gradient(Rule):
     r"""The derivative as it is: :math:`g_x = \sum_k g_k\, \partial y_k / \partial x`; for any operation.
 
     For a softmax it is the first-order Taylor rule, for linear operations :class:`Zero`.
+
+    Example:
+        Of the softmax of three equal numbers, the first by the first is :math:`p (1 - p) = 2/9`, by the others
+        :math:`-p^2 = -1/9`; times 3:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> own = LRP(composites.Composite([("softmax", Gradient())]), score="value")
+        >>> own(torch.nn.Softmax(1), torch.tensor([[3.0, 3.0, 3.0]]), 0)
+        tensor([[ 0.6667, -0.3333, -0.3333]])
     """
 
     def linear(self, step: Step) -> Tensor:
@@ -32,6 +41,18 @@ class Zero(Gradient):
     r"""LRP-0, :math:`R_j = \sum_k \frac{z_{jk}}{y_k} R_k`: in proportion to the contributions.
 
     Source: :cite:`bach2015`.
+
+    Example:
+        The contributions to :math:`y_0 = 2 - 2 + 3 + 1`, and those to :math:`y_1 = 0 + 4 - 1 - 2`; the bias keeps its own:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(3, 2)
+        >>> model.weight.data = torch.tensor([[1.0, -2.0, -3.0], [0.0, 4.0, 1.0]])
+        >>> model.bias.data = torch.tensor([1.0, -2.0])
+        >>> own = LRP(composites.Composite([("linear", Zero())]))
+        >>> own(model, torch.tensor([[2.0, 1.0, -1.0], [2.0, 1.0, -1.0]]), torch.tensor([0, 1]))
+        tensor([[ 2., -2.,  3.],
+                [ 0.,  4., -1.]])
     """
 
     applies = LINEAR | SHARED
@@ -45,6 +66,20 @@ class Epsilon(Rule):
         epsilon: How much of weak outputs is absorbed.
 
     Source: :cite:`bach2015`.
+
+    Raises:
+        ValueError: If epsilon is negative or not finite.
+
+    Example:
+        :math:`y = 4 - 2 + 1 = 3` gives each contribution 3 / (3 + 1); :math:`y = -4 + 2 + 1 = -1` gives it -1 / (-1 - 1):
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(2, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[2.0, -1.0]]), torch.tensor([1.0])
+        >>> own = LRP(composites.Composite([("linear", Epsilon(1.0))]))
+        >>> own(model, torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), 0)
+        tensor([[ 3.0000, -1.5000],
+                [-2.0000,  1.0000]])
     """
 
     epsilon: float = 1e-6
@@ -56,7 +91,7 @@ class Epsilon(Rule):
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         if self.epsilon == 0:
-            if not step.given:
+            if step.follower is None:
                 return Zero().linear(step)
             s = divided(step.relevance(), step.y)
             step.note(s, step.bias(), 0.0)
@@ -75,6 +110,22 @@ class Norm(Rule):
         epsilon: The stabiliser; with 0 a sum conserves.
 
     Source: :cite:`bach2015`.
+
+    Raises:
+        ValueError: If epsilon is negative or not finite.
+
+    Source: :cite:`bach2015`.
+
+    Example:
+        The mean of 3, 6 and -6 is 1, of summands 1, 2 and -2; with :math:`\epsilon = 1` half of it is handed on. The mean
+        of -3, 0 and -3 is -2, of summands -1, 0 and -1; two thirds are:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Sequential(torch.nn.AvgPool1d(3), torch.nn.Flatten())
+        >>> x = torch.tensor([[[3.0, 6.0, -6.0, -3.0, 0.0, -3.0]]])
+        >>> own = LRP(composites.Composite([("pooling", Norm(1.0))]))
+        >>> own(model, x, 0) + own(model, x, 1)
+        tensor([[[ 0.5000,  1.0000, -1.0000, -0.6667,  0.0000, -0.6667]]])
     """
 
     epsilon: float = 0.0
@@ -97,6 +148,21 @@ class ZPlus(Rule):
         bias: Whether a positive bias takes its share.
 
     Source: :cite:`bach2015,montavon2017`.
+
+    Raises:
+        ValueError: If epsilon is negative or not finite.
+
+    Example:
+        The contributions 2, -3 and 4 and the bias 3 make 6, which 2, 4 and 3 share, or 2 and 4 alone:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([3.0])
+        >>> x = torch.tensor([[2.0, 1.0, -2.0]])
+        >>> LRP(composites.Composite([("linear", ZPlus())]))(model, x, 0)
+        tensor([[1.3333, 0.0000, 2.6667]])
+        >>> LRP(composites.Composite([("linear", ZPlus(epsilon=0.0, bias=False))]))(model, x, 0)
+        tensor([[2., 0., 4.]])
     """
 
     epsilon: float = 1e-6
@@ -133,6 +199,19 @@ class AlphaBeta(Rule):
         epsilon: The stabiliser of both denominators.
 
     Source: :cite:`bach2015`.
+
+    Raises:
+        ValueError: If alpha - beta is not 1, one of them is negative, or epsilon is negative or not finite.
+
+    Example:
+        The contributions 2, -3 and 4 and the bias 2 make 5. Of twice that 2, 4 and the bias have 2, 4 and 2 eighths, the
+        rest is taken from -3:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([2.0])
+        >>> LRP(composites.Composite([("linear", AlphaBeta())]))(model, torch.tensor([[2.0, 1.0, -2.0]]), 0)
+        tensor([[ 2.5000, -5.0000,  5.0000]])
     """
 
     alpha: float = 2.0
@@ -181,6 +260,22 @@ class Gamma(Rule):
         epsilon: The stabiliser.
 
     Source: :cite:`montavon2019,andeol2021`.
+
+    Raises:
+        ValueError: If gamma or epsilon is negative or not finite.
+
+    Example:
+        The contributions 6 and -4 and the bias 2 make 4. With a fourth more of what is positive it is
+        :math:`7.5 - 4 + 2.5 = 6`, and each gets 4 / 6 of its own. Those to the other output have the opposite signs:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(2, 2)
+        >>> model.weight.data = torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
+        >>> model.bias.data = torch.tensor([2.0, -2.0])
+        >>> x = torch.tensor([[3.0, -2.0], [3.0, -2.0]])
+        >>> LRP(composites.Composite([("linear", Gamma())]))(model, x, torch.tensor([0, 1]))
+        tensor([[ 5.0000, -2.6667],
+                [-5.0000,  2.6667]])
     """
 
     gamma: float = 0.25
