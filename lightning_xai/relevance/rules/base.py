@@ -28,9 +28,24 @@ def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -
 
 @dataclass(frozen=True)
 class Rule:
-    """How one kind of operation hands its relevance on.
+    r"""How one kind of operation hands its relevance on.
 
     A rule for convolutions and linear layers implements :meth:`linear`; the others are known to the propagation.
+
+    Example:
+        A rule of one's own that hands on half of what LRP-0 does, of :math:`y = 2 \cdot 3 - 4 + 1 = 3`:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> class Half(Rule):
+        ...     applies = frozenset({"linear"})
+        ...
+        ...     def linear(self, step):
+        ...         return step.back(step.g, step.weights.plain()) / 2
+        >>> model = torch.nn.Linear(2, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[3.0, -1.0]]), torch.tensor([1.0])
+        >>> LRP(composites.Composite([("*", Half())]))(model, torch.tensor([[2.0, 4.0]]), 0)
+        tensor([[ 3., -2.]])
     """
 
     applies: ClassVar[frozenset[str] | None] = None

@@ -19,6 +19,15 @@ class Flat(Rule):
     r"""Evenly over everything that the output reads, :math:`R_j = \sum_k R_k / |\{i: i \to k\}|`; for the first layer.
 
     Source: :cite:`lapuschkin2019`.
+
+    Example:
+        Three inputs share :math:`y = 3 + 0 - 6 + 9 = 6`, whatever they are and weigh; the bias has no share:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, 5.0, -2.0]]), torch.tensor([9.0])
+        >>> LRP(composites.Composite([("first", Flat())]))(model, torch.tensor([[3.0, 0.0, 3.0]]), 0)
+        tensor([[2., 2., 2.]])
     """
 
     applies = LINEAR
@@ -41,6 +50,19 @@ class WSquare(Rule):
         epsilon: The stabiliser.
 
     Source: :cite:`montavon2017`.
+
+    Raises:
+        ValueError: If epsilon is negative or not finite.
+
+    Example:
+        Of :math:`y = 5 + 2 + 2 = 9` the squares 1, 4 and 0 of the weights and 4 of the bias have as many ninths:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([2.0])
+        >>> x = torch.tensor([[5.0, -1.0, 7.0]])
+        >>> LRP(composites.Composite([("first", WSquare(epsilon=0.0))]))(model, x, 0)
+        tensor([[1., 4., 0.]])
     """
 
     epsilon: float = 1e-6
@@ -74,6 +96,20 @@ class ZBox(Rule):
         epsilon: The stabiliser.
 
     Source: :cite:`montavon2017`.
+
+    Raises:
+        ValueError: If low exceeds high, a bound is not finite or does not fit the inputs, or epsilon is negative.
+
+    Example:
+        Of :math:`y = 1 + 2 + 1 = 4` the inputs have shares like :math:`1 \cdot (1 - (-1)) = 2`, from the lower bound,
+        and :math:`-2 \cdot (-1 - 2) = 6`, from the upper one:
+
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.Linear(2, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0]]), torch.tensor([1.0])
+        >>> rule = ZBox(low=[-1.0, -5.0], high=[4.0, 2.0], epsilon=0.0)
+        >>> LRP(composites.Composite([("first", rule)]))(model, torch.tensor([[1.0, -1.0]]), 0)
+        tensor([[1., 3.]])
     """
 
     low: Bound

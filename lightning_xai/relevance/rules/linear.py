@@ -43,7 +43,7 @@ class Zero(Gradient):
     Source: :cite:`bach2015`.
 
     Example:
-        The contributions to :math:`y_0 = 2 - 2 + 3 + 1`, and those to :math:`y_1 = 0 + 4 - 1 - 2`; the bias keeps its own:
+        The contributions to :math:`y_0 = 2 - 2 + 3 + 1` and to :math:`y_1 = 0 + 4 - 1 - 2`; the bias keeps its own:
 
         >>> from lightning_xai.relevance import LRP, composites
         >>> model = torch.nn.Linear(3, 2)
@@ -71,7 +71,8 @@ class Epsilon(Rule):
         ValueError: If epsilon is negative or not finite.
 
     Example:
-        :math:`y = 4 - 2 + 1 = 3` gives each contribution 3 / (3 + 1); :math:`y = -4 + 2 + 1 = -1` gives it -1 / (-1 - 1):
+        Each contribution to :math:`y = 4 - 2 + 1 = 3` gets 3 / (3 + 1) of itself, one to :math:`y = -4 + 2 + 1 = -1`
+        gets -1 / (-1 - 1):
 
         >>> from lightning_xai.relevance import LRP, composites
         >>> model = torch.nn.Linear(2, 1)
@@ -117,8 +118,8 @@ class Norm(Rule):
     Source: :cite:`bach2015`.
 
     Example:
-        The mean of 3, 6 and -6 is 1, of summands 1, 2 and -2; with :math:`\epsilon = 1` half of it is handed on. The mean
-        of -3, 0 and -3 is -2, of summands -1, 0 and -1; two thirds are:
+        The mean of 3, 6 and -6 is 1, of summands 1, 2 and -2; with :math:`\epsilon = 1` half of it is handed on. The
+        mean of -3, 0 and -3 is -2, of summands -1, 0 and -1; two thirds are:
 
         >>> from lightning_xai.relevance import LRP, composites
         >>> model = torch.nn.Sequential(torch.nn.AvgPool1d(3), torch.nn.Flatten())
@@ -204,8 +205,8 @@ class AlphaBeta(Rule):
         ValueError: If alpha - beta is not 1, one of them is negative, or epsilon is negative or not finite.
 
     Example:
-        The contributions 2, -3 and 4 and the bias 2 make 5. Of twice that 2, 4 and the bias have 2, 4 and 2 eighths, the
-        rest is taken from -3:
+        The contributions 2, -3 and 4 and the bias 2 make 5. Of twice that, 2 and 4 and the bias have 2, 4 and 2
+        eighths; the whole negative part is that of -3:
 
         >>> from lightning_xai.relevance import LRP, composites
         >>> model = torch.nn.Linear(3, 1)

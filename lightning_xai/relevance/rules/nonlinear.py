@@ -15,6 +15,19 @@ class Pass(Rule):
     :math:`R_x = \frac{f(x) - f(0)}{f(x)} R_y`, which is finite everywhere.
 
     Source: :cite:`bach2015,achtibat2024`.
+
+    Example:
+        The contributions 2 and -1 times :math:`\ln 3` make :math:`\sigma(\ln 3) = \tfrac34`, of which
+        :math:`\sigma(0) = \tfrac12` is a bias. A fourth passes:
+
+        >>> import math
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Sigmoid())
+        >>> model[0].weight.data = torch.tensor([[2.0, -1.0]]) * math.log(3)
+        >>> choice = {"activation": Pass(), "linear": rules.Zero()}
+        >>> LRP(composites.Composite(choice), score="value")(model, torch.ones(1, 2), 0)
+        tensor([[ 0.5000, -0.2500]])
     """
 
     applies = frozenset({"activation", "affine_norm", "norm"})
@@ -27,6 +40,18 @@ class FixedScale(Rule):
     .. math:: y = \gamma (x - \mu(x)) / \sigma + \beta
 
     Source: :cite:`achtibat2024`.
+
+    Example:
+        Of 3, 1, 1 and 3 the mean is 2 and the deviation 1, so :math:`y_0 = 2 (x_0 - \tfrac14 \sum_i x_i) + 5`, of which
+        the inputs have 2:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> model = torch.nn.LayerNorm(4, eps=0.0)
+        >>> model.weight.data, model.bias.data = torch.tensor([2.0, 1.0, 1.0, 1.0]), torch.full((4,), 5.0)
+        >>> own = LRP(composites.Composite([("norm", FixedScale())]), score="value")
+        >>> own(model, torch.tensor([[3.0, 1.0, 1.0, 3.0]]), 0)
+        tensor([[ 4.5000, -0.5000, -0.5000, -1.5000]])
     """
 
     applies = frozenset({"norm"})
@@ -40,6 +65,18 @@ class Uniform(Rule):
     passes through the softmax.
 
     Source: :cite:`achtibat2024`.
+
+    Example:
+        3 and -5 have half of their product -15 each:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites
+        >>> class Product(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x[:, :1] * x[:, 1:]
+        >>> own = LRP(composites.Composite([("product", Uniform())]), score="value")
+        >>> own(Product(), torch.tensor([[3.0, 4.0, -5.0]]), 1)
+        tensor([[-7.5000,  0.0000, -7.5000]])
     """
 
     applies = frozenset({"product", "attention"})
@@ -50,6 +87,17 @@ class Deconv(Rule):
     r"""Backward ReLU of the deconvnet, :math:`g_x = \max(g_y, 0)`.
 
     Source: :cite:`zeiler2014`.
+
+    Example:
+        What is positive of the weights passes, also where the ReLU is closed; the map is the input times that:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0, -5.0]])
+        >>> own = LRP(composites.Composite([("relu", Deconv()), ("*", rules.Gradient())]))
+        >>> own(model, torch.tensor([[2.0, -2.0, 2.0, -2.0]]), 0)
+        tensor([[ 6., -6.,  0.,  0.]])
     """
 
     applies = frozenset({"activation"})
@@ -60,6 +108,17 @@ class Guided(Rule):
     r"""Backward ReLU of guided backpropagation, :math:`g_x = [x > 0] \max(g_y, 0)`.
 
     Source: :cite:`springenberg2015`.
+
+    Example:
+        What is positive of the weights passes where the ReLU is open; the map is the input times that:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0, -5.0]])
+        >>> own = LRP(composites.Composite([("relu", Guided()), ("*", rules.Gradient())]))
+        >>> own(model, torch.tensor([[2.0, -2.0, 2.0, -2.0]]), 0)
+        tensor([[6., 0., 0., 0.]])
     """
 
     applies = frozenset({"activation"})
