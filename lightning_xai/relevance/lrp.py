@@ -211,7 +211,21 @@ class DeepTaylor(Attribution):
         stabilizer: The epsilon of the denominators.
         score: What is shared out.
 
+    Raises:
+        ValueError: If one bound is given without the other, or they are none.
+
     Source: :cite:`montavon2017`.
+
+    Example:
+        Of :math:`s = h_0 - 2 h_1 = 4 - 2` all goes to :math:`h_0 = x_0 + 2 x_1`, whose squared weights are 1 and 4; its
+        contributions above those of 0 are 2 and 2:
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, False), torch.nn.ReLU(), torch.nn.Linear(2, 1, False))
+        >>> model[0].weight.data = torch.tensor([[1.0, 2.0], [1.0, -1.0]])
+        >>> model[2].weight.data = torch.tensor([[1.0, -2.0]])
+        >>> x = torch.tensor([[2.0, 1.0]])
+        >>> DeepTaylor(stabilizer=0.0)(model, x, 0), DeepTaylor(low=0.0, high=3.0, stabilizer=0.0)(model, x, 0)
+        (tensor([[0.4000, 1.6000]]), tensor([[1., 1.]]))
     """
 
     low: Bound | None = None
@@ -303,6 +317,17 @@ class ExcitationBackprop(Attribution):
         stabilizer: The epsilon of the denominators.
 
     Source: :cite:`zhang2018`.
+
+    Example:
+        From :math:`3 h_0 + h_1 + 5` a walk goes to :math:`h_0 = x_0 - x_1 = 2` with 6 / 10 and to
+        :math:`h_1 = x_0 + x_1 = 4` with 4 / 10. From :math:`h_0` it goes on to :math:`x_0` alone, from :math:`h_1` to
+        :math:`x_1` with 1 / 4:
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, False), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> model[0].weight.data = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+        >>> model[2].weight.data, model[2].bias.data = torch.tensor([[3.0, 1.0]]), torch.tensor([5.0])
+        >>> ExcitationBackprop()(model, torch.tensor([[3.0, 1.0]]), 0)
+        tensor([[0.9000, 0.1000]])
     """
 
     score: str | Score = "logit"

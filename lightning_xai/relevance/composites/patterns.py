@@ -28,6 +28,14 @@ class Operation:
         module: The dotted name of the module that runs; ``""`` for the model itself.
         first: Whether it is a linear operation that the model's input reaches through no other one.
         last: Whether it is the linear operation nearest to the score.
+
+    Example:
+        >>> from lightning_xai.relevance import composites
+        >>> stem = Operation("conv2d", "convolution", "stem.conv", first=True)
+        >>> print(stem)
+        conv2d in 'stem.conv'
+        >>> composites.EpsilonPlusFlat().rule_for(stem), composites.EpsilonPlus().rule_for(stem)
+        (Flat(), ZPlus(epsilon=1e-06, bias=True))
     """
 
     name: str
@@ -62,7 +70,21 @@ def matches(pattern: str, operation: Operation) -> bool:
 
 
 def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> Rule | None:
-    """The rule of the first pattern that matches; see :meth:`Patterns.rule_for`."""
+    """The rule of the first pattern that matches; see :meth:`Patterns.rule_for`.
+
+    A rule for other kinds of operations is passed over.
+
+    Raises:
+        ValueError: If that rule is given to a convolution or a linear operation by more than ``*`` or its place.
+
+    >>> from lightning_xai.relevance import rules
+    >>> entries = [("first", rules.Flat()), ("head", rules.Epsilon(0.5)), ("linear", rules.Zero()), ("*", rules.Pass())]
+    >>> head = Operation("linear", "linear", "head")
+    >>> first_match(entries, head), first_match(entries[2:], head), first_match(entries[:1], head)
+    (Epsilon(epsilon=0.5), Zero(), None)
+    >>> first_match(entries, Operation("gelu", "activation", "head.1"))
+    Pass()
+    """
     for pattern, rule in entries:
         if matches(pattern, operation):
             if rule.applies is not None and operation.kind not in rule.applies:

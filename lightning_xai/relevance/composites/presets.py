@@ -32,6 +32,18 @@ class EpsilonPlus(Patterns):
         stabilizer: The epsilon of all other denominators.
 
     Source: :cite:`montavon2019`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonPlus(epsilon=0.1)))
+        module  operation  rule
+        0       conv1d     ZPlus(epsilon=1e-06, bias=True)
+        1       relu       Pass()
+        2       conv1d     ZPlus(epsilon=1e-06, bias=True)
+        4       linear     Epsilon(epsilon=0.1)
     """
 
     epsilon: float = 1e-6
@@ -60,6 +72,18 @@ class EpsilonPlusFlat(EpsilonPlus):
         stabilizer: The epsilon of all other denominators.
 
     Source: :cite:`lapuschkin2019`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonPlusFlat(epsilon=0.1)))
+        module  operation  rule
+        0       conv1d     Flat()
+        1       relu       Pass()
+        2       conv1d     ZPlus(epsilon=1e-06, bias=True)
+        4       linear     Epsilon(epsilon=0.1)
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -84,6 +108,18 @@ class EpsilonAlpha2Beta1(EpsilonPlus):
         stabilizer: The epsilon of all other denominators.
 
     Source: :cite:`bach2015,montavon2019`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonAlpha2Beta1(epsilon=0.1, stabilizer=0.01)))
+        module  operation  rule
+        0       conv1d     AlphaBeta(alpha=2.0, beta=1.0, epsilon=0.01)
+        1       relu       Pass()
+        2       conv1d     AlphaBeta(alpha=2.0, beta=1.0, epsilon=0.01)
+        4       linear     Epsilon(epsilon=0.1)
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -109,6 +145,18 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
         stabilizer: The epsilon of all other denominators.
 
     Source: :cite:`lapuschkin2019`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonAlpha2Beta1Flat(epsilon=0.1)))
+        module  operation  rule
+        0       conv1d     Flat()
+        1       relu       Pass()
+        2       conv1d     AlphaBeta(alpha=2.0, beta=1.0, epsilon=1e-06)
+        4       linear     Epsilon(epsilon=0.1)
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -137,6 +185,18 @@ class EpsilonGammaBox(Patterns):
         stabilizer: The epsilon of all other denominators.
 
     Source: :cite:`montavon2019`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonGammaBox(low=-1.0, high=[2.0, 3.0], epsilon=0.1)))
+        module  operation  rule
+        0       conv1d     ZBox(low=-1.0, high=(2.0, 3.0), epsilon=1e-06)
+        1       relu       Pass()
+        2       conv1d     Gamma(gamma=0.25, epsilon=1e-06)
+        4       linear     Epsilon(epsilon=0.1)
     """
 
     low: Bound
@@ -174,6 +234,17 @@ class DeepTaylor(Patterns):
         stabilizer: The epsilon of the denominators.
 
     Source: :cite:`montavon2017`.
+
+    Example:
+        Shares of 1 and 4 fifths by the weights 1 and -2 of 3; between -1 and 2 shares like
+        :math:`1 \cdot (1 - (-1))` and :math:`-2 \cdot (-1 - 2)`:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> model.weight.data, x = torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0, -1.0]])
+        >>> LRP(DeepTaylor())(model, x, 0), LRP(DeepTaylor(low=-1.0, high=2.0))(model, x, 0)
+        (tensor([[0.6000, 2.4000]]), tensor([[0.7500, 2.2500]]))
     """
 
     low: Bound | None = None
@@ -214,6 +285,19 @@ class AttnLRP(Patterns):
         epsilon: Of the linear operations.
 
     Source: :cite:`achtibat2024`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_xai.relevance import rule_table
+        >>> model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 4), nn.GELU(), nn.Softmax(1), nn.Linear(4, 2))
+        >>> print(rule_table(model, torch.ones(1, 3), AttnLRP(epsilon=0.1)))
+        module  operation   rule
+        0       layer_norm  FixedScale()
+        1       linear      Epsilon(epsilon=0.1)
+        2       gelu        Pass()
+        3       softmax     Gradient()
+        4       linear      Epsilon(epsilon=0.1)
     """
 
     epsilon: float = 1e-6
@@ -245,6 +329,16 @@ class GuidedBackprop(Patterns):
     ============  ==========================================
 
     Source: :cite:`springenberg2015`.
+
+    Example:
+        The derivative is 3 where input and weight are positive, 0 elsewhere; the map is the input times that:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0]])
+        >>> LRP(GuidedBackprop())(model, torch.tensor([[2.0, -2.0, 2.0]]), 0)
+        tensor([[6., 0., 0.]])
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -264,6 +358,16 @@ class Deconvnet(Patterns):
     ============  ==========================================
 
     Source: :cite:`zeiler2014`.
+
+    Example:
+        The derivative is 3 where the weight is positive, and 0 elsewhere; the map is the input times that:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0]])
+        >>> LRP(Deconvnet())(model, torch.tensor([[2.0, -2.0, 2.0]]), 0)
+        tensor([[ 6., -6.,  0.]])
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -287,6 +391,16 @@ class ExcitationBackprop(Patterns):
         stabilizer: The epsilon of the denominators.
 
     Source: :cite:`zhang2018`.
+
+    Example:
+        The contributions 2, -3 and 4 and the bias 3 make 6, which goes to 2 and 4, the bias gets nothing:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, 1.0]]), torch.tensor([3.0])
+        >>> LRP(ExcitationBackprop(stabilizer=0.0))(model, torch.tensor([[2.0, 1.0, 4.0]]), 0)
+        tensor([[2., 0., 4.]])
     """
 
     stabilizer: float = 1e-6

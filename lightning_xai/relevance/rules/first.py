@@ -49,10 +49,10 @@ class WSquare(Rule):
     Args:
         epsilon: The stabiliser.
 
-    Source: :cite:`montavon2017`.
-
     Raises:
         ValueError: If epsilon is negative or not finite.
+
+    Source: :cite:`montavon2017`.
 
     Example:
         Of :math:`y = 5 + 2 + 2 = 9` the squares 1, 4 and 0 of the weights and 4 of the bias have as many ninths:
@@ -95,10 +95,10 @@ class ZBox(Rule):
         high: The largest.
         epsilon: The stabiliser.
 
-    Source: :cite:`montavon2017`.
-
     Raises:
         ValueError: If low exceeds high, a bound is not finite or does not fit the inputs, or epsilon is negative.
+
+    Source: :cite:`montavon2017`.
 
     Example:
         Of :math:`y = 1 + 2 + 1 = 4` the inputs have shares like :math:`1 \cdot (1 - (-1)) = 2`, from the lower bound,

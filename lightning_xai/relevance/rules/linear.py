@@ -65,10 +65,10 @@ class Epsilon(Rule):
     Args:
         epsilon: How much of weak outputs is absorbed.
 
-    Source: :cite:`bach2015`.
-
     Raises:
         ValueError: If epsilon is negative or not finite.
+
+    Source: :cite:`bach2015`.
 
     Example:
         Each contribution to :math:`y = 4 - 2 + 1 = 3` gets 3 / (3 + 1) of itself, one to :math:`y = -4 + 2 + 1 = -1`
@@ -148,10 +148,10 @@ class ZPlus(Rule):
         epsilon: The stabiliser.
         bias: Whether a positive bias takes its share.
 
-    Source: :cite:`bach2015,montavon2017`.
-
     Raises:
         ValueError: If epsilon is negative or not finite.
+
+    Source: :cite:`bach2015,montavon2017`.
 
     Example:
         The contributions 2, -3 and 4 and the bias 3 make 6, which 2, 4 and 3 share, or 2 and 4 alone:
@@ -199,10 +199,10 @@ class AlphaBeta(Rule):
         beta: Weight of the negative ones; alpha - beta = 1.
         epsilon: The stabiliser of both denominators.
 
-    Source: :cite:`bach2015`.
-
     Raises:
         ValueError: If alpha - beta is not 1, one of them is negative, or epsilon is negative or not finite.
+
+    Source: :cite:`bach2015`.
 
     Example:
         The contributions 2, -3 and 4 and the bias 2 make 5. Of twice that, 2 and 4 and the bias have 2, 4 and 2
@@ -260,10 +260,10 @@ class Gamma(Rule):
         gamma: How much they are favoured; 0 is LRP-epsilon, infinity LRP-z+.
         epsilon: The stabiliser.
 
-    Source: :cite:`montavon2019,andeol2021`.
-
     Raises:
         ValueError: If gamma or epsilon is negative or not finite.
+
+    Source: :cite:`montavon2019,andeol2021`.
 
     Example:
         The contributions 6 and -4 and the bias 2 make 4. With a fourth more of what is positive it is
