@@ -25,6 +25,11 @@ def check_labels(target: Tensor, samples: int) -> None:
 
     Raises:
         ValueError: If the target does not hold integers, or not ``samples`` of them.
+
+    >>> check_labels(torch.tensor([0, 2, 1]), samples=3)
+    >>> check_labels(torch.tensor([0, 2, 1]), samples=2)
+    Traceback (most recent call last):
+    ValueError: target must have one class index per sample, shape [2], got [3].
     """
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise ValueError(f"target must hold integer class indices, got {target.dtype}; use target.long().")
@@ -140,7 +145,23 @@ class Score(ABC):
 
 @dataclass(frozen=True)
 class BoundScore:
-    """A score fixed on the clean inputs; call it with an output of as many rows."""
+    """A score fixed on the clean inputs; call it with an output of as many rows.
+
+    Attributes:
+        score: The score.
+        target: The explained classes [N].
+        region: Where an output with positions is read, Boolean [N, *P]; None if it has none.
+        fixed: What else the score fixes, tensors [N, ...].
+        prediction: The predicted classes [N].
+        classes: The number of classes.
+
+    The runners-up stay classes 2 and 0, whatever is read later:
+
+    >>> z = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
+    >>> bound = Margin().bind(z, torch.tensor([1, 2]), samples=2)
+    >>> bound(z), bound(torch.tensor([[9.0, 5.0, 1.0], [4.0, 9.0, 1.0]]))
+    (tensor([ 3., -3.]), tensor([ 4., -3.]))
+    """
 
     score: Score
     target: Tensor
@@ -311,6 +332,12 @@ class CombClasses(Score):
 
     The score is 0 for the clean input and :math:`-D_{c^*}` for a perturbed one: a local importance is positive where
     evidence for the target is lost. :func:`lightning_xai.perturbation.comb_classes` also reports :math:`c^*`.
+
+    Probabilities of 0.5, 0.3, 0.2 become 0.2, 0.3, 0.5: class 1 gains 0.3 on class 0, and class 2 twice as much.
+
+    >>> clean, perturbed = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([[0.2, 0.3, 0.5]]).log()
+    >>> CombClasses().bind(clean, 0, samples=1)(perturbed)
+    tensor([-0.6000])
     """
 
     def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
@@ -332,7 +359,12 @@ class CombClasses(Score):
 
 @dataclass(frozen=True)
 class StrongestClass(CombClasses):
-    """The class :math:`c^*` of :class:`CombClasses`, as a number."""
+    """The class :math:`c^*` of :class:`CombClasses`, as a number.
+
+    >>> clean, perturbed = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([[0.2, 0.3, 0.5]]).log()
+    >>> StrongestClass().bind(clean, 0, samples=1)(perturbed)
+    tensor([2.])
+    """
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
         gain = self._gain(output, target, region, *fixed).abs()
@@ -346,6 +378,15 @@ class Custom(Score):
     Args:
         function: Reads the score; a function of a module, not a lambda, if the metric is to be pickled.
         output: Which tensor of the model's output the function is given.
+
+    Raises:
+        TypeError: If the function is not callable.
+
+    >>> def over_last(output, target):
+    ...     return output.gather(1, target.unsqueeze(1)).squeeze(1) - output[:, -1]
+    >>> z = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
+    >>> Custom(over_last).bind(z, torch.tensor([1, 0]), samples=2)(z)
+    tensor([3., 3.])
     """
 
     function: Callable[[Tensor, Tensor], Tensor]

@@ -72,6 +72,31 @@ class ExplanationMonitor(Callback):
     Raises:
         ValueError: If an argument makes no sense.
         TypeError: If ``metrics`` is not a dict of explanation metrics.
+
+    Example:
+        >>> import warnings
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from lightning_xai.metrics import Importance
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> warnings.simplefilter("ignore")  # of Lightning, about a run as small as this
+        >>> class Classifier(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = nn.Linear(4, 3, bias=False)
+        ...         self.net.weight.data = torch.arange(12.0).view(3, 4)
+        ...
+        ...     def validation_step(self, batch, batch_idx):
+        ...         pass
+        >>> zero = Importance(Windows(2), kinds.Constant(0.0), score="logit")
+        >>> monitor = ExplanationMonitor({"zero": zero}, model="net", max_samples=2, save_maps=False)
+        >>> data = DataLoader(TensorDataset(torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1])), batch_size=5)
+        >>> with TemporaryDirectory() as folder:
+        ...     where = {"accelerator": "cpu", "default_root_dir": folder, "logger": False, "callbacks": [monitor]}
+        ...     trainer = Trainer(**where, enable_progress_bar=False)
+        ...     _ = trainer.validate(Classifier(), data, verbose=False)
+        >>> monitor.results["zero"]["map"]  # of classes 0 and 1, (0 + 1 + 4 + 5) / 2 and (2 + 3 + 6 + 7) / 2
+        tensor([5., 5., 9., 9.], dtype=torch.float64)
     """
 
     def __init__(

@@ -57,6 +57,15 @@ class Pictures:
         denormalize: Turns an input [C, *S] back into what people look at, values 0 to 1; an input is stretched over
             its own range unless given.
         class_names: The classes' names, in the order of the model's outputs.
+
+    Raises:
+        TypeError: If ``denormalize`` cannot be called.
+        ValueError: If ``samples`` is no integer of at least 1.
+
+    Example:
+        >>> pictures = Pictures(class_names=["cat", "dog"])
+        >>> pictures.name(1), pictures.name(2)
+        ('dog', '2')
     """
 
     samples: int = 6
@@ -86,6 +95,13 @@ def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
 
     Raises:
         IndexError: If there is no such sample.
+
+    Example:
+        Windows of 2 x 2 leave one of five columns out:
+
+        >>> from lightning_xai import Windows
+        >>> preview(Windows(2, remainder="left"), torch.ones(1, 3, 4, 5)).axes[0].get_title()
+        '4 features over 80% of the cells'
     """
     if not 0 <= index < len(inputs):
         raise IndexError(f"index {index} is out of range: there are {len(inputs)} samples.")

@@ -183,6 +183,16 @@ class PerturbationImportance(Attribution):
         score: s.
 
     Cells that no feature reaches are NaN; where features overlap a cell has the mean of their importances.
+
+    Example:
+        Importances of 4 and 6; the middle cells are in both windows, in either channel:
+
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(6, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[1.0, 2.0, 4.0, 1.0, 0.0, 0.0]])
+        >>> own = PerturbationImportance(Windows(2, stride=1), kinds.Constant(0.0), score="value")
+        >>> own(model, torch.ones(1, 2, 3), 0)
+        tensor([[[4., 5., 6.]]])
     """
 
     regions: Regions

@@ -30,6 +30,20 @@ class Ledger:
         biases: What biases, and constants that are added, absorb; summed over the samples, like the following.
         epsilon: What the stabilisers of denominators absorb; negative where alpha-beta hands on more than it got.
         remainder: What else is not handed on, per kind of operation: a softmax, for one, is no sum of contributions.
+
+    Example:
+        Of the score :math:`8 - 4 + 2 = 6` every part has 6 / (6 + 2): the inputs 6 and -3, the bias 1.5, and the
+        stabiliser as much:
+
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> model = torch.nn.Linear(2, 1)
+        >>> model.weight.data, model.bias.data = torch.tensor([[4.0, -2.0]]), torch.tensor([2.0])
+        >>> own = LRP(composites.Composite([("linear", rules.Epsilon(2.0))]))
+        >>> ledger = own.with_ledger(model, torch.tensor([[2.0, 2.0]]), 0)[1]
+        >>> ledger.start.item(), ledger.received.item(), ledger.biases.item(), ledger.epsilon.item()
+        (6.0, 3.0, 1.5, 1.5)
+        >>> ledger.balance.item(), ledger.bias_share.item()
+        (0.0, 0.25)
     """
 
     start: Tensor

@@ -152,7 +152,22 @@ class NMF(Grouping):
         seed: Of the start.
         iterations: The most steps of coordinate descent.
 
+    Raises:
+        ValueError: If an activation is negative, or there are fewer live units or positions than groups.
+        ImportError: If scikit-learn is missing.
+
     Source: :cite:`lee1999`, :cite:`olah2018`.
+
+    Example:
+        Unit 2 is always twice as active as unit 0, and unit 1 where they are not:
+
+        >>> a = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [2.0, 0.0, 4.0], [0.0, 1.0, 0.0]])
+        >>> groups = NMF(groups=2).group(a)
+        >>> groups.weights.round(decimals=2)
+        tensor([[0.3300, 0.0000, 0.6700],
+                [0.0000, 1.0000, 0.0000]], dtype=torch.float64)
+        >>> groups.membership.int().tolist()
+        [[1, 0, 1], [0, 1, 0]]
     """
 
     groups: int = 8
@@ -217,6 +232,18 @@ class CoActivation(_Clustering):
     Args:
         groups: G.
         linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
+
+    Raises:
+        ValueError: If fewer units than groups ever vary.
+        ImportError: If scikit-learn is missing.
+
+    Example:
+        The units 0 and 2 are correlated by ½, unit 1 is the opposite of unit 0, and unit 3 never varies:
+
+        >>> a = torch.tensor([[1.0, 3.0, 20.0, 5.0], [2.0, 2.0, 0.0, 5.0], [3.0, 1.0, 40.0, 5.0]])
+        >>> groups = CoActivation(groups=2).group(a)
+        >>> groups.membership.int().tolist(), groups.rest
+        ([[1, 0, 1, 0], [0, 1, 0, 0]], [3])
     """
 
     def group(self, values: Tensor) -> UnitGroups:
@@ -231,6 +258,18 @@ class CoReactivation(_Clustering):
     Args:
         groups: G.
         linkage: How far apart two clusters are: ``"average"``, ``"complete"`` or ``"single"``.
+
+    Raises:
+        ValueError: If a count is negative, or fewer units than groups are ever re-activated.
+        ImportError: If scikit-learn is missing.
+
+    Example:
+        Similarities of 3 / 5 between the units 0 and 1, 1 / 7 between 1 and 2, 0 between 0 and 2; nothing re-activates
+        unit 3:
+
+        >>> groups = CoReactivation(groups=2).group(torch.tensor([[4, 3, 0, 0], [0, 0, 3, 0], [0, 1, 2, 0]]))
+        >>> groups.membership.int().tolist(), groups.rest
+        ([[1, 1, 0, 0], [0, 0, 1, 0]], [3])
     """
 
     def group(self, values: Tensor) -> UnitGroups:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Keys:
-    """What the draws of a random kind depend on besides its seed: the samples' ids, and the window if it matters."""
+    """What the draws of a random kind depend on besides its seed: the samples' ids, and the window if it matters.
+
+    Attributes:
+        sample_ids: The samples' ids.
+        feature: The window; None if the draws are the same for all.
+
+    The draws of sample 7 are the same in any batch, but not those of another sample or of another window:
+
+    >>> draws = [keys.of(seed=3)[-1] for keys in (Keys((5, 7)), Keys((7,)), Keys((5,)), Keys((7,), feature=2))]
+    >>> first, *others = (torch.rand(3, generator=generator) for generator in draws)
+    >>> [torch.equal(first, other) for other in others]
+    [True, False, False]
+    """
 
     sample_ids: tuple[int, ...]
     feature: int | None = None

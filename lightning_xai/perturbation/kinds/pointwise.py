@@ -24,6 +24,22 @@ class Bidirectional(Perturbation):
             :math:`s(x) - \tfrac12 (s(R^+x) + s(R^-x))`, a second difference, 0 where s is linear; ``central``
             :math:`\tfrac12 (s(R^+x) - s(R^-x))`, positive for supporting evidence; ``max_abs`` the larger of the two
             :math:`s(x) - s(R^\pm x)` in magnitude.
+
+    Raises:
+        ValueError: If there is no such way to combine.
+
+    Example:
+        3 becomes :math:`(3 + 1)(1 \pm \tfrac12)`, and a score of 6 becomes 12 or 4:
+
+        >>> from lightning_xai.perturbation import Windows, importance
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> model.weight.data, x = torch.tensor([[2.0]]), torch.tensor([[3.0]])
+        >>> for combine in ("mean", "central", "max_abs"):
+        ...     kind = Bidirectional(delta=0.5, bias=1.0, combine=combine)
+        ...     print(importance(model, x, 0, regions=Windows(1), perturbation=kind, score="value").item())
+        -2.0
+        4.0
+        -6.0
     """
 
     strength: ClassVar[str | None] = "delta"

@@ -33,7 +33,7 @@ Report = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Ascent:
-    """How inputs are maximised.
+    r"""How inputs are maximised.
 
     Args:
         steps: How many.
@@ -48,6 +48,17 @@ class Ascent:
     Raises:
         TypeError: If a field is of the wrong type.
         ValueError: If a number is out of range or the optimizer unknown.
+
+    Example:
+        From :math:`x = (1, 1, 1)` one step up the gradient :math:`w - 2 \lambda x` of
+        :math:`w \cdot x - \lambda \|x\|^2`, at a rate of ½:
+
+        >>> from lightning_xai.units.maximization import L2, ClassScore, Pixel
+        >>> model = nn.Linear(3, 1, bias=False)
+        >>> model.weight.data = torch.tensor([[1.0, -2.0, 0.5]])
+        >>> once = Ascent(steps=1, rate=0.5, optimizer="sgd", parametrization=Pixel(), regularizers=[L2(0.25)])
+        >>> maximize_activation(model, ClassScore(0), (3,), ascent=once, start=torch.ones(1, 3)).inputs
+        tensor([[ 1.2500, -0.2500,  1.0000]])
     """
 
     steps: int = 256
@@ -76,7 +87,18 @@ class Ascent:
 
 
 def robust(cells: int = 8, degrees: float = 5.0, scale: float = 0.1) -> tuple[Transform, ...]:
-    """Shifts, zooms and turns, the usual transformations for photos."""
+    """Shifts, zooms and turns, the usual transformations for photos.
+
+    Args:
+        cells: The most cells of the first shift; half as many of the second.
+        degrees: The most that is turned, either way.
+        scale: The most that is zoomed, either way.
+
+    Source: :cite:`olah2017`.
+
+    >>> robust(cells=4, degrees=3.0, scale=0.2)
+    (Jitter(cells=4), Scale(low=0.8, high=1.2), Rotate(degrees=3.0), Jitter(cells=2))
+    """
     return (Jitter(cells), Scale(1 - scale, 1 + scale), Rotate(degrees), Jitter(max(1, cells // 2)))
 
 

@@ -34,6 +34,18 @@ class Dream:
     Raises:
         TypeError: If the bounds are none.
         ValueError: If a number is out of range.
+
+    Example:
+        Where the gradient is the same everywhere, each of three times two steps adds the rate, up to the bound:
+
+        >>> model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False))
+        >>> model[0].weight.data.fill_(1.0)
+        tensor([[[1.]]])
+        >>> for bounds in (None, Bounds(0.0, 3.0)):
+        ...     how = Dream(octaves=3, scale=2.0, steps=2, rate=0.5, bounds=bounds)
+        ...     deep_dream(model, torch.ones(1, 1, 8), layer="0", dream=how).unique()
+        tensor([4.])
+        tensor([3.])
     """
 
     octaves: int = 4

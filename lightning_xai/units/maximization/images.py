@@ -119,6 +119,15 @@ class Pixel(Parametrization):
 
     Args:
         std: Of the random start.
+
+    Example:
+        The start is the same noise, ``std`` times:
+
+        >>> starts = [Pixel(std).random((1, 2, 3), torch.Generator().manual_seed(0)) for std in (0.25, 0.5)]
+        >>> torch.equal(starts[1], 2 * starts[0])
+        True
+        >>> Pixel().values(torch.tensor([1.0, -2.0, 3.0]), (1, 1, 3))
+        tensor([[[ 1., -2.,  3.]]])
     """
 
     std: float = 0.01
@@ -153,7 +162,19 @@ class Fourier(Parametrization):
         mixing: Rows of a matrix [C, C] that mixes channels, e.g. :func:`channel_mixing` of photos, so that a step
             changes all colours alike as well; none unless given.
 
+    Raises:
+        ValueError: If a number is negative or not finite, or the matrix is not square or has no inverse.
+
     Source: :cite:`olah2017`.
+
+    Example:
+        Of four cells there are the frequencies 0, 1/4 and 1/2. The last coefficient counts
+        :math:`(1/2)^{-1} = 2` times, the others four times, 0 as if it were 1/4:
+
+        >>> coefficients = torch.zeros(3, 1, 3, 2)
+        >>> coefficients[range(3), 0, range(3), 0] = 1.0
+        >>> (Fourier().values(coefficients, (3, 1, 4)).squeeze(1).round(decimals=4) + 0.0).tolist()
+        [[2.0, 2.0, 2.0, 2.0], [4.0, 0.0, -4.0, 0.0], [1.0, -1.0, 1.0, -1.0]]
     """
 
     std: float = 0.01
@@ -324,6 +345,16 @@ class Jitter(Transform):
         cells: The most; less where an axis is too short.
 
     Source: :cite:`mordvintsev2015`.
+
+    Example:
+        By one cell to either side, or not at all:
+
+        >>> draws, x = torch.Generator().manual_seed(0), torch.tensor([[[1, 2, 3, 4]]])
+        >>> for found in sorted({tuple(Jitter(cells=1).apply(x, draws).flatten().tolist()) for _ in range(50)}):
+        ...     print(*found)
+        1 2 3 4
+        2 1 2 3
+        2 3 4 3
     """
 
     cells: int = 8
@@ -350,7 +381,19 @@ class Scale(Transform):
         low: The least factor.
         high: The largest factor.
 
+    Raises:
+        ValueError: If the factors are not positive or not in order.
+
     Source: :cite:`olah2017`.
+
+    Example:
+        At twice the size neighbours are half as far apart; at half of it what is missing is mirrored:
+
+        >>> draws, x = torch.Generator(), torch.tensor([[[0.0, 1.0, 2.0, 3.0, 4.0]]])
+        >>> Scale(2.0, 2.0).apply(x, draws)
+        tensor([[[1.0000, 1.5000, 2.0000, 2.5000, 3.0000]]])
+        >>> Scale(0.5, 0.5).apply(x, draws)
+        tensor([[[1., 0., 2., 4., 3.]]])
     """
 
     low: float = 0.9
@@ -378,6 +421,17 @@ class Rotate(Transform):
         ValueError: If it is applied to what is not an image [N, C, H, W].
 
     Source: :cite:`olah2017`.
+
+    Example:
+        A ramp that rises by 1 per column then rises by the cosine of the angle per column, by minus its sine per row:
+
+        >>> ramp = torch.arange(5.0).expand(1, 1, 3, 5)
+        >>> turned = Rotate(degrees=60.0).apply(ramp, torch.Generator().manual_seed(0))[0, 0]
+        >>> draw = torch.rand((), generator=torch.Generator().manual_seed(0), dtype=torch.float64).item()
+        >>> angle = math.radians(60.0 * (2 * draw - 1))
+        >>> column, row = turned[1, 3] - turned[1, 2], turned[2, 2] - turned[1, 2]
+        >>> math.isclose(column, math.cos(angle), rel_tol=1e-5), math.isclose(row, -math.sin(angle), rel_tol=1e-5)
+        (True, True)
     """
 
     degrees: float = 10.0
