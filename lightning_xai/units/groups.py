@@ -264,10 +264,10 @@ class CoReactivation(_Clustering):
         ImportError: If scikit-learn is missing.
 
     Example:
-        Similarities of 3 / 5 between the units 0 and 1, 1 / 7 between 1 and 2, 0 between 0 and 2; nothing re-activates
-        unit 3:
+        The units 0 and 1 are alike by 2 / 4; the counts of unit 2 are in step with those of unit 1, but ten times as
+        many, which makes 3 / 30 with either; nothing re-activates unit 3:
 
-        >>> groups = CoReactivation(groups=2).group(torch.tensor([[4, 3, 0, 0], [0, 0, 3, 0], [0, 1, 2, 0]]))
+        >>> groups = CoReactivation(groups=2).group(torch.tensor([[2, 1, 10, 0], [1, 2, 20, 0], [0, 0, 0, 0]]))
         >>> groups.membership.int().tolist(), groups.rest
         ([[1, 1, 0, 0], [0, 0, 1, 0]], [3])
     """

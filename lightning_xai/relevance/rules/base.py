@@ -36,8 +36,8 @@ class Rule:
         A rule of one's own that hands on half of what LRP-0 does, of :math:`y = 2 \cdot 3 - 4 + 1 = 3`:
 
         >>> import torch
-        >>> from lightning_xai.relevance import LRP, composites
-        >>> class Half(Rule):
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> class Half(rules.Rule):
         ...     applies = frozenset({"linear"})
         ...
         ...     def linear(self, step):

@@ -23,10 +23,10 @@ class Flat(Rule):
     Example:
         Three inputs share :math:`y = 3 + 0 - 6 + 9 = 6`, whatever they are and weigh; the bias has no share:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, 5.0, -2.0]]), torch.tensor([9.0])
-        >>> LRP(composites.Composite([("first", Flat())]))(model, torch.tensor([[3.0, 0.0, 3.0]]), 0)
+        >>> LRP(composites.Composite([("first", rules.Flat())]))(model, torch.tensor([[3.0, 0.0, 3.0]]), 0)
         tensor([[2., 2., 2.]])
     """
 
@@ -57,11 +57,11 @@ class WSquare(Rule):
     Example:
         Of :math:`y = 5 + 2 + 2 = 9` the squares 1, 4 and 0 of the weights and 4 of the bias have as many ninths:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([2.0])
         >>> x = torch.tensor([[5.0, -1.0, 7.0]])
-        >>> LRP(composites.Composite([("first", WSquare(epsilon=0.0))]))(model, x, 0)
+        >>> LRP(composites.Composite([("first", rules.WSquare(epsilon=0.0))]))(model, x, 0)
         tensor([[1., 4., 0.]])
     """
 
@@ -104,10 +104,10 @@ class ZBox(Rule):
         Of :math:`y = 1 + 2 + 1 = 4` the inputs have shares like :math:`1 \cdot (1 - (-1)) = 2`, from the lower bound,
         and :math:`-2 \cdot (-1 - 2) = 6`, from the upper one:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0]]), torch.tensor([1.0])
-        >>> rule = ZBox(low=[-1.0, -5.0], high=[4.0, 2.0], epsilon=0.0)
+        >>> rule = rules.ZBox(low=[-1.0, -5.0], high=[4.0, 2.0], epsilon=0.0)
         >>> LRP(composites.Composite([("first", rule)]))(model, torch.tensor([[1.0, -1.0]]), 0)
         tensor([[1., 3.]])
     """

@@ -23,8 +23,8 @@ class Gradient(Rule):
         Of the softmax of three equal numbers, the first by the first is :math:`p (1 - p) = 2/9`, by the others
         :math:`-p^2 = -1/9`; times 3:
 
-        >>> from lightning_xai.relevance import LRP, composites
-        >>> own = LRP(composites.Composite([("softmax", Gradient())]), score="value")
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> own = LRP(composites.Composite([("softmax", rules.Gradient())]), score="value")
         >>> own(torch.nn.Softmax(1), torch.tensor([[3.0, 3.0, 3.0]]), 0)
         tensor([[ 0.6667, -0.3333, -0.3333]])
     """
@@ -45,11 +45,11 @@ class Zero(Gradient):
     Example:
         The contributions to :math:`y_0 = 2 - 2 + 3 + 1` and to :math:`y_1 = 0 + 4 - 1 - 2`; the bias keeps its own:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 2)
         >>> model.weight.data = torch.tensor([[1.0, -2.0, -3.0], [0.0, 4.0, 1.0]])
         >>> model.bias.data = torch.tensor([1.0, -2.0])
-        >>> own = LRP(composites.Composite([("linear", Zero())]))
+        >>> own = LRP(composites.Composite([("linear", rules.Zero())]))
         >>> own(model, torch.tensor([[2.0, 1.0, -1.0], [2.0, 1.0, -1.0]]), torch.tensor([0, 1]))
         tensor([[ 2., -2.,  3.],
                 [ 0.,  4., -1.]])
@@ -74,10 +74,10 @@ class Epsilon(Rule):
         Each contribution to :math:`y = 4 - 2 + 1 = 3` gets 3 / (3 + 1) of itself, one to :math:`y = -4 + 2 + 1 = -1`
         gets -1 / (-1 - 1):
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[2.0, -1.0]]), torch.tensor([1.0])
-        >>> own = LRP(composites.Composite([("linear", Epsilon(1.0))]))
+        >>> own = LRP(composites.Composite([("linear", rules.Epsilon(1.0))]))
         >>> own(model, torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), 0)
         tensor([[ 3.0000, -1.5000],
                 [-2.0000,  1.0000]])
@@ -121,10 +121,10 @@ class Norm(Rule):
         The mean of 3, 6 and -6 is 1, of summands 1, 2 and -2; with :math:`\epsilon = 1` half of it is handed on. The
         mean of -3, 0 and -3 is -2, of summands -1, 0 and -1; two thirds are:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Sequential(torch.nn.AvgPool1d(3), torch.nn.Flatten())
         >>> x = torch.tensor([[[3.0, 6.0, -6.0, -3.0, 0.0, -3.0]]])
-        >>> own = LRP(composites.Composite([("pooling", Norm(1.0))]))
+        >>> own = LRP(composites.Composite([("pooling", rules.Norm(1.0))]))
         >>> own(model, x, 0) + own(model, x, 1)
         tensor([[[ 0.5000,  1.0000, -1.0000, -0.6667,  0.0000, -0.6667]]])
     """
@@ -156,13 +156,13 @@ class ZPlus(Rule):
     Example:
         The contributions 2, -3 and 4 and the bias 3 make 6, which 2, 4 and 3 share, or 2 and 4 alone:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([3.0])
         >>> x = torch.tensor([[2.0, 1.0, -2.0]])
-        >>> LRP(composites.Composite([("linear", ZPlus())]))(model, x, 0)
+        >>> LRP(composites.Composite([("linear", rules.ZPlus())]))(model, x, 0)
         tensor([[1.3333, 0.0000, 2.6667]])
-        >>> LRP(composites.Composite([("linear", ZPlus(epsilon=0.0, bias=False))]))(model, x, 0)
+        >>> LRP(composites.Composite([("linear", rules.ZPlus(epsilon=0.0, bias=False))]))(model, x, 0)
         tensor([[2., 0., 4.]])
     """
 
@@ -208,10 +208,10 @@ class AlphaBeta(Rule):
         The contributions 2, -3 and 4 and the bias 2 make 5. Of twice that, 2 and 4 and the bias have 2, 4 and 2
         eighths; the whole negative part is that of -3:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([2.0])
-        >>> LRP(composites.Composite([("linear", AlphaBeta())]))(model, torch.tensor([[2.0, 1.0, -2.0]]), 0)
+        >>> LRP(composites.Composite([("linear", rules.AlphaBeta())]))(model, torch.tensor([[2.0, 1.0, -2.0]]), 0)
         tensor([[ 2.5000, -5.0000,  5.0000]])
     """
 
@@ -269,12 +269,12 @@ class Gamma(Rule):
         The contributions 6 and -4 and the bias 2 make 4. With a fourth more of what is positive it is
         :math:`7.5 - 4 + 2.5 = 6`, and each gets 4 / 6 of its own. Those to the other output have the opposite signs:
 
-        >>> from lightning_xai.relevance import LRP, composites
+        >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(2, 2)
         >>> model.weight.data = torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
         >>> model.bias.data = torch.tensor([2.0, -2.0])
         >>> x = torch.tensor([[3.0, -2.0], [3.0, -2.0]])
-        >>> LRP(composites.Composite([("linear", Gamma())]))(model, x, torch.tensor([0, 1]))
+        >>> LRP(composites.Composite([("linear", rules.Gamma())]))(model, x, torch.tensor([0, 1]))
         tensor([[ 5.0000, -2.6667],
                 [-5.0000,  2.6667]])
     """
