@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -31,8 +31,12 @@ class Watch(ABC):
         """Forget the samples before; the next pass is a clean one."""
 
     @abstractmethod
+    def during(self) -> AbstractContextManager[None]:
+        """What several passes of the model are made in, with nothing but them: entering costs as much as a layer."""
+
+    @abstractmethod
     def around(self) -> AbstractContextManager[None]:
-        """What a pass of the model is made in."""
+        """What every single pass is made in."""
 
     @abstractmethod
     def clean(self, samples: int) -> None:
@@ -53,6 +57,15 @@ class Watch(ABC):
     def finish(self) -> dict[str, Tensor]:
         """All features of the samples have passed: what is kept of each sample, [n, ...]."""
         return {}
+
+
+@contextmanager
+def attended(watches: Iterable[Watch]) -> Iterator[None]:
+    """Let watches see the passes that are made with them."""
+    with ExitStack() as stack:
+        for watch in watches:
+            stack.enter_context(watch.during())
+        yield
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_inputs, unknown
 from lightning_xai._guard import calling, explaining, usable
 from lightning_xai.operations import largest_activation
-from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch
+from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch, attended
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.targets import BoundScore, Score, Target, check_labels
@@ -299,10 +299,12 @@ class _Samples:
     ) -> _Block:
         """The clean scores, the arms [A, n, F] of every request, and what was captured."""
         sets, samples = self._sets() if captures else 1, len(self.ids)
-        for watch in self.network.watches.values():
+        watches = self.network.watches.values()
+        for watch in watches:
             watch.start()
-        output = self.network(self.inputs.repeat(sets, *[1] * (self.inputs.ndim - 1)), self.network.watches.values())
-        for watch in self.network.watches.values():
+        with attended(watches):
+            output = self.network(self.inputs.repeat(sets, *[1] * (self.inputs.ndim - 1)), watches)
+        for watch in watches:
             watch.clean(samples)
         wanted = target.repeat(sets) if isinstance(target, Tensor) else target
         readers = {r.score: r.score.bind(output, wanted, sets * samples) for r in requests}
@@ -358,8 +360,9 @@ class _Samples:
     ) -> tuple[Tensor, list[Captured]]:
         """The arms [readers, A, n, J] of the single features, and what was captured on the way."""
         looks = Looks(watches, sets)
-        alone: list[Features] = [(feature,) for feature in range(self.regions.count)]
-        return self._score(kind, alone, readers, looks), looks.captured()
+        with attended(watches):
+            arms = self._score(kind, [(feature,) for feature in range(self.regions.count)], readers, looks)
+        return arms, looks.captured()
 
     def _score(
         self, kind: Perturbation, features: list[Features], readers: list[BoundScore], looks: Looks | None = None

@@ -94,7 +94,13 @@ class _LayerWatch(Watch):
     def start(self) -> None:
         self.reference, self.strongest, self.room = None, None, None
 
+    def during(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.spot.tap is None else self._seeing()
+
     def around(self) -> AbstractContextManager[None]:
+        return self._seeing() if self.spot.tap is None else nullcontext()
+
+    def _seeing(self) -> AbstractContextManager[None]:
         return seeing(self.model, {self.spot.layer: self.spot}, self._see)
 
     def clean(self, samples: int) -> None:
