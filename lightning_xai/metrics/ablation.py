@@ -30,6 +30,9 @@ class UnitAblation(ExplanationMetric):
         chunk_size: The most variants of a sample per forward pass; found automatically unless given.
         **options: Options of ``torchmetrics.Metric``.
 
+    Raises:
+        ValueError: If ``value`` is a name: the mean over all data is not known in the first batch.
+
     Source: :cite:`bau2020`, :cite:`morcos2018`.
 
     Example:

@@ -133,6 +133,9 @@ class ActivationThreshold(QuantileMetric):
         output: Which tensor to read the predicted class of, if the model returns several.
         **options: Options of ``torchmetrics.Metric``.
 
+    Raises:
+        ValueError: If ``p`` is no share or the kind of unit is unknown.
+
     Source: :cite:`bau2017`.
 
     Example:

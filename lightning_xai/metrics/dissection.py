@@ -48,6 +48,10 @@ class Dissection(ExplanationMetric):
         output: Which tensor of the model's output holds the classes, if it returns several.
         **options: Options of ``torchmetrics.Metric``.
 
+    Raises:
+        TypeError: If the layer is no name, or the segmenter cannot be called.
+        ValueError: If a threshold is not finite, or the union or the detector is none.
+
     Source: :cite:`bau2017`.
 
     Example:

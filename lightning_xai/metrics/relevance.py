@@ -81,6 +81,10 @@ class Relevance(MapMetric):
         ledger: Whether to keep the ledger of an attribution that has one.
         **options: Options of ``torchmetrics.Metric``.
 
+    Raises:
+        TypeError: If the attribution or the regions are none.
+        ValueError: If the part is unknown, or the regions are not the same for all samples.
+
     Example:
         >>> from lightning_xai.relevance import GradientXInput
         >>> model = torch.nn.Linear(4, 2, bias=False)

@@ -36,6 +36,10 @@ class TopSamples(ExplanationMetric):
         output: Which tensor of the model's output holds the classes, if it returns several.
         **options: Options of ``torchmetrics.Metric``.
 
+    Raises:
+        TypeError: If the layer is no name.
+        ValueError: If ``n`` is no integer of at least 1.
+
     Source: :cite:`zeiler2014`.
 
     Example:

@@ -225,6 +225,9 @@ class Segments(Regions):
         labels: Labels 0..J-1 [*S], one map for all samples; or a function ``inputs -> labels [N, *S]`` for one map
             per sample. Cells labelled -1 belong to no feature. Feature j of a sample without cells labelled j is NaN.
 
+    Raises:
+        ValueError: If the labels are not integers from -1 on, or name no feature.
+
     >>> bands = Segments(torch.tensor([0, 0, 1, -1])).bind((1, 2, 4))
     >>> bands.paint(torch.tensor([[3.0, 5.0]]))
     tensor([[3., 3., 5., nan]])

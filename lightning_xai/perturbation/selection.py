@@ -34,6 +34,9 @@ class All(Selection):
 class First(Selection):
     """The first ``n`` windows.
 
+    Raises:
+        ValueError: If ``n`` is less than 1.
+
     >>> First(2).mask(3)
     tensor([ True,  True, False])
     """
@@ -52,6 +55,9 @@ class First(Selection):
 class FirstFraction(Selection):
     r"""The first :math:`\lfloor` fraction :math:`\cdot J \rfloor` windows.
 
+    Raises:
+        ValueError: If the fraction is not above 0, or above 1.
+
     >>> FirstFraction(0.5).mask(5)
     tensor([ True,  True, False, False, False])
     """
@@ -68,6 +74,9 @@ class FirstFraction(Selection):
 @dataclass(frozen=True)
 class EveryOther(Selection):
     """Every other window, from window ``start`` (0 or 1) on.
+
+    Raises:
+        ValueError: If ``start`` is neither 0 nor 1.
 
     >>> EveryOther(start=1).mask(4)
     tensor([False,  True, False,  True])
@@ -110,6 +119,9 @@ class Odd(Selection):
 @dataclass(frozen=True)
 class Random(Selection):
     r"""A seeded draw of :math:`\lfloor` fraction :math:`\cdot J \rfloor` windows, the same everywhere.
+
+    Raises:
+        ValueError: If the fraction is not above 0, or above 1.
 
     >>> int(Random(0.4, seed=3).mask(10).sum())
     4

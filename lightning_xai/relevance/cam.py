@@ -285,6 +285,9 @@ class CAM(LayerAttribution):
         classifier: The dotted name of the linear layer; the last one that runs unless given.
         score: ``"logit"`` or ``"value"``.
 
+    Raises:
+        ValueError: If the score is another, or more than pooling and a linear layer follow.
+
     Source: :cite:`zhou2016`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 1, bias=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 1))

@@ -42,6 +42,9 @@ class IntegratedGradients(ScoreAttribution):
         chunk_size: The most inputs per pass through the network; found from the size of its activations unless given.
         score: s.
 
+    Raises:
+        ValueError: If the method is unknown, or there are too few steps for it.
+
     Source: :cite:`sundararajan2017`.
 
     Example:

@@ -116,6 +116,10 @@ class LRP(Attribution):
         score: What is shared out; the target's logit, as usual. A score that is not linear in the model's output is
             shared out as its first-order part.
 
+    Raises:
+        TypeError: If the composite is none.
+        ValueError: If the score is unknown.
+
     Source: :cite:`bach2015,montavon2019`.
 
     Example:

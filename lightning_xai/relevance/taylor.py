@@ -35,6 +35,9 @@ class SimpleTaylor(ScoreAttribution):
         bisections: How often the interval around the root is halved.
         score: s; one that is 0 somewhere, so not a probability.
 
+    Raises:
+        ValueError: If ``points`` or ``bisections`` is no positive integer.
+
     Source: :cite:`bach2015`.
 
     Example:

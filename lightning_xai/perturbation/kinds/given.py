@@ -74,6 +74,9 @@ class Replace(Perturbation):
         background: Samples to draw from [B, C, \*S], of the inputs' shape; for a table [B, 1, F] or [B, F].
         seed: Keys the draw together with the sample's id.
 
+    Raises:
+        ValueError: If the background holds no sample.
+
     >>> Replace(background=torch.tensor([[[7.0, 8.0, 9.0]]])).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[7., 8., 9.]]])
     """

@@ -96,6 +96,9 @@ class Negative(Perturbation):
 class Log(Perturbation):
     r""":math:`\log_{base}(v + b)`; not a number below 0 and infinite at 0, which is counted, not hidden.
 
+    Raises:
+        ValueError: If the base is not positive, or 1.
+
     >>> Log(base=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[nan, -1.,  1.]]])
     """
@@ -169,6 +172,9 @@ class Sinusoidal(Perturbation):
 @dataclass(frozen=True)
 class Gaussian(Perturbation):
     r""":math:`(v + b) \exp(-(v - mean)^2 / 2\, std^2)`.
+
+    Raises:
+        ValueError: If ``std`` is not positive.
 
     >>> Gaussian(mean=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-0.0111,  0.1623,  2.0000]]])

@@ -22,6 +22,9 @@ def _draw(values: Tensor, keys: Keys, seed: int, fill: Callable[[Tensor, torch.G
 class RandomPtn(WindowPerturbation):
     r""":math:`(v + b)\, u`, one :math:`u \sim U(low, high)` per sample and window.
 
+    Raises:
+        ValueError: If ``low`` exceeds ``high``.
+
     >>> scaled = RandomPtn(low=0.5, high=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))
     >>> scaled[0]
     tensor([[[-0.5000,  0.2500,  1.0000]]])
@@ -46,6 +49,9 @@ class RandomPtn(WindowPerturbation):
 @dataclass(frozen=True)
 class GaussianNoise(Perturbation):
     r""":math:`v + b + n`, an :math:`n \sim N(mean, std^2)` per cell, keyed by the sample's id.
+
+    Raises:
+        ValueError: If ``std`` is negative.
 
     >>> from lightning_xai.perturbation.kinds import Keys
     >>> noise, values = GaussianNoise(seed=1), torch.zeros(2, 1, 3)
@@ -72,6 +78,9 @@ class GaussianNoise(Perturbation):
 @dataclass(frozen=True)
 class UniformNoise(Perturbation):
     r""":math:`v + b + u`, a :math:`u \sim U(low, high)` per cell.
+
+    Raises:
+        ValueError: If ``low`` exceeds ``high``.
 
     >>> UniformNoise(low=0.25, high=0.25).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-0.7500,  0.7500,  2.2500]]])

@@ -18,6 +18,9 @@ class Blur(Perturbation):
 
     The kernel reaches :math:`4 \sigma`; its weights are renormalised at the border, so a constant stays as it is.
 
+    Raises:
+        ValueError: If ``sigma`` is not positive.
+
     >>> Blur(sigma=1.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-0.2446,  0.5000,  1.2446]]])
     """

@@ -233,6 +233,9 @@ class DeepTaylor(Patterns):
         high: The largest.
         stabilizer: The epsilon of the denominators.
 
+    Raises:
+        ValueError: If one bound is given without the other.
+
     Source: :cite:`montavon2017`.
 
     Example:

@@ -120,6 +120,9 @@ class Pixel(Parametrization):
     Args:
         std: Of the random start.
 
+    Raises:
+        ValueError: If ``std`` is negative.
+
     Example:
         The start is the same noise, ``std`` times:
 
@@ -263,6 +266,9 @@ class L2(Regularizer):
     Args:
         weight: :math:`\lambda`.
 
+    Raises:
+        ValueError: If the weight is negative.
+
     Source: :cite:`simonyan2014`.
 
     >>> L2(0.5).penalty(torch.tensor([[[1.0, 2.0, 3.0]]]))
@@ -285,6 +291,9 @@ class TotalVariation(Regularizer):
 
     Args:
         weight: :math:`\lambda`.
+
+    Raises:
+        ValueError: If the weight is negative.
 
     Source: :cite:`mahendran2015`.
 
@@ -310,6 +319,9 @@ class Blurred(Regularizer):
     Args:
         weight: :math:`\lambda`.
         sigma: Of the Gaussian :math:`G_\sigma`, in cells.
+
+    Raises:
+        ValueError: If the weight is negative, or sigma not positive.
 
     Source: :cite:`olah2017`.
 
@@ -343,6 +355,9 @@ class Jitter(Transform):
 
     Args:
         cells: The most; less where an axis is too short.
+
+    Raises:
+        ValueError: If ``cells`` is negative.
 
     Source: :cite:`mordvintsev2015`.
 

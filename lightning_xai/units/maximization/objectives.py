@@ -111,6 +111,9 @@ class Unit(_OfLayer):
         unit: A unit, or several.
         position: Where in the layer's map; ``"center"`` for its middle, the mean over all unless given.
 
+    Raises:
+        ValueError: If the units or the position are no indices.
+
     Source: :cite:`erhan2009`.
 
     >>> maps = torch.tensor([[[1.0, 3.0], [5.0, 9.0]]])
@@ -159,6 +162,10 @@ class Group(_OfLayer):
         groups: The groups.
         group: Which of them; all unless given.
 
+    Raises:
+        TypeError: If the groups are none.
+        ValueError: If a group does not exist.
+
     Source: :cite:`olah2018`.
 
     >>> groups = UnitGroups.of([[0, 1]], units=3)
@@ -201,6 +208,9 @@ class Direction(_OfLayer):
         of: The dotted name of the layer.
         direction: d [K].
         cosine: c; 0 for the projection alone, larger ones keep to the direction itself.
+
+    Raises:
+        ValueError: If the direction is 0 everywhere or not finite, or ``cosine`` is negative.
 
     Source: :cite:`olah2018`.
 
