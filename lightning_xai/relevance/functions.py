@@ -188,10 +188,34 @@ def passed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, homogene
     return _written(x, Ratio.apply(x, run, _at_zero(func, args, kwargs)), writes)
 
 
+_BOUNDED = {
+    "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
+    "clamp": (("min", None), ("max", None)),
+    "clip": (("min", None), ("max", None)),
+    "clamp_min": (("min", None),),
+}
+"""Functions that keep numbers between two bounds: the names of those, and what they are unless given."""
+
+
+def plain_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The name of an operation; a ReLU has its own also where it is written as ``clamp`` or ``hardtanh`` (nn.ReLU6)."""
+    name = operation_name(func)
+    bounds = _bounds(name, args, kwargs)
+    return "relu" if bounds == (0, None) else "relu6" if bounds == (0, 6) else name
+
+
+def _bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float | None, float | None]:
+    """The numbers between which a function keeps its results; None for no bound, and for those of other functions."""
+    given = [args[i + 1] if len(args) > i + 1 else kwargs.get(*names) for i, names in enumerate(_BOUNDED.get(name, ()))]
+    low, high = (*given, None, None)[:2]
+    return (None, None) if isinstance(low, Tensor) or isinstance(high, Tensor) else (low, high)
+
+
 def is_rectifier(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a function of single numbers is 0 wherever they are negative, and never negative."""
-    name, low = operation_name(func), args[1] if len(args) > 1 else kwargs.get("min_val")
-    return name in ("relu", "relu6") or (name == "hardtanh" and low == 0)
+    name = operation_name(func)
+    low, high = _bounds(name, args, kwargs)
+    return name in ("relu", "relu6") or (low == 0 and (high is None or high >= 0))
 
 
 def handed(
@@ -199,7 +223,7 @@ def handed(
 ) -> tuple[Tensor, Kept]:
     """A function of the single numbers of a linear operation's output, and what is kept of its own output."""
     kept = Kept()
-    name, rectifies = operation_name(func), is_rectifier(func, args, kwargs)
+    name, rectifies = plain_name(func, args, kwargs), is_rectifier(func, args, kwargs)
     if writes and not (record.readers == 1 and (name == "relu" or record.drop_unread(rectified=rectifies))):
         record.protect()
 

@@ -90,7 +90,7 @@ class Propagation(Operations):
             )
         if self._sharded:
             find_again(live, (self._records, self._kept_of, self._fresh))
-        name, kind = operation_name(func), kind_of(func)
+        name, kind = functions.plain_name(func, args, kwargs), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
         for tensor in live:

@@ -114,7 +114,8 @@ class Record:
             self.nonnegative,
         )
         step = Step(self.call.map, self.weights.to(common), x.to(common), y.to(common), g.to(common), *state)
-        found = joined(rule.linear, step)
+        # Rules of the first layer also look at what is the same for all samples.
+        found = joined(rule.linear, step) if rule.multiplies else rule.linear(step)
         self.y = self.follower = None
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())

@@ -156,6 +156,7 @@ class Step:
 
 
 SLICE_BYTES = 4 * 2**20
+"""How much of an output a rule takes at once on a CPU, so that what it makes of it stays in the cache."""
 
 
 def joined(rule: Callable[[Step], Tensor], step: Step) -> Tensor:
@@ -165,7 +166,6 @@ def joined(rule: Callable[[Step], Tensor], step: Step) -> Tensor:
     count = max(1, SLICE_BYTES // max(1, size))
     if count >= samples or not step.map.samples_apart() or step.g.device.type != "cpu":
         return rule(step)
-    step.nonnegative()
     found = torch.empty_like(step.x)
     for start in range(0, samples, count):
         part = slice(start, start + count)

@@ -193,12 +193,32 @@ def test_backward_relus_are_found_in_every_spelling():
     for method in (GuidedBackprop(), Deconvnet()):
         expected = method(model, x, 1)
         assert not torch.allclose(expected, Saliency(absolute=False)(model, x, 1))
-        for relu in (functional.relu, functional.relu_, torch.relu, torch.Tensor.relu, torch.Tensor.relu_):
+        clamped = (lambda v: v.clamp(0), lambda v: v.clamp_(min=0), lambda v: torch.clamp_min(v, 0.0))
+        plain = (functional.relu, functional.relu_, torch.relu, torch.Tensor.relu, torch.Tensor.relu_)
+        for relu in (*plain, *clamped, lambda v: torch.clip(v, min=0)):
             changed = copy.deepcopy(model)
             for index, layer in enumerate(changed):
                 if isinstance(layer, nn.ReLU):
                     changed[index] = module(relu)
             close(method(changed, x, 1), expected)
+
+
+@pytest.mark.parametrize(("low", "high", "bounded"), [(0, 6, True), (-1, 6, False), (0, 1, False)])
+def test_backward_relus_know_relu6_by_its_bounds(low, high, bounded):
+    layer = nn.Linear(3, 4, bias=False).double()
+    x, seed = 9 * draw(7, 3), torch.tensor([3.0, 5.0, -4.0, -2.0], dtype=torch.float64)
+    y = x @ layer.weight.detach().T
+    inside = (y > low) & (y < high)
+    guided = inside * (seed.clamp(min=0) if bounded else seed)
+    deconv = seed.clamp(min=0).expand(y.shape) if bounded else guided
+    assert (y > high).any()
+    spelled = [nn.Hardtanh(low, high), nn.Hardtanh(low, high, inplace=True), module(lambda v: v.clamp(low, high))]
+    spelled += [module(lambda v: v.clamp_(min=low, max=high)), *([nn.ReLU6(), nn.ReLU6(True)] if bounded else [])]
+    for relu6 in spelled:
+        model = nn.Sequential(layer, relu6)
+        for method, g in ((GuidedBackprop, guided), (Deconvnet, deconv)):
+            found = method(lambda output, _: output @ seed)(model, x, 0)
+            close(found, g @ layer.weight.detach())
 
 
 def test_excitation_backprop_is_a_distribution():

@@ -327,7 +327,7 @@ class GuidedBackprop(Patterns):
     ============  ==========================================
     operation     rule
     ============  ==========================================
-    relu, relu6   Guided
+    relu, relu6   Guided (also where they are written as hardtanh or clamp)
     others        the derivative
     ============  ==========================================
 
@@ -356,7 +356,7 @@ class Deconvnet(Patterns):
     ============  ==========================================
     operation     rule
     ============  ==========================================
-    relu, relu6   Deconv
+    relu, relu6   Deconv (also where they are written as hardtanh or clamp)
     others        the derivative
     ============  ==========================================
 
