@@ -66,7 +66,8 @@ class Handed(torch.autograd.Function):
     """A function of the single numbers of a linear operation's output.
 
     If nothing else reads the output, the backward leaves it to the operation to multiply by f(x) - f(0), which is the
-    relevance then, else it multiplies by (f(x) - f(0)) / x.
+    relevance then, else it multiplies by (f(x) - f(0)) / x. If one linear operation alone reads the result,
+    ``received`` tells whether what it hands down may be written to.
     """
 
     @staticmethod
@@ -74,7 +75,7 @@ class Handed(torch.autograd.Function):
         ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], facts: tuple[Any, ...], rectifies: bool, writes: bool
     ) -> Tensor:
         """The function itself; ``facts`` are the operation's record, the place for its own output, f(0) and f'(0)."""
-        ctx.facts, ctx.rectifies = facts, rectifies
+        ctx.facts, ctx.rectifies, ctx.received = facts, rectifies, None
         if writes:
             ctx.mark_dirty(x)
         ctx.save_for_backward(x.new_empty(0))  # of no shape that an activation saves: recomputing it is found out
@@ -87,6 +88,7 @@ class Handed(torch.autograd.Function):
         y, (g,), _ = kept.read(), grads, ctx.saved_tensors
         if record.takes_relevance():
             record.follower, record.rectified = y if value == 0 else y - value, ctx.rectifies
+            record.writable = ctx.received is not None and ctx.received.fresh
             return g, None, None, None, None
         if record.y.shape != y.shape:
             raise RuntimeError(f"the output of {record.operation} was read in a way that was not seen.")

@@ -446,6 +446,7 @@ class Propagation(Operations):
         reached: list[Record] = []
         nodes = list(functions.nodes_behind(score))
         readers = Counter(following for node in nodes for following, _ in node.next_functions)
+        last_reader = {following: node for node in nodes for following, _ in node.next_functions}
         for node in nodes:
             if not isinstance(node, BackwardCFunction):
                 continue
@@ -455,6 +456,9 @@ class Propagation(Operations):
                 if record is not None:
                     record.alone = readers[node] == 1
                     reached.append(record)
+                elif readers[node] == 1:
+                    reader = getattr(last_reader[node], "record", None)
+                    node.received = None if reader is None else reader.handing
                 continue
             if name == HANDS_ON and self._sharded:
                 continue

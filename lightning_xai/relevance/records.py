@@ -42,6 +42,14 @@ class Kept:
 
 
 @dataclass(eq=False)
+class Handing:
+    """What an operation says of what it handed down; it holds no tensors, so that others may hold it."""
+
+    fresh: bool = False
+    """Whether it lies in memory of its own."""
+
+
+@dataclass(eq=False)
 class Record:
     """One linear operation of a pass: what its backward needs, and which rule it got."""
 
@@ -60,10 +68,13 @@ class Record:
     """Whether one operation reads the output."""
     follower: Tensor | None = None
     """What that operation, an activation, made of the output, if the relevance came through it."""
+    writable: bool = False
+    """Whether nobody else reads what came through it."""
     rectified: bool = False
     """Whether that operation is a ReLU."""
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
+    handing: Handing = field(default_factory=Handing)
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""
@@ -112,11 +123,15 @@ class Record:
             None if follower is None else follower.to(common),
             follower is not None and self.rectified,
             self.nonnegative,
+            self.writable,
         )
         step = Step(self.call.map, self.weights.to(common), x.to(common), y.to(common), g.to(common), *state)
         # Rules of the first layer also look at what is the same for all samples.
         found = joined(rule.linear, step) if rule.multiplies else rule.linear(step)
         self.y = self.follower = None
+        taken = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        memory = found.untyped_storage()
+        self.handing.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)

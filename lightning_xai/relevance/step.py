@@ -52,6 +52,8 @@ class Step:
         absorbed: Where a rule notes what it does not hand on; None if nobody asks.
         follower: What the activation that follows made of the output, if the relevance came through it.
         rectified: Whether outputs <= 0 have no relevance.
+        known_nonnegative: Whether no input is negative; None if nobody has looked.
+        writable: Whether ``g`` may be used up.
     """
 
     map: LinearMap
@@ -63,10 +65,13 @@ class Step:
     follower: Tensor | None = None
     rectified: bool = False
     known_nonnegative: bool | None = None
+    writable: bool = False
 
     def relevance(self) -> Tensor:
-        """R = y g, in memory of its own."""
-        return (self.y if self.follower is None else self.follower) * self.g
+        """R = y g, in memory that the rule may use up; to be asked for once."""
+        if self.follower is None:
+            return self.y * self.g
+        return self.g.mul_(self.follower) if self.writable else self.g * self.follower
 
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
