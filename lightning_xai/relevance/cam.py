@@ -170,7 +170,7 @@ class GradCAM(GradientCAM):
     .. math::
         M = \mathrm{ReLU}\Big(\sum_k w_k A_k\Big), \qquad w_k = \frac{1}{|S'|} \sum_p \frac{\partial s}{\partial A_{kp}}
 
-    Source: :cite:`selvaraju2017`.
+    Source: :cite:`selvaraju2017`. Arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 1, bias=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data = torch.tensor([[[1.0]], [[-1.0]]])
@@ -194,7 +194,7 @@ class GradCAMPlusPlus(GradientCAM):
     with :math:`g = \partial s / \partial A`. The paper explains :math:`e^s`, whose map is this one times
     :math:`e^s`. :math:`\alpha` is 0 where its denominator is.
 
-    Source: :cite:`chattopadhay2018`.
+    Source: :cite:`chattopadhay2018`. Arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data, model[2].weight.data = torch.tensor([[[1.0]]]), torch.tensor([[2.0, 1.0]])
@@ -217,7 +217,7 @@ class XGradCAM(GradientCAM):
 
     A channel whose activations sum to 0 has the weight 0.
 
-    Source: :cite:`fu2020`.
+    Source: :cite:`fu2020`. Arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data, model[2].weight.data = torch.tensor([[[1.0]]]), torch.tensor([[2.0, 1.0]])
@@ -237,7 +237,7 @@ class LayerCAM(GradientCAM):
 
     .. math:: M = \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}\big(\partial s / \partial A_k\big) \odot A_k\Big)
 
-    Source: :cite:`jiang2021`.
+    Source: :cite:`jiang2021`. Arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data, model[2].weight.data = torch.tensor([[[1.0]]]), torch.tensor([[2.0, -1.0]])
@@ -257,7 +257,7 @@ class HiResCAM(GradientCAM):
 
     It sums to :math:`s - b` before upsampling if what follows the layer is affine, b being its bias.
 
-    Source: :cite:`draelos2020`.
+    Source: :cite:`draelos2020`. Arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data, model[2].weight.data = torch.tensor([[[1.0]]]), torch.tensor([[2.0, -1.0]])
@@ -288,7 +288,7 @@ class CAM(LayerAttribution):
     Raises:
         ValueError: If the score is another, or more than pooling and a linear layer follow.
 
-    Source: :cite:`zhou2016`.
+    Source: :cite:`zhou2016`. Further arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 1, bias=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 1))
     >>> model[0].weight.data = torch.tensor([[[1.0]], [[-1.0]]])
@@ -352,13 +352,16 @@ class ScoreCAM(LayerAttribution):
     Args:
         chunk_size: The most inputs per forward pass.
 
-    Source: :cite:`wang2020`.
+    The channels below keep scores of log 3 and 0, so their weights are 3/4 and 1/4.
 
+    Source: :cite:`wang2020`. Further arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
+
+    >>> import math
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 1, bias=False), nn.Flatten(), nn.Linear(6, 1, bias=False))
     >>> model[0].weight.data = torch.tensor([[[1.0]], [[-1.0]]])
-    >>> model[2].weight.data = torch.ones(1, 6)
-    >>> ScoreCAM(layer="0", relu=False)(model, torch.tensor([[[0.0, 1.0, 2.0]]]), 0)
-    tensor([[[0., 0., 0.]]])
+    >>> model[2].weight.data = torch.tensor([[0.0, 0.0, math.log(3.0) / 2.0, 0.0, 0.0, 0.0]])
+    >>> ScoreCAM(layer="0")(model, torch.tensor([[[0.0, 1.0, 2.0]]]), 0)
+    tensor([[[0.0000, 0.5000, 1.0000]]])
     """
 
     chunk_size: int = field(default=32, kw_only=True)
@@ -402,7 +405,7 @@ class AblationCAM(LayerAttribution):
     Args:
         chunk_size: The most inputs per forward pass.
 
-    Source: :cite:`desai2020`.
+    Source: :cite:`desai2020`. Further arguments: those of :class:`~lightning_xai.relevance.cam.LayerAttribution`.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 1, bias=False), nn.Flatten(), nn.Linear(4, 1, bias=False))
     >>> model[0].weight.data = torch.tensor([[[1.0]], [[2.0]]])

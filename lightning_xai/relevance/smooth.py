@@ -97,7 +97,7 @@ class SmoothGrad(NoisyAttribution):
 
     .. math:: \mathbb{E}[R(x + \xi)], \qquad \xi \sim N(0, \sigma^2)
 
-    Source: :cite:`smilkov2017`.
+    Source: :cite:`smilkov2017`. Arguments: those of :class:`~lightning_xai.relevance.smooth.NoisyAttribution`.
 
     The gradient of an affine score is the same everywhere:
 
@@ -118,7 +118,7 @@ class SquareGrad(NoisyAttribution):
 
     .. math:: \mathbb{E}[R(x + \xi)^2], \qquad \xi \sim N(0, \sigma^2)
 
-    Source: :cite:`hooker2019`.
+    Source: :cite:`hooker2019`. Arguments: those of :class:`~lightning_xai.relevance.smooth.NoisyAttribution`.
 
     >>> model = nn.Linear(3, 1)
     >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0]])
@@ -138,7 +138,7 @@ class VarGrad(NoisyAttribution):
 
     The sum of squares is divided by the number of draws.
 
-    Source: :cite:`adebayo2018`.
+    Source: :cite:`adebayo2018`. Arguments: those of :class:`~lightning_xai.relevance.smooth.NoisyAttribution`.
 
     >>> model = nn.Linear(3, 1)
     >>> VarGrad(sigma=0.5, draws=4)(model, torch.zeros(1, 3), 0)

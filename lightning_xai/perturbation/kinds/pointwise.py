@@ -99,8 +99,8 @@ class Log(Perturbation):
     Raises:
         ValueError: If the base is not positive, or 1.
 
-    >>> Log(base=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
-    tensor([[[nan, -1.,  1.]]])
+    >>> Log(base=2.0, bias=1.0).arms(torch.tensor([[[-3.0, -0.5, 3.0]]]))[0]
+    tensor([[[nan, -1.,  2.]]])
     """
 
     strength: ClassVar[str | None] = "base"
@@ -176,8 +176,8 @@ class Gaussian(Perturbation):
     Raises:
         ValueError: If ``std`` is not positive.
 
-    >>> Gaussian(mean=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
-    tensor([[[-0.0111,  0.1623,  2.0000]]])
+    >>> Gaussian(mean=2.0, bias=1.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
+    tensor([[[0.0000, 0.4870, 3.0000]]])
     """
 
     strength: ClassVar[str | None] = "std"
