@@ -211,7 +211,8 @@ def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
 @contextmanager
 def _modes(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     before = [(module, module.training) for module in modules]
-    if any(training for _, training in before):
+    # One that says itself what the mode means may hold more than its modules.
+    if any(training or type(module).train is not nn.Module.train for module, training in before):
         model.eval()
     try:
         yield

@@ -90,7 +90,7 @@ class Propagation(Operations):
             )
         if self._sharded:
             find_again(live, (self._records, self._kept_of, self._fresh))
-        name, kind = functions.plain_name(func, args, kwargs), kind_of(func)
+        name, kind = operation_name(func), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
         for tensor in live:
@@ -98,7 +98,7 @@ class Propagation(Operations):
             if record is not None:
                 record.readers += 1
         writes = is_in_place(func, kwargs)
-        joined = self._joined(name, kind, args, kwargs)
+        joined = self._joined(func, kind, args, kwargs)
         if joined is not None:
             y, kept = functions.handed(func, args, kwargs, joined, writes=writes)
             self._kept_of[y] = kept
@@ -112,7 +112,9 @@ class Propagation(Operations):
         if kind in _MOVES and not (self.ledger is not None and name in _MIXING):
             result = self._moved(func, args, kwargs, name)
         else:
-            result = self._other(func, args, kwargs, Operation(name, kind, self.running()), live, writes)
+            alias = functions.plain_name(func, args, kwargs)
+            operation = Operation(name, kind, self.running(), alias=alias)
+            result = self._other(func, args, kwargs, operation, live, writes)
         self._note_sign(func, args, kwargs, result)
         if fresh is not None:
             self._stay_fresh(func, args, kwargs, live, result)
@@ -126,7 +128,7 @@ class Propagation(Operations):
         ):
             self._nonnegative[result] = result._version
 
-    def _joined(self, name: str, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
+    def _joined(self, func: Any, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
         """The linear operation whose output an activation reads that may hand it relevance itself; None if none."""
         x = args[0] if args else None
         if kind != "activation" or not isinstance(x, Tensor) or self.ledger is not None:
@@ -136,7 +138,9 @@ class Propagation(Operations):
             return None
         if tensors_in([args[1:], kwargs]):
             return None
-        operation = Operation(name, kind, self.running())
+        operation = Operation(
+            operation_name(func), kind, self.running(), alias=functions.plain_name(func, args, kwargs)
+        )
         rule = self._rule(operation) or Pass()
         if not isinstance(rule, Pass):
             return None
@@ -166,7 +170,7 @@ class Propagation(Operations):
             self._fresh[part] = receiver if same and name != "cumsum" else None
 
     def _rule(self, operation: Operation) -> Rule | None:
-        key = (operation.name, operation.kind, operation.module, operation.first, operation.last)
+        key = (operation.name, operation.kind, operation.module, operation.first, operation.last, operation.alias)
         if key not in self._found:
             self._found[key] = first_match(self._entries, operation)
         return self._found[key]

@@ -3,7 +3,8 @@ r"""What a layer's units do while features are perturbed, read in the passes of 
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,7 @@ class _LayerWatch(Watch):
     def __init__(self, model: nn.Module, spot: Spot) -> None:
         self.model, self.spot = model, spot
         self.samples = 0
+        self.own = spot.tap is None
         self.reference: Tensor | None = None
         self.found: Tensor | None = None
         self.strongest: Tensor | None = None
@@ -98,7 +100,16 @@ class _LayerWatch(Watch):
         return nullcontext() if self.spot.tap is None else self._seeing()
 
     def around(self) -> AbstractContextManager[None]:
-        return self._seeing() if self.spot.tap is None else nullcontext()
+        return self._seeing() if self.spot.tap is None else self._own_pass()
+
+    @contextmanager
+    def _own_pass(self) -> Iterator[None]:
+        """See this pass; a score or a progress report may run the model between two."""
+        self.own = True
+        try:
+            yield
+        finally:
+            self.own = False
 
     def _seeing(self) -> AbstractContextManager[None]:
         return seeing(self.model, {self.spot.layer: self.spot}, self._see)
@@ -121,6 +132,8 @@ class _LayerWatch(Watch):
         self.found = None
 
     def _see(self, _layer: str, values: Tensor) -> None:
+        if not self.own:
+            return
         # Entering a context costs as much as the work of a small layer.
         kind = values.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():

@@ -198,3 +198,10 @@ def test_pass_for_a_batch_norm_that_stands_alone():
     found = LRP(passing)(model, x, 1)
     hidden = model[0](x) * model[1].weight[1]
     torch.testing.assert_close(found, hidden.detach())
+
+
+def test_a_relu6_has_the_name_of_its_function_and_its_own():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 2)), torch.ones(1, 3)
+    for word in ("hardtanh", "relu6", "activation"):
+        table = rule_table(model, x, Composite([("linear", rules.Zero()), (word, rules.Gradient())]))
+        assert table.rows[1] == ("1", "hardtanh", "Gradient()")

@@ -9,6 +9,7 @@ from loops import KINDS, WINDOWS, N, P, agree, arms, both_rules, both_units, by_
 from torch import nn
 
 from lightning_xai.figures.reactivation import as_result, draw_reactivation
+from lightning_xai.metrics import Importance, Reactivation, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 from lightning_xai.perturbation.kinds.base import Keys
 from lightning_xai.units.counts import Pairs
@@ -270,3 +271,17 @@ def test_clean_activations_must_be_finite(net, x):
         net.second.bias[0] = torch.nan
     with pytest.raises(ValueError, match="activations of layer 'second' are NaN or infinite"):
         reactivation(net, x, layer="second", regions=WINDOWS, perturbation=kinds.Constant(0.0))
+
+
+def test_a_score_that_runs_the_model_itself_is_not_taken_for_a_pass():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 2)).eval()
+    x, other = torch.rand(4, 1, 8, 8), torch.randn(3, 1, 8, 8)
+    found = []
+    for score in ("logit", lambda output, _: (output - model(other).mean(0)).square().sum(1)):
+        metrics = {
+            "importance": Importance(Windows(4), kinds.Constant(0.0), score=score),
+            "units": Reactivation("0", Windows(4), kinds.Constant(0.0)),
+        }
+        update_together(metrics, model, x, "predicted")
+        found.append(metrics["units"].compute()["by_feature_and_unit"])
+    assert torch.equal(*found)

@@ -28,6 +28,7 @@ class Operation:
         module: The dotted name of the module that runs; ``""`` for the model itself.
         first: Whether it is a linear operation that the model's input reaches through no other one.
         last: Whether it is the linear operation nearest to the score.
+        alias: ``"relu"`` or ``"relu6"`` where it is one that is written as ``hardtanh`` or ``clamp``.
 
     Example:
         >>> from lightning_xai.relevance import composites
@@ -43,6 +44,7 @@ class Operation:
     module: str
     first: bool = False
     last: bool = False
+    alias: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} in {self.module!r}" if self.module else f"{self.name} in the model itself"
@@ -54,7 +56,7 @@ def _word_matches(word: str, operation: Operation) -> bool:
     if word == "last":
         return operation.last
     if word == "*" or word in KINDS or word in NAMES or word == operation.name:
-        return word in ("*", operation.kind, operation.name)
+        return word in ("*", operation.kind, operation.name, operation.alias)
     name = word.removeprefix("name:")
     return bool(operation.module) and (fnmatchcase(operation.module, name) or operation.module.startswith(f"{name}."))
 

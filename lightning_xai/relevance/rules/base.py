@@ -41,7 +41,7 @@ class Rule:
         ...     applies = frozenset({"linear"})
         ...
         ...     def linear(self, step):
-        ...         return step.back(step.g, step.weights.plain()) / 2
+        ...         return step.back(step.relevance() / step.y, step.weights.plain()) / 2
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[3.0, -1.0]]), torch.tensor([1.0])
         >>> LRP(composites.Composite([("*", Half())]))(model, torch.tensor([[2.0, 4.0]]), 0)
@@ -54,9 +54,9 @@ class Rule:
     """Whether a number's relevance is a multiple of it; if not, :meth:`linear` returns R instead of R / x."""
 
     def linear(self, step: Step) -> Tensor:
-        """R / x of the input of a linear operation."""
+        """R / x of the input of a linear operation; may be asked for some samples of a batch at a time."""
         raise NotImplementedError(f"{type(self).__name__} is no rule for linear operations.")
 
     def reads_output(self, step: Step) -> bool:
-        """Whether :meth:`linear` reads ``step.y`` when the relevance itself is given."""
+        """Whether :meth:`linear` reads ``step.y`` when there is a ``step.follower``."""
         return True
