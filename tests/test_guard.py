@@ -270,3 +270,15 @@ class TestTapping:
         ):
             pass
         assert not model.head._forward_hooks
+
+
+def test_a_model_that_hands_its_mode_on_itself_is_told():
+    class Hidden(nn.Linear):
+        def train(self, mode=True):
+            self.__dict__["told"] = mode
+            return super().train(mode)
+
+    model = Hidden(3, 2).eval()
+    model.__dict__["told"] = True
+    with explaining(model):
+        assert model.told is False

@@ -129,7 +129,7 @@ class Propagation(Operations):
             self._nonnegative[result] = result._version
 
     def _joined(self, func: Any, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
-        """The linear operation whose output an activation reads that may hand it relevance itself; None if none."""
+        """The linear operation whose output an activation reads that may leave the multiplying to it; None if none."""
         x = args[0] if args else None
         if kind != "activation" or not isinstance(x, Tensor) or self.ledger is not None:
             return None

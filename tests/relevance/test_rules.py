@@ -412,3 +412,18 @@ def test_the_stabiliser_of_zero_is_positive_whatever_the_zero(dtype):
     assert found.tolist() == [0.5, 0.5, -0.5, 0.5]
     assert found.dtype == dtype
     assert z[0].signbit()  # what was asked about is as it was
+
+
+def test_a_rule_of_ones_own_meets_the_relevance_behind_an_activation():
+    class Half(rules.Rule):
+        applies = frozenset({"linear"})
+
+        def linear(self, step):
+            return step.back(step.relevance() / step.y, step.weights.plain()) / 2
+
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).double()
+    model[0].weight.data = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    model[2].weight.data = torch.tensor([[1.0, 5.0]], dtype=torch.float64)
+    lrp, x = LRP(everywhere(Half())), torch.tensor([[2.0]], dtype=torch.float64)
+    for found in (lrp(model, x, 0), lrp.with_ledger(model, x, 0)[0]):
+        close(found, torch.tensor([[0.5]], dtype=torch.float64))

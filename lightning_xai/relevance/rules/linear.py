@@ -110,8 +110,6 @@ class Norm(Rule):
     Args:
         epsilon: The stabiliser; with 0 a sum conserves.
 
-    Source: :cite:`bach2015`.
-
     Raises:
         ValueError: If epsilon is negative or not finite.
 
