@@ -168,6 +168,17 @@ def watching(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None
 
 
 @contextmanager
+def counting(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Yield a list that holds the model once for every time it has run."""
+    runs: list[nn.Module] = []
+    handle = model.register_forward_hook(lambda module, *_: runs.append(module))
+    try:
+        yield runs
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def branching(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """Record gradients from the output of a layer on, and nothing before it.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._guard import compiled_type, tapping
+from lightning_xai._guard import compiled_type, counting, tapping
 
 _NAMES = {
     "convolution": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
@@ -206,20 +206,31 @@ class _LargestResult(Operations):
         return result
 
 
-def largest_activation(model: nn.Module, inputs: Tensor) -> int:
+def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[], object] | None = None) -> int:
     """Bytes of the largest tensor that one operation of ``model(inputs)`` takes or returns.
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
+
+    Args:
+        model: The network, already in the mode and context in which it is to be called.
+        inputs: Any inputs of the model.
+        meanwhile: Something to be done that may run the model on these inputs: then its passes are looked at, and
+            none of their own are made.
     """
     hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
     compiled = compiled_type()
     if compiled is not None:
         hidden += (compiled,)
     if any(isinstance(module, hidden) for module in model.modules()):
+        if meanwhile is not None:
+            meanwhile()
         return 64 * _bytes(inputs)
-    with _LargestResult(model, _bytes(inputs)) as seen:
-        model(inputs.clone())  # it may work in place on what it gets
-    return int(seen.bytes)
+    with _LargestResult(model, _bytes(inputs)) as found, counting(unwrapped(model)) as runs:
+        if meanwhile is not None:
+            meanwhile()
+        if not runs:
+            model(inputs.clone())  # it may work in place on what it gets
+    return int(found.bytes)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -156,6 +156,23 @@ def test_the_largest_activation():
     assert largest_activation(model, torch.zeros(2, 1, 4, 4, dtype=torch.float64)) == 8 * 2 * 36
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("own", [0, 1, 2])
+def test_the_largest_activation_of_passes_that_are_made_anyway(wrapped, own):
+    model, x, rows = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 3)), torch.zeros(4, 2), []
+    model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    given = nn.DataParallel(model, device_ids=[]) if wrapped else model
+
+    def meanwhile():
+        (x + 1).sum()  # what is computed beside the model is no pass of it
+        for _ in range(own):
+            model(x)
+
+    assert largest_activation(given, x, meanwhile) == 4 * 4 * 5
+    assert rows == [4] * max(1, own)
+    assert not model._forward_hooks
+
+
 # What follows a layer.
 
 

@@ -18,7 +18,8 @@ from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remov
 from lightning_xai.figures import Pictures
 from lightning_xai.metrics.base import Explained, ExplanationMetric, Table, shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
-from lightning_xai.perturbation.sweep import evaluations, progress_to
+from lightning_xai.perturbation.network import progress_to
+from lightning_xai.perturbation.sweep import evaluations
 from lightning_xai.targets import check_labels
 
 Unpack = Callable[[Any], Sequence[Any]]

@@ -34,7 +34,7 @@ from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import remove_explanations
 from lightning_xai.figures import Pictures
 from lightning_xai.metrics.base import ExplanationMetric
-from lightning_xai.perturbation.sweep import progress_to
+from lightning_xai.perturbation.network import progress_to
 
 _PREFIX = {"validate": "val", "test": "test"}
 

@@ -7,20 +7,17 @@ passes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, unknown
 from lightning_xai._guard import calling, explaining, usable
-from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch, attended
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
+from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.targets import BoundScore, Score, Target, check_labels
 
@@ -29,15 +26,6 @@ ENGINES = ("auto", "dense")
 Features = tuple[int, ...]
 Partner = int | tuple[int, ...] | str | None
 
-_progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)
-
-# How large the largest activation of a chunk may be. On a CPU it should stay in the cores' caches, beyond that fresh
-# pages cost more than a larger chunk gains; on a GPU only memory limits it.
-_ACTIVATION_BYTES = {"cpu": 2**20}
-_ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
-_FEWEST_INPUTS, _MOST_INPUTS = 4, 1024
-# Small inputs are perturbed, and their outputs read, many passes at a time: for a small network that costs as much.
-_BLOCK_BYTES = 2**20
 # A sweep that captures makes its clean pass as large as a chunk: with this many chunks that costs little.
 _CHUNKS_PER_CLEAN_PASS = 16
 
@@ -161,9 +149,7 @@ def sweep(
         inputs = usable(inputs)
         bound = plan.regions.bind(inputs)
         partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
-        network = _Network(model, inputs, plan.chunk_size)
-        for capture in {request.capture: None for request in captures}:
-            network.watches[capture] = capture.watch(model, inputs[:1].clone())
+        network = Network(model, inputs, plan.chunk_size, [request.capture for request in captures])
         blocks: list[_Block] = []
         start = 0
         while start < inputs.shape[0]:
@@ -211,68 +197,11 @@ def check_sweep(
             request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)
 
 
-@contextmanager
-def progress_to(report: Callable[[int], object]) -> Iterator[None]:
-    """Call ``report(n)`` whenever n more perturbed inputs have been scored."""
-    token = _progress.set(report)
-    try:
-        yield
-    finally:
-        _progress.reset(token)
-
-
 def evaluations(requests: Iterable[Request], count: int) -> int:
     """How many perturbed inputs the requests need per sample over ``count`` features, each counted once."""
     sizes: dict[Partner, int] = {None: count, "all": count * (count - 1) // 2}
     needed = {(request.perturbation, request.partner) for request in requests}
     return sum(kind.arm_count * sizes.get(partner, count - 1) for kind, partner in needed)
-
-
-class _Network:
-    """The model, and the most inputs that are made and given to it at once; that shrinks when memory runs out."""
-
-    def __init__(self, model: nn.Module, inputs: Tensor, chunk_size: int | None) -> None:
-        self.model = model
-        if chunk_size is None:
-            budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
-            with calling():
-                largest = largest_activation(model, inputs[:1])
-            chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
-        self.limit = chunk_size
-        self.reported = 0
-        self.watches: dict[Capture, Watch] = {}
-
-    def __call__(self, inputs: Tensor, watches: Collection[Watch] = ()) -> Any:
-        if not watches:
-            with calling():
-                return self.model(inputs)
-        with ExitStack() as stack:
-            for watch in watches:
-                stack.enter_context(watch.around())
-            stack.enter_context(calling())
-            return self.model(inputs)
-
-    def sets(self, samples: int) -> int:
-        """How many features of so many samples go into one pass."""
-        return max(1, self.limit // samples)
-
-    def block(self, inputs: Tensor, sets: int) -> int:
-        """How many features of these inputs are perturbed and read at once: those of one pass, or of several."""
-        return sets * max(1, _BLOCK_BYTES // (sets * inputs.numel() * inputs.element_size()))
-
-    def report(self, inputs: int) -> None:
-        """Some perturbed inputs have been scored."""
-        report = _progress.get()
-        if report is not None:
-            self.reported += inputs
-            report(inputs)
-
-    def shrink(self) -> None:
-        """Halve the limit; what was scored of the samples at hand is scored again."""
-        self.limit //= 2
-        self.report(-self.reported)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -292,7 +221,7 @@ class _Samples:
     inputs: Tensor
     regions: BoundRegions
     ids: tuple[int, ...]
-    network: _Network
+    network: Network
 
     def answer(
         self, target: Target, requests: dict[Request, _Chosen], captures: Sequence[CaptureRequest] = ()

@@ -260,10 +260,14 @@ class UpperQuantile:
         if self.expected is None and bool((self.least > -torch.inf).any()):
             self._bin(torch.where(values > self.least.view(-1, 1), -torch.inf, values))
         self._widen(int((self.fill + total).max()))
-        starts = torch.arange(len(total), device=total.device) * self.table.shape[1] + self.fill
-        places = torch.repeat_interleave(starts - total.cumsum(0) + total, total, output_size=len(found))
-        places += torch.arange(len(found), device=places.device)
-        self.table.view(-1).scatter_(0, places, found)
+        start = int(self.fill[0])
+        if len(found) == values.numel() and bool((self.fill == start).all()):
+            self.table[:, start : start + int(total[0])] = found.view(len(total), -1)
+        else:
+            starts = torch.arange(len(total), device=total.device) * self.table.shape[1] + self.fill
+            places = torch.repeat_interleave(starts - total.cumsum(0) + total, total, output_size=len(found))
+            places += torch.arange(len(found), device=places.device)
+            self.table.view(-1).scatter_(0, places, found)
         self.fill = self.fill + total
 
     def _larger(self, values: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:

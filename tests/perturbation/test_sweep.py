@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from lightning_xai.operations import largest_activation
-from lightning_xai.perturbation import Segments, Windows, importance, kinds, speed, sweep, synergy
-from lightning_xai.perturbation.sweep import Plan, Request, check_sweep, evaluations, progress_to
+from lightning_xai.perturbation import Segments, Windows, importance, kinds, network, speed, sweep, synergy
+from lightning_xai.perturbation.network import progress_to
+from lightning_xai.perturbation.sweep import Plan, Request, check_sweep, evaluations
 from lightning_xai.targets import Logit, Probability
 
 J = 5
@@ -100,7 +101,7 @@ def test_progress_reports_every_input_once(x, requests, memory):
 @pytest.mark.parametrize(("block_bytes", "reads"), [(1, 5), (2 * 4 * 10 * 8, 3), (2**20, 1)])
 def test_several_passes_are_read_at_once(x, block_bytes, reads, monkeypatch):
     read = []
-    monkeypatch.setattr(sweep, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(network, "_BLOCK_BYTES", block_bytes)
 
     def score(output, target):
         read.append(len(output))
@@ -181,7 +182,7 @@ def test_a_model_that_returns_nothing_has_not_run_out_of_memory(x):
 @pytest.mark.parametrize(("budget", "largest"), [(1, 4), (8 * 10 * 8, 8), (10**9, 20)])
 def test_chunks_found_automatically(x, budget, largest, monkeypatch):
     """The budget is in bytes of the largest activation; a row's are the ten inputs, 8 bytes each."""
-    monkeypatch.setitem(sweep._ACTIVATION_BYTES, "cpu", budget)
+    monkeypatch.setitem(network._ACTIVATION_BYTES, "cpu", budget)
     model = Counter()
     found = importance(model, x, 1, regions=REGIONS, perturbation=TWO_SIDED)
     assert max(model.rows) == largest

@@ -30,6 +30,16 @@ def test_importance_and_re_activation_take_the_passes_of_importance(net, x, kind
     torch.testing.assert_close(both.local(score), expected)
 
 
+def test_one_look_finds_the_activation_and_the_size_of_a_pass(net, x):
+    plan, request = Plan(WINDOWS), CaptureRequest(kinds.Constant(0.0), LayerChange("first"))
+    net.rows = []
+    found = sweep.sweep(net, x, 0, [], plan, None, [request])
+    assert net.rows[0] == 1
+    assert net.rows[1] > 1
+    again = sweep.sweep(net, x, 0, [], Plan(WINDOWS, net.rows[1]), None, [request])
+    assert torch.equal(again.captured[request].features["largest"], found.captured[request].features["largest"])
+
+
 def test_small_batches_are_not_blown_up(net, x):
     net.rows = []
     plan, request = Plan(Windows(1), 64), CaptureRequest(kinds.Constant(0.0), LayerChange("first"))
