@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_xai.relevance.maps import LinearMap, Weights, divided
+from lightning_xai.relevance.maps import LinearMap, Weights, divided, where_negative
 
 
 @dataclass(eq=False)
@@ -127,7 +127,7 @@ class Step:
             above, below = self.map.transpose_stacked(s, self._made(weights, 2), self.x)
         else:
             above, below = (self.back(s, self._made(weights, side)) for side in (0, 1))
-        return torch.where(self.x < 0, below, above)
+        return where_negative(self.x, below, above)
 
     def _made(self, weights: BySign, side: int) -> Tensor:
         """The weight of inputs >= 0 (0), of inputs < 0 (1), or the two stacked (2)."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_xai.relevance.maps import divided
+from lightning_xai.relevance.maps import divided, where_negative
 from lightning_xai.relevance.rules.base import LINEAR, SHARED, Rule, by_sign, check_epsilon
-from lightning_xai.relevance.step import POSITIVE, Step, quotient, signed
+from lightning_xai.relevance.step import POSITIVE, Step, signed
 
 
 @dataclass(frozen=True)
@@ -296,11 +296,14 @@ class Gamma(Rule):
         r, bias = step.relevance(), step.bias()
         plus = step.positive_part()
         down = None
-        if bool(((y < 0) & (r != 0)).any()):
-            z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
-            down = quotient(r.clone(), z, -self.epsilon).masked_fill_(y >= 0, 0.0)
-            step.note(down, bias + gamma * bias.clamp(max=0), -self.epsilon)
-        up = quotient(r, plus.mul_(gamma).add_(y), self.epsilon).masked_fill_(y <= 0, 0.0)
+        if not step.rectified:
+            below = where_negative(y, r, r.new_zeros(()))
+            if bool(below.abs().amax() != 0):
+                r.sub_(below)
+                z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
+                down = self._quotient(below, z, -1)
+                step.note(down, bias + gamma * bias.clamp(max=0), -self.epsilon)
+        up = self._quotient(r, plus.mul_(gamma).add_(y), 1)
         step.note(up, bias + gamma * bias.clamp(min=0), self.epsilon)
         del r, plus
         if step.nonnegative():
@@ -312,7 +315,15 @@ class Gamma(Rule):
             return found
         total, difference = (up, up) if down is None else (up + down, up - down)
         own = step.back(difference, step.absolute()).mul_(gamma / 2)
-        return step.back(total, step.weights.plain()).mul_(1 + gamma / 2).add_(torch.where(x < 0, -own, own))
+        return step.back(total, step.weights.plain()).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
+
+    def _quotient(self, r: Tensor, z: Tensor, sign: int) -> Tensor:
+        """Relevance of outputs of one sign, 0 at others, divided by z + epsilon; uses up both tensors."""
+        if self.epsilon == 0:
+            return divided(r, z)
+        # Without relevance, outputs of the other sign only need a denominator that is not 0.
+        epsilon = self.epsilon
+        return r.div_(z.add_(epsilon).clamp_(min=epsilon) if sign > 0 else z.sub_(epsilon).clamp_(max=-epsilon))
 
     def _rectified(self, step: Step) -> Tensor:
         """Where only positive outputs have relevance: their denominator is a run with the favoured weights."""
@@ -321,7 +332,6 @@ class Gamma(Rule):
         if bias is not None:
             bias = bias + gamma * bias.clamp(min=0)
         z = step.summed(favoured, bias, self.epsilon)
-        # Without relevance, outputs that are not positive only need a denominator that is not 0.
         s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z.clamp_(min=self.epsilon))
         return step.shared(s, favoured)
 
