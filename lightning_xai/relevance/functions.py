@@ -226,8 +226,13 @@ def handed(
     """A function of the single numbers of a linear operation's output, and what is kept of its own output."""
     kept = Kept()
     name, rectifies = plain_name(func, args, kwargs), is_rectifier(func, args, kwargs)
-    if writes and not (record.readers == 1 and (name == "relu" or record.drop_unread(rectified=rectifies))):
-        record.protect()
+    # Where ReLU changes a number no relevance arrives: its result serves as the output, too.
+    serves = writes and record.readers == 1 and name == "relu"
+    if writes and not serves and not (record.readers == 1 and record.drop_unread(rectified=rectifies)):
+        # A ReLU6 that cuts nothing off is a ReLU; to see that takes less than to copy what it would write over.
+        serves = record.readers == 1 and name == "relu6" and bool(args[0].detach().amax() <= 6)
+        if not serves:
+            record.protect()
 
     def run(values: Tensor) -> Tensor:
         y: Tensor = func(values, *args[1:], **kwargs)
@@ -237,8 +242,8 @@ def handed(
     kept.keep(y)
     if writes:
         record.written = True
-        if name == "relu" and record.readers == 1:
-            record.keep(y)  # where ReLU changes a number no relevance arrives: its result serves as well
+        if serves:
+            record.keep(y)
     return y, kept
 
 
