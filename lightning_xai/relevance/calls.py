@@ -155,6 +155,20 @@ def _matrix_product(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[st
     return LinearCall(Product(apply), x, weight, None)
 
 
+_BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
+
+
+def as_functional(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A call of ``torch.batch_norm`` as one of ``functional.batch_norm``, whose arguments have another order."""
+    if func is not torch.batch_norm:
+        return func, args, kwargs
+    given = {**dict(zip(_BATCH_NORM, args, strict=False)), **kwargs}
+    rest = {name: given[name] for name in ("weight", "bias", "training", "momentum", "eps")}
+    return functional.batch_norm, tuple(given[name] for name in ("input", "running_mean", "running_var")), rest
+
+
 def statistics_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Running mean and variance of a call of batch_norm."""
     given = {**dict(zip(("input", "running_mean", "running_var"), args, strict=False)), **kwargs}

@@ -45,12 +45,6 @@ class Deferred:
             record.blank = False
             record.keep(y)
 
-    def before_writing(self, target: Tensor) -> None:
-        """Give their values to those that would read what is about to be written over."""
-        memory = target.untyped_storage().data_ptr()
-        waiting = [(y, record) for y, (record, _) in self._waiting.items()]
-        self.fill(y for y, record in waiting if record.call.x.untyped_storage().data_ptr() == memory)
-
     def finish(self) -> None:
         """Give their values to all that are still there: somebody has kept them."""
         self.fill(list(self._waiting.keys()))

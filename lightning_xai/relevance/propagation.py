@@ -20,9 +20,10 @@ from lightning_xai.operations import (
     tensors_in,
 )
 from lightning_xai.relevance import functions
-from lightning_xai.relevance.calls import linear_call, product_arguments, statistics_of, swapped
+from lightning_xai.relevance.calls import as_functional, linear_call, product_arguments, statistics_of
 from lightning_xai.relevance.composites import Operation, Patterns, first_match
 from lightning_xai.relevance.deferred import Deferred, only_asks
+from lightning_xai.relevance.fresh import MOVES, Fresh
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.records import Record, Row
@@ -31,13 +32,10 @@ from lightning_xai.relevance.sharded import HANDS_ON, find_again, given_back
 from lightning_xai.relevance.step import signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
-_MOVES = frozenset({"reshape", "identity", "dropout"})
 _SIGNED = frozenset({"pooling", "identity"})
 """Kinds whose results are not negative if what they read is not."""
 _MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
 """Reshapes that may bring in constants, which absorb relevance."""
-_SINGLE = frozenset({"sum", "product", "activation", "affine_norm"})
-"""Kinds that change single numbers if they take one tensor and keep its shape."""
 _HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
 """Activations with f(x) = x f'(x), whose derivative is the rule Pass."""
 
@@ -63,14 +61,14 @@ class Propagation(Operations):
         self._found: dict[tuple[Any, ...], Rule | None] = {}
         self._records: Any = WeakTensorKeyDictionary()
         self._kept_of: Any = WeakTensorKeyDictionary()
-        self._fresh: Any = WeakTensorKeyDictionary()
+        self._fresh = Fresh()
         self._nonnegative: Any = WeakTensorKeyDictionary()
         self._deferred = Deferred()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
         """The tensor that the model is given, and the one whose gradient takes relevance that is no multiple of it."""
-        self._fresh[inputs] = receiver
+        self._fresh.receivers[inputs] = receiver
 
     # What is seen.
 
@@ -83,12 +81,16 @@ class Propagation(Operations):
         return func(*args, **kwargs)
 
     def __exit__(self, *reason: Any) -> None:
-        super().__exit__(*reason)
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
         self._deferred.finish()
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one operation by the rule that the composite has for it."""
-        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
+        func, args, kwargs = as_functional(func, args, kwargs)
+        tensors, writes = tensors_in([args, kwargs]), is_in_place(func, kwargs)
+        if self._deferred:
+            self._deferred.fill(tensors[1:] if kind_of(func) == "affine_norm" else tensors)
+        live = [tensor for tensor in tensors if tensor.requires_grad]
         if not live:
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():
@@ -97,7 +99,7 @@ class Propagation(Operations):
                 f"relevance passes; use torch.no_grad() there."
             )
         if self._sharded:
-            find_again(live, (self._records, self._kept_of, self._fresh))
+            find_again(live, (self._records, self._kept_of, self._fresh.receivers))
         name, kind = operation_name(func), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
@@ -105,11 +107,6 @@ class Propagation(Operations):
             record = self._records.get(tensor)
             if record is not None:
                 record.readers += 1
-        writes = is_in_place(func, kwargs)
-        if self._deferred:
-            self._deferred.fill(live[1:] if kind == "affine_norm" and live[0] is args[0] else live)
-            if writes:
-                self._deferred.before_writing(live[0])
         joined = self._joined(func, kind, args, kwargs)
         if joined is not None:
             y, kept = functions.handed(func, args, kwargs, joined, writes=writes)
@@ -118,18 +115,18 @@ class Propagation(Operations):
             return y
         if writes:
             self._before_writing(args, kwargs, name)
-        fresh = self._freshness(live)
+        fresh = self._fresh.all(live)
         if kind in ("convolution", "linear"):
-            return self._linear(func, args, kwargs, Operation(name, kind, self.running(), first=fresh is not None))
-        if kind in _MOVES and not (self.ledger is not None and name in _MIXING):
+            return self._linear(func, args, kwargs, Operation(name, kind, self.running(), first=fresh))
+        if kind in MOVES and not (self.ledger is not None and name in _MIXING):
             result = self._moved(func, args, kwargs, name)
         else:
             alias = functions.plain_name(func, args, kwargs)
             operation = Operation(name, kind, self.running(), alias=alias)
             result = self._other(func, args, kwargs, operation, live, writes)
         self._note_sign(func, args, kwargs, result)
-        if fresh is not None:
-            self._stay_fresh(func, args, kwargs, live, result)
+        if fresh:
+            self._fresh.stay(func, args, kwargs, live, result)
         return result
 
     def _note_sign(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -158,28 +155,6 @@ class Propagation(Operations):
             return None
         self._row(operation, rule)
         return record
-
-    def _freshness(self, live: list[Tensor]) -> bool | None:
-        """True if everything that comes in comes from the model's input through no linear operation, else None."""
-        return True if all(tensor in self._fresh for tensor in live) else None
-
-    def _stay_fresh(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], live: list[Tensor], result: Any
-    ) -> None:
-        name, kind = operation_name(func), kind_of(func)
-        receivers = {id(tensor): self._fresh[tensor] for tensor in live}
-        results = [part for part in tensors_in(result) if part.requires_grad]
-        known = all(receiver is not None for receiver in receivers.values())
-        if known and (kind in _MOVES or kind == "concatenation") and not is_in_place(func, kwargs):
-            moved = tensors_in(func(*swapped(args, receivers), **kwargs))
-            if len(moved) == len(results):
-                for part, place in zip(results, moved, strict=True):
-                    self._fresh[part] = place
-                return
-        (receiver, *others) = receivers.values()
-        for part in results:
-            same = kind in _SINGLE and not others and receiver is not None and part.shape == receiver.shape
-            self._fresh[part] = receiver if same and name != "cumsum" else None
 
     def _rule(self, operation: Operation) -> Rule | None:
         key = (operation.name, operation.kind, operation.module, operation.first, operation.last, operation.alias)
@@ -221,7 +196,7 @@ class Propagation(Operations):
         else:
             if self.ledger is not None:
                 record.absorbed, record.handed = self.ledger.absorbed(), self.ledger.handed
-            receiver = self._fresh.get(x) if record.operation.first else None
+            receiver = self._fresh.receivers.get(x) if record.operation.first else None
             wait = self.ledger is None and not self._sharded and not record.folded
             blank = record.call.map.blank(x, record.call.weight) if wait else None
             y = functions.Linear.apply(x, receiver, record, run if blank is None else lambda: blank)
@@ -240,7 +215,7 @@ class Propagation(Operations):
         rule = self._rule(record.operation)
         if rule is None:
             self._refuse(record.operation)
-        if not rule.multiplies and (not record.operation.first or self._fresh.get(record.call.x) is None):
+        if not rule.multiplies and (not record.operation.first or self._fresh.receivers.get(record.call.x) is None):
             raise ValueError(
                 f"the rule {rule} was given to {record.operation}, but it does not multiply by its input, so it can "
                 f"stand only where the model's input arrives, changed by reshapes and single-number operations at "

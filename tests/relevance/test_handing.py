@@ -60,6 +60,11 @@ def in_place_behind_a_view(y):
     return a.view_as(y) + y
 
 
+def relu6_in_place_behind_another_reader(y):
+    a = 0.25 * y
+    return functional.relu6(y, inplace=True) + a
+
+
 def in_place_behind_another_reader(y):
     a = 0.25 * y
     return functional.hardtanh(y, -0.5, 0.5, inplace=True) + a
@@ -86,6 +91,7 @@ BETWEEN = {
             in_place_then_written,
             in_place_behind_a_view,
             in_place_behind_another_reader,
+            relu6_in_place_behind_another_reader,
         )
     },
 }
@@ -121,6 +127,16 @@ def test_the_map_is_that_of_a_pass_with_a_ledger(between, preset):
     torch.manual_seed(0)
     model = Net(between).double().eval().requires_grad_(False)
     same(model, torch.randn(3, 2, 5, 4, dtype=torch.float64), preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_relu6_that_cuts_something_off_in_place(preset):
+    torch.manual_seed(0)
+    model = Net(nn.ReLU6(inplace=True)).double().eval().requires_grad_(False)
+    x = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    x[1] *= 10
+    assert (model.first(x).flatten(1).amax(1) > 6).tolist() == [False, True, False]
+    same(model, x, preset)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
