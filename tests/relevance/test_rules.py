@@ -429,10 +429,10 @@ def test_a_rule_of_ones_own_meets_the_relevance_behind_an_activation():
         close(found, torch.tensor([[0.5]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_gamma_where_the_denominator_of_the_other_sign_vanishes(sign):
-    """y = sign has the opposite of epsilon: 1.5 of it over 1.5 + 1 is its share."""
-    layer = nn.Linear(1, 1, bias=False).double()
-    layer.weight.data.fill_(sign)
-    found = LRP(everywhere(rules.Gamma(0.5, 1.0)))(layer, torch.ones(1, 1, dtype=torch.float64), 0)
+@pytest.mark.parametrize(("target", "sign"), [(0, 1.0), (1, -1.0)])
+def test_gamma_where_the_denominator_of_the_other_sign_vanishes(target, sign):
+    """The outputs 1 and -1 are the opposites of epsilon; 1.5 of one over 1.5 + 1 is its share."""
+    layer = nn.Linear(1, 2, bias=False).double()
+    layer.weight.data = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    found = LRP(everywhere(rules.Gamma(0.5, 1.0)))(layer, torch.ones(1, 1, dtype=torch.float64), target)
     close(found, torch.tensor([[sign * 1.5 / 2.5]], dtype=torch.float64))
