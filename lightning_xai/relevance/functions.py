@@ -190,7 +190,7 @@ def passed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, homogene
     return _written(x, Ratio.apply(x, run, _at_zero(func, args, kwargs)), writes)
 
 
-_BOUNDED = {
+_BOUNDED: dict[str, tuple[tuple[str, float | None], ...]] = {
     "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
     "clamp": (("min", None), ("max", None)),
     "clip": (("min", None), ("max", None)),
@@ -208,7 +208,8 @@ def plain_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 def _bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float | None, float | None]:
     """The numbers between which a function keeps its results; None for no bound, and for those of other functions."""
-    given = [args[i + 1] if len(args) > i + 1 else kwargs.get(*names) for i, names in enumerate(_BOUNDED.get(name, ()))]
+    asked = enumerate(_BOUNDED.get(name, ()), start=1)
+    given = [args[place] if len(args) > place else kwargs.get(key, default) for place, (key, default) in asked]
     low, high = (*given, None, None)[:2]
     return (None, None) if isinstance(low, Tensor) or isinstance(high, Tensor) else (low, high)
 

@@ -107,9 +107,9 @@ class Propagation(Operations):
             record = self._records.get(tensor)
             if record is not None:
                 record.readers += 1
-        joined = self._joined(func, kind, args, kwargs)
-        if joined is not None:
-            y, kept = functions.handed(func, args, kwargs, joined, writes=writes)
+        before = self._linear_before(func, kind, args, kwargs)
+        if before is not None:
+            y, kept = functions.handed(func, args, kwargs, before, writes=writes)
             self._kept_of[y] = kept
             self._note_sign(func, args, kwargs, y)
             return y
@@ -137,7 +137,9 @@ class Propagation(Operations):
         ):
             self._nonnegative[result] = result._version
 
-    def _joined(self, func: Any, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record | None:
+    def _linear_before(
+        self, func: Any, kind: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Record | None:
         """The linear operation whose output an activation reads that may leave the multiplying to it; None if none."""
         x = args[0] if args else None
         if kind != "activation" or not isinstance(x, Tensor) or self.ledger is not None:

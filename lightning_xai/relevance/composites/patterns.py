@@ -187,7 +187,7 @@ class Composite(Patterns):
 
     Example:
         >>> from lightning_xai.relevance import rules
-            >>> mine = Composite([("first", rules.Flat()), ("layer4", rules.Epsilon(0.1)), ("*", rules.ZPlus())])
+        >>> mine = Composite([("first", rules.Flat()), ("layer4", rules.Epsilon(0.1)), ("*", rules.ZPlus())])
         >>> mine.rule_for(Operation("conv2d", "convolution", "layer4.1.conv2"))
         Epsilon(epsilon=0.1)
     """
