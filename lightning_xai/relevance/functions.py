@@ -221,6 +221,10 @@ def is_rectifier(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return name in ("relu", "relu6") or (low == 0 and (high is None or high >= 0))
 
 
+def _exceeds(values: Tensor, bound: float) -> bool:
+    return values.numel() > 0 and not bool(values.amax() <= bound)  # NaN exceeds everything
+
+
 def handed(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: Any, *, writes: bool
 ) -> tuple[Tensor, Kept]:
@@ -231,7 +235,7 @@ def handed(
     serves = writes and record.readers == 1 and name == "relu"
     if writes and not serves and not (record.readers == 1 and record.drop_unread(rectified=rectifies)):
         # A ReLU6 that cuts nothing off is a ReLU; to see that takes less than to copy what it would write over.
-        serves = record.readers == 1 and name == "relu6" and bool(args[0].detach().amax() <= 6)
+        serves = record.readers == 1 and name == "relu6" and not _exceeds(args[0].detach(), 6)
         if not serves:
             record.protect()
 

@@ -24,10 +24,6 @@ class LinearMap(ABC):
     def transpose(self, s: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """:math:`W^T s`, in the shape of the input ``like``."""
 
-    def blank(self, x: Tensor, weight: Tensor) -> Tensor | None:
-        """Memory of the shape of the output, without values; None if the shape is not known before it is made."""
-        return None
-
     def samples_apart(self) -> bool:
         """Whether the first axis of inputs and outputs is that of the samples, who know nothing of each other."""
         return False
@@ -116,17 +112,6 @@ class Convolution(LinearMap):
         )[0]
         return found
 
-    def blank(self, x: Tensor, weight: Tensor) -> Tensor | None:
-        """See the base class."""
-        alike = x.ndim == weight.ndim and x.dtype == weight.dtype and x.device == weight.device
-        if self.transposed or not alike or x.shape[1] != weight.shape[1] * self.groups:
-            return None
-        settings = zip(x.shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
-        sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings]
-        if min(sizes) < 1 or torch.is_autocast_enabled(x.device.type):
-            return None
-        return _empty((x.shape[0], weight.shape[0], *sizes), x)
-
     def samples_apart(self) -> bool:
         """See the base class."""
         return True
@@ -175,7 +160,10 @@ class Convolution(LinearMap):
     @staticmethod
     def _several(times: int, like: Tensor) -> Tensor:
         """The shape of so many inputs in one, in their memory layout, which the transposed operation takes over."""
-        return _empty((like.shape[0], times * like.shape[1], *like.shape[2:]), like)
+        shape = (like.shape[0], times * like.shape[1], *like.shape[2:])
+        last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
     def box(self, s: Tensor, weights: tuple[Tensor, Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class."""
@@ -215,12 +203,6 @@ class Product(LinearMap):
         """See the base class."""
         ones = torch.ones_like(weight)
         return self.transpose(divided(r, self.forward(torch.ones_like(like), ones)), ones, like)
-
-
-def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def _one_sample(like: Tensor) -> Tensor:

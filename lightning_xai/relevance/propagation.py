@@ -22,7 +22,6 @@ from lightning_xai.operations import (
 from lightning_xai.relevance import functions
 from lightning_xai.relevance.calls import as_functional, linear_call, product_arguments, statistics_of
 from lightning_xai.relevance.composites import Operation, Patterns, first_match
-from lightning_xai.relevance.deferred import Deferred, only_asks
 from lightning_xai.relevance.fresh import MOVES, Fresh
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
@@ -63,7 +62,6 @@ class Propagation(Operations):
         self._kept_of: Any = WeakTensorKeyDictionary()
         self._fresh = Fresh()
         self._nonnegative: Any = WeakTensorKeyDictionary()
-        self._deferred = Deferred()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
@@ -76,21 +74,12 @@ class Propagation(Operations):
         """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
         if operation_name(func) == "set_grad_enabled" and args and args[0] is False and not self._sharded:
             return None
-        if self._deferred and not only_asks(func, operation_name(func)):
-            self._deferred.fill(tensors_in([args, kwargs]))
         return func(*args, **kwargs)
-
-    def __exit__(self, *reason: Any) -> None:
-        super().__exit__(*reason)  # type: ignore[no-untyped-call]
-        self._deferred.finish()
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one operation by the rule that the composite has for it."""
         func, args, kwargs = as_functional(func, args, kwargs)
-        tensors, writes = tensors_in([args, kwargs]), is_in_place(func, kwargs)
-        if self._deferred:
-            self._deferred.fill(tensors[1:] if kind_of(func) == "affine_norm" else tensors)
-        live = [tensor for tensor in tensors if tensor.requires_grad]
+        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
         if not live:
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():
@@ -107,6 +96,7 @@ class Propagation(Operations):
             record = self._records.get(tensor)
             if record is not None:
                 record.readers += 1
+        writes = is_in_place(func, kwargs)
         before = self._linear_before(func, kind, args, kwargs)
         if before is not None:
             y, kept = functions.handed(func, args, kwargs, before, writes=writes)
@@ -199,12 +189,8 @@ class Propagation(Operations):
             if self.ledger is not None:
                 record.absorbed, record.handed = self.ledger.absorbed(), self.ledger.handed
             receiver = self._fresh.receivers.get(x) if record.operation.first else None
-            wait = self.ledger is None and not self._sharded and not record.folded
-            blank = record.call.map.blank(x, record.call.weight) if wait else None
-            y = functions.Linear.apply(x, receiver, record, run if blank is None else lambda: blank)
+            y = functions.Linear.apply(x, receiver, record, run)
             record.keep(y)
-            if blank is not None:
-                self._deferred.add(y, record, run)
             if self.ledger is not None:
                 self.ledger.note_output(record.operation.module, y, again=bool(record.folded))
         self._records[y] = record
@@ -256,15 +242,7 @@ class Propagation(Operations):
         self.rows.pop(max(index for index, row in enumerate(self.rows) if row.record is before))
         plain = x.detach()
         folded = Record(before.operation, before.call, weights, folded=operation.module)
-
-        def run() -> Tensor:
-            if self._deferred.holds(x) and factor.dtype == weights.weight.dtype:
-                return before.call.map.forward(before.call.x.detach(), weights.plain(), shift)
-            self._deferred.fill([x])
-            found: Tensor = func(plain, *args[1:], **kwargs)
-            return found
-
-        y = self._applied(folded, run)
+        y = self._applied(folded, lambda: func(plain, *args[1:], **kwargs))
         self.rows.append(told)
         if self.ledger is not None:
             self.ledger.note_output(operation.module, y)
@@ -286,7 +264,6 @@ class Propagation(Operations):
             folded = None if kwargs.get("training", False) else self._folded(func, args, kwargs, operation)
             if folded is not None:
                 return folded
-            self._deferred.fill(live)
             if kwargs.get("training", False):
                 operation = replace(operation, kind="norm")
                 kind = "norm"
@@ -460,8 +437,6 @@ class Propagation(Operations):
             if isinstance(node, functions.OURS):
                 record = getattr(node, "record", None)
                 if record is not None:
-                    if record.blank:
-                        raise RuntimeError(f"the output of {record.operation} was read in a way that was not seen.")
                     record.alone = readers[node] == 1
                     reached.append(record)
                 elif readers[node] == 1:

@@ -75,8 +75,6 @@ class Record:
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
     handing: Handing = field(default_factory=Handing)
-    blank: bool = False
-    """Whether the output has no values yet."""
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""

@@ -494,3 +494,16 @@ def test_nothing_is_kept_of_a_pass():
         handle.remove()
     gc.collect()
     assert [ref() for ref in kept if ref() is not None] == []
+
+
+def test_a_batch_norm_in_the_order_of_torch_itself():
+    """``torch.batch_norm`` takes the weights first, ``functional.batch_norm`` the statistics."""
+    conv, norm = nn.Conv2d(2, 3, 3).double(), settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double()
+    facts = (norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.1, norm.eps, False)
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    found, expected = (
+        LRP(composites.EpsilonPlus())(module(lambda v, f=f: f(conv(v)).relu().flatten(1), conv=conv, norm=norm), x, 0)
+        for f in (lambda y: torch.batch_norm(y, *facts), norm)
+    )
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -298,7 +298,7 @@ class Gamma(Rule):
         down = None
         if not step.rectified:
             below = where_negative(y, r, r.new_zeros(()))
-            if bool(below.abs().amax() != 0):
+            if bool(below.abs().sum() != 0):
                 r.sub_(below)
                 z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
                 down = self._quotient(below, z, -1)
