@@ -239,7 +239,7 @@ class Propagation(Operations):
             found: Tensor = func(*args, **kwargs)  # the chain rule folds it
             return found
         weights = Weights(before.call.weight, before.call.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
-        self.rows.pop(max(index for index, row in enumerate(self.rows) if row.record is before))
+        self.rows = [row for row in self.rows if row.record is not before]
         plain = x.detach()
         folded = Record(before.operation, before.call, weights, folded=operation.module)
         y = self._applied(folded, lambda: func(plain, *args[1:], **kwargs))

@@ -507,3 +507,29 @@ def test_a_batch_norm_in_the_order_of_torch_itself():
     )
     assert expected.abs().max() > 0
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("with_ledger", [False, True])
+def test_two_batch_norms_may_take_one_output(with_ledger):
+    convs = [nn.Conv2d(2, 3, 3).double() for _ in range(2)]
+    convs[1].load_state_dict(convs[0].state_dict())
+    norms = [settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double() for _ in range(2)]
+    with torch.no_grad():
+        norms[1].bias.sub_(0.5)
+
+    def one(x):
+        y = convs[0](x)
+        return (norms[0](y) + functional.gelu(norms[1](y))).flatten(1)
+
+    def two(x):
+        return (norms[0](convs[0](x)) + functional.gelu(norms[1](convs[1](x)))).flatten(1)
+
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    parts = {"first": convs[0], "second": convs[1], "norm": norms[0], "other": norms[1]}
+    lrp = LRP(composites.EpsilonPlus())
+    maps = [
+        lrp.with_ledger(module(f, **parts), x, 0)[0] if with_ledger else lrp(module(f, **parts), x, 0)
+        for f in (one, two)
+    ]
+    assert maps[1].abs().max() > 0
+    torch.testing.assert_close(*maps, rtol=1e-12, atol=0)
