@@ -51,6 +51,7 @@ class Network:
 
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
+            # What is watched mostly looks at one pass itself, which tells the size of a pass, too.
             with calling():
                 largest = largest_activation(model, inputs[:1], watch)
             chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)

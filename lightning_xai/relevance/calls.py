@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.operations import tensors_in
+from lightning_xai.operations import operation_name, tensors_in
 from lightning_xai.relevance.maps import Convolution, Dense, LinearMap, Product
 
 
@@ -161,8 +161,8 @@ _BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var", "traini
 def as_functional(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """A call of ``torch.batch_norm`` as one of ``functional.batch_norm``, whose arguments have another order."""
-    if func is not torch.batch_norm:
+    """A batch norm of torch itself as a call of ``functional.batch_norm``, whose arguments have another order."""
+    if operation_name(func) != "batch_norm" or func is functional.batch_norm:
         return func, args, kwargs
     given = {**dict(zip(_BATCH_NORM, args, strict=False)), **kwargs}
     rest = {name: given[name] for name in ("weight", "bias", "training", "momentum", "eps")}

@@ -18,7 +18,7 @@ from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Patterns
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
-from lightning_xai.relevance.propagation import CHECKPOINTED, Propagation
+from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
 from lightning_xai.relevance.records import Row
 from lightning_xai.relevance.rules import Bound
 from lightning_xai.targets import BoundScore, Score, Target, as_score
@@ -65,6 +65,8 @@ def _propagate(
             found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
+        if all(part is None for part in found):
+            raise ValueError(UNREACHED)
         gradient, *rest = (torch.zeros_like(leaf) if part is None else part for part in found)
         replaced = rest[0] if rest else torch.zeros_like(gradient)
         relevance = torch.addcmul(replaced, leaf.detach(), gradient)

@@ -218,7 +218,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def where_negative(x: Tensor, below: Tensor, above: Tensor) -> Tensor:
-    """``below`` where x < 0, ``above`` elsewhere; all of one dtype.
+    """``below`` where x < 0, ``above`` where it is not; either of them where x is NaN. All of one dtype.
 
     >>> where_negative(torch.tensor([-2.0, -0.0, 3.0]), torch.tensor(-1.0), torch.tensor([1.0, 2.0, 5.0]))
     tensor([-1.,  2.,  5.])

@@ -217,6 +217,8 @@ class Propagation(Operations):
         before: Record | None = self._records.get(x)
         if before is None or before.folded or before.written or x._version != before.version:
             return None
+        if before.call.x._version != before.read:
+            return None
         if before.operation.name == "linear" and x.ndim != 2:
             return None
         if self._sharded and given_back(before.weights.weight):
@@ -422,10 +424,7 @@ class Propagation(Operations):
             ValueError: If the input does not reach the score, or a part of the network cannot be seen.
         """
         if not score.requires_grad:
-            raise ValueError(
-                "the model's input does not reach its score: an integer cast, an argmax, .detach() or numpy lies "
-                "between them, so there is no relevance to propagate."
-            )
+            raise ValueError(UNREACHED)
         reached: list[Record] = []
         nodes = list(functions.nodes_behind(score))
         readers = Counter(following for node in nodes for following, _ in node.next_functions)
@@ -462,6 +461,10 @@ class Propagation(Operations):
                 self._settle(row)
 
 
+UNREACHED = (
+    "the model's input does not reach its score: an integer cast, an argmax, .detach(), copy.copy or numpy lies "
+    "between them, so there is no relevance to propagate."
+)
 CHECKPOINTED = (
     "the model recomputes activations in the backward pass (torch.utils.checkpoint), where no rule sees them; turn "
     "gradient checkpointing off while explaining."

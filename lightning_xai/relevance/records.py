@@ -63,6 +63,8 @@ class Record:
     folded: str = ""
     readers: int = 0
     written: bool = False
+    read: int = field(init=False)
+    """The version of the input that was read."""
     handed: list[Tensor] | None = None
     alone: bool = False
     """Whether one operation reads the output."""
@@ -75,6 +77,9 @@ class Record:
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
     handing: Handing = field(default_factory=Handing)
+
+    def __post_init__(self) -> None:
+        self.read = self.call.x._version
 
     def keep(self, y: Tensor) -> None:
         """Remember the output, without keeping its history alive."""

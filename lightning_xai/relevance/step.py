@@ -73,6 +73,11 @@ class Step:
             return self.y * self.g
         return self.g.mul_(self.follower) if self.writable else self.g * self.follower
 
+    def held(self, epsilon: float) -> float:
+        """An epsilon as numbers of the relevance's type hold it: 0 if it is too small for them."""
+        facts = torch.finfo(self.g.dtype)
+        return 0.0 if epsilon < facts.smallest_normal * facts.eps else epsilon
+
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
         bias = self.weights.full_bias()

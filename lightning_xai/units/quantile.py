@@ -101,6 +101,8 @@ class UpperQuantile:
             self._start(values)
         elif values.shape[1] != len(self.count):
             raise ValueError(f"values have {values.shape[1]} units, they had {len(self.count)} so far.")
+        elif values.dtype != self.table.dtype:
+            raise ValueError(f"values are {values.dtype}, they were {self.table.dtype} so far.")
         if values.numel() == 0:
             return
         if self.most and self._guess(values):

@@ -139,6 +139,19 @@ def test_a_relu6_that_cuts_something_off_in_place(preset):
     same(model, x, preset)
 
 
+def test_a_relu6_that_cuts_something_off_beside_what_is_no_number():
+    class Scaled(Net):
+        def forward(self, x):
+            return super().forward(30 * x / x.detach().abs().amax((1, 2, 3), keepdim=True))
+
+    torch.manual_seed(0)
+    model = Scaled(nn.ReLU6(inplace=True)).double().eval().requires_grad_(False)
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    expected = LRP(PRESETS["epsilon"])(model, x[1:], 1)
+    x[0] = 0.0
+    torch.testing.assert_close(LRP(PRESETS["epsilon"])(model, x, 1)[1:], expected, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize(("groups", "wide"), [(3, 6), (6, 6), (1, 40)], ids=["groups", "depthwise", "many inputs"])
 def test_inputs_of_both_signs_in_any_shape_of_weights(groups, wide, preset):

@@ -533,3 +533,24 @@ def test_two_batch_norms_may_take_one_output(with_ledger):
     ]
     assert maps[1].abs().max() > 0
     torch.testing.assert_close(*maps, rtol=1e-12, atol=0)
+
+
+def test_an_input_written_over_before_the_batch_norm_comes():
+    """As without the batch norm, torch says what is wrong."""
+    conv, norm = nn.Conv2d(2, 3, 3).double(), settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double()
+
+    def written(x):
+        x = x * 1.0
+        y = conv(x)
+        x.mul_(2.0)
+        return norm(y).flatten(1)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        LRP(composites.EpsilonPlus())(module(written, conv=conv, norm=norm), torch.ones(1, 2, 4, 4).double(), 0)
+
+
+def test_a_copy_that_cuts_relevance_off_is_refused():
+    layer = nn.Linear(3, 2)
+    cut = module(lambda x: copy.copy(layer(x)), layer=layer)
+    with pytest.raises(ValueError, match="input does not reach its score"):
+        LRP(composites.EpsilonPlus())(cut, torch.ones(1, 3), 0)

@@ -446,6 +446,8 @@ def test_signs_are_chosen_as_by_where(dtype):
     both = torch.randn(2, 6, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last)
     below, above = both.chunk(2, 1)
     below[0, 0, 0, 0], above[1, 1, 1, 1] = float("nan"), float("inf")
+    whatever = where_negative(torch.full_like(x, float("nan")), torch.zeros_like(x), torch.ones_like(x))
+    assert set(whatever.flatten().tolist()) <= {0.0, 1.0}
     for one, other in ((below, above), (above, below), (above, above.new_zeros(())), (above.new_ones(()), above)):
         expected = torch.where(x < 0, one, other)
         torch.testing.assert_close(where_negative(x, one, other), expected, rtol=0, atol=0, equal_nan=True)
@@ -468,3 +470,23 @@ def test_a_layer_that_no_sample_reaches(rule, activation):
     torch.manual_seed(0)
     model, x = Routed().double(), draw(3, 4)
     close(LRP(everywhere(rule))(model, x, 0), LRP(everywhere(rule))(model.other, x, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "make", [rules.Gamma, rules.Epsilon, rules.ZPlus, rules.AlphaBeta, rules.WSquare], ids=lambda make: make.__name__
+)
+def test_an_epsilon_too_small_for_the_type_is_0(make, dtype):
+    """Some outputs are 0, of inputs or weights that are."""
+    torch.manual_seed(0)
+    inner = [nn.Linear(6, 8), nn.Linear(8, 3)] if make is not rules.WSquare else [nn.Linear(6, 3)]
+    model = nn.Sequential(*inner).to(dtype)
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2] = 0.0, 0.0
+    x = draw(3, 6).to(dtype)
+    x[0] = 0.0
+    maps = [LRP(everywhere(make(epsilon=epsilon)))(model, x, 0) for epsilon in (1e-400, 5e-324, 1e-48, 0.0)]
+    assert maps[-1].isfinite().all()
+    assert torch.equal(maps[0], maps[-1])
+    if dtype != torch.float64:
+        assert all(torch.equal(found, maps[-1]) for found in maps)

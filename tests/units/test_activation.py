@@ -30,7 +30,29 @@ def streamed(values, splits, p, **how):
     return stream
 
 
+def streamed_types(*dtypes):
+    stream = UpperQuantile(0.1)
+    for dtype in dtypes:
+        stream.add(torch.ones(1, 2, 3, dtype=dtype))
+
+
 # Streams
+
+
+def test_a_part_of_which_everything_is_kept_by_units_that_have_unequally_many():
+    """2,048 bytes hold 128 values of two units, and as many new ones; the second has none in the middle."""
+    first = torch.arange(200.0).repeat(1, 2, 1)
+    middle = torch.stack([1000.0 + torch.arange(100.0), torch.full((100,), -1.0)]).unsqueeze(0)
+    both = torch.tensor([[[5000.0, 5001.0], [5002.0, 5003.0]]])
+    last = middle.flip(1)
+    values = torch.cat([first, middle, both, last], 2)
+    for p in (0.004, 0.01, 0.3):
+        stream = UpperQuantile(p, budget=2048)
+        for part in (first, middle, both, last):
+            stream.add(part)
+        found = stream.result()
+        assert found.exact
+        assert torch.equal(found.value, ranked(values, p))
 
 
 @every_kind
@@ -208,6 +230,7 @@ def test_dead_units_are_named():
     ("make", "message"),
     [
         (lambda: UpperQuantile(0), "p must be a share between 0 and 1"),
+        (lambda: streamed_types(torch.float32, torch.float64), "values are torch.float64, they were torch.float32"),
         (lambda: UpperQuantile(1), "p must be a share"),
         (lambda: UpperQuantile(float("nan")), "p must be a share"),
         (lambda: UpperQuantile("half"), "p must be a share"),

@@ -38,6 +38,10 @@ def test_one_look_finds_the_activation_and_the_size_of_a_pass(net, x):
     assert net.rows[1] > 1
     again = sweep.sweep(net, x, 0, [], Plan(WINDOWS, net.rows[1]), None, [request])
     assert torch.equal(again.captured[request].features["largest"], found.captured[request].features["largest"])
+    other = CaptureRequest(kinds.Constant(1.0), LayerChange("first"))
+    net.rows = []
+    sweep.sweep(net, x, 0, [], plan, None, [request, other])
+    assert net.rows.count(1) == 1  # what both look at is looked for once
 
 
 def test_small_batches_are_not_blown_up(net, x):

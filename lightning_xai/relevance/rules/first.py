@@ -77,8 +77,9 @@ class WSquare(Rule):
         squared = step.weights.made("squared", torch.square)
         bias = step.bias().square()
         z = step.forward(torch.ones_like(step.x[:1]), squared) + bias
-        s = quotient(step.relevance(), z, self.epsilon)
-        step.note(s, bias, self.epsilon)
+        epsilon = step.held(self.epsilon)
+        s = quotient(step.relevance(), z, epsilon)
+        step.note(s, bias, epsilon)
         return step.back(s, squared)
 
 
@@ -147,7 +148,7 @@ class ZBox(Rule):
         low, high = (self._bound(bound, step.x) for bound in (self.low, self.high))
         plus, minus = step.positive(), step.negative()
         z = torch.sub(step.y, step.bias()).sub_(step.forward(low, plus)).sub_(step.forward(high, minus))
-        epsilon = signed(self.epsilon, z)
+        epsilon = signed(step.held(self.epsilon), z)
         s = quotient(step.relevance(), z, epsilon)
         step.note(s, None, epsilon)
         del z

@@ -91,7 +91,7 @@ class Epsilon(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        if self.epsilon == 0:
+        if step.held(self.epsilon) == 0:
             if step.follower is None:
                 return Zero().linear(step)
             s = divided(step.relevance(), step.y)
@@ -173,9 +173,10 @@ class ZPlus(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        z = step.positive_part(self.bias, self.epsilon)
-        s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z)
-        step.note(s, step.bias().clamp(min=0) if self.bias else None, self.epsilon)
+        epsilon = step.held(self.epsilon)
+        z = step.positive_part(self.bias, epsilon)
+        s = divided(step.relevance(), z) if epsilon == 0 else step.relevance().div_(z)
+        step.note(s, step.bias().clamp(min=0) if self.bias else None, epsilon)
         return step.shared(s, POSITIVE)
 
     def reads_output(self, step: Step) -> bool:
@@ -229,19 +230,19 @@ class AlphaBeta(Rule):
         """See the base class."""
         if self.beta == 0:
             return ZPlus(self.epsilon).linear(step)
-        alpha, beta = self.alpha, self.beta
-        above = step.positive_part(epsilon=self.epsilon)
-        below = torch.sub(step.y, above).clamp_(max=-self.epsilon)
+        alpha, beta, epsilon = self.alpha, self.beta, step.held(self.epsilon)
+        above = step.positive_part(epsilon=epsilon)
+        below = torch.sub(step.y, above).clamp_(max=-epsilon)
         r = step.relevance()
-        if self.epsilon == 0:
+        if epsilon == 0:
             up, down = divided(r, above), divided(r, below)
         else:
             up, down = torch.div(r, above, out=above), r.div_(below)
         del r, above, below
         if step.absorbed is not None:
             bias = step.bias()
-            step.note(alpha * up, bias.clamp(min=0), self.epsilon)
-            step.note(-beta * down, bias.clamp(max=0), -self.epsilon)
+            step.note(alpha * up, bias.clamp(min=0), epsilon)
+            step.note(-beta * down, bias.clamp(max=0), -epsilon)
         found = step.shared(up, by_sign("alpha", alpha, lambda weight: weight.clamp(min=0) * alpha))
         del up
         return found.add_(step.shared(down, by_sign("beta", beta, lambda weight: weight.clamp(max=0) * -beta)))
@@ -288,7 +289,7 @@ class Gamma(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        gamma, x, y = self.gamma, step.x, step.y
+        gamma, x, y, epsilon = self.gamma, step.x, step.y, step.held(self.epsilon)
         if gamma == 0:
             return Epsilon(self.epsilon).linear(step)
         if step.rectified and step.own_sums():
@@ -301,11 +302,13 @@ class Gamma(Rule):
             if bool(below.abs().sum() != 0):
                 r.sub_(below)
                 z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
-                down = self._quotient(below, z, -1)
-                step.note(down, bias + gamma * bias.clamp(max=0), -self.epsilon)
-        up = self._quotient(r, plus.mul_(gamma).add_(y), 1)
-        step.note(up, bias + gamma * bias.clamp(min=0), self.epsilon)
-        del r, plus
+                down = divided(below, z) if epsilon == 0 else below.div_(z.sub_(epsilon).clamp_(max=-epsilon))
+                step.note(down, bias + gamma * bias.clamp(max=0), -epsilon)
+        z = plus.mul_(gamma).add_(y)
+        # Outputs of the other sign, which have no relevance left, only need a denominator that is not 0.
+        up = divided(r, z) if epsilon == 0 else r.div_(z.add_(epsilon).clamp_(min=epsilon))
+        step.note(up, bias + gamma * bias.clamp(min=0), epsilon)
+        del r, plus, z
         if step.nonnegative():
             favoured = step.weights.made(("gamma", gamma), lambda weight: weight + gamma * weight.clamp(min=0))
             found = step.back(up, favoured)
@@ -317,22 +320,14 @@ class Gamma(Rule):
         own = step.back(difference, step.absolute()).mul_(gamma / 2)
         return step.back(total, step.weights.plain()).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
 
-    def _quotient(self, r: Tensor, z: Tensor, sign: int) -> Tensor:
-        """Relevance of outputs of one sign, 0 at others, divided by z + epsilon; uses up both tensors."""
-        if self.epsilon == 0:
-            return divided(r, z)
-        # Without relevance, outputs of the other sign only need a denominator that is not 0.
-        epsilon = self.epsilon
-        return r.div_(z.add_(epsilon).clamp_(min=epsilon) if sign > 0 else z.sub_(epsilon).clamp_(max=-epsilon))
-
     def _rectified(self, step: Step) -> Tensor:
         """Where only positive outputs have relevance: their denominator is a run with the favoured weights."""
-        gamma, bias = self.gamma, step.weights.full_bias()
+        gamma, bias, epsilon = self.gamma, step.weights.full_bias(), step.held(self.epsilon)
         favoured = by_sign("favoured", gamma, lambda weight: weight + gamma * weight.clamp(min=0))
         if bias is not None:
             bias = bias + gamma * bias.clamp(min=0)
-        z = step.summed(favoured, bias, self.epsilon)
-        s = divided(step.relevance(), z) if self.epsilon == 0 else step.relevance().div_(z.clamp_(min=self.epsilon))
+        z = step.summed(favoured, bias, epsilon)
+        s = divided(step.relevance(), z) if epsilon == 0 else step.relevance().div_(z.clamp_(min=epsilon))
         return step.shared(s, favoured)
 
     def reads_output(self, step: Step) -> bool:
