@@ -28,7 +28,7 @@ from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.records import Record, Row
 from lightning_xai.relevance.rules import Deconv, Epsilon, FixedScale, Gradient, Guided, Norm, Pass, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON, find_again, given_back
-from lightning_xai.relevance.step import signed
+from lightning_xai.relevance.step import held, signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
 _SIGNED = frozenset({"pooling", "identity"})
@@ -322,7 +322,7 @@ class Propagation(Operations):
                 self._refuse(operation)
             return result
         result = func(*args, **kwargs)
-        if isinstance(rule, Norm | Epsilon) and rule.epsilon > 0 and isinstance(result, Tensor):
+        if isinstance(rule, Norm | Epsilon) and isinstance(result, Tensor) and held(rule.epsilon, result.dtype) > 0:
             self._stabilise(result, rule.epsilon)
         if rule is not None:
             self._row(operation, rule)

@@ -74,9 +74,8 @@ class Step:
         return self.g.mul_(self.follower) if self.writable else self.g * self.follower
 
     def held(self, epsilon: float) -> float:
-        """An epsilon as numbers of the relevance's type hold it: 0 if it is too small for them."""
-        facts = torch.finfo(self.g.dtype)
-        return 0.0 if epsilon < facts.smallest_normal * facts.eps else epsilon
+        """An epsilon as the relevance's type holds it."""
+        return held(epsilon, self.g.dtype)
 
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
@@ -183,6 +182,16 @@ def joined(rule: Callable[[Step], Tensor], step: Step) -> Tensor:
         follower = None if step.follower is None else step.follower[part]
         found[part] = rule(replace(step, x=step.x[part], y=y, g=step.g[part], follower=follower))
     return found
+
+
+def held(epsilon: float, dtype: torch.dtype) -> float:
+    """An epsilon as numbers of a type hold it: 0 if it is too small for them.
+
+    >>> held(1e-6, torch.float16), held(1e-8, torch.float16)
+    (1e-06, 0.0)
+    """
+    facts = torch.finfo(dtype)
+    return 0.0 if epsilon < facts.smallest_normal * facts.eps else epsilon
 
 
 def signed(epsilon: float, z: Tensor) -> Tensor | float:

@@ -490,3 +490,15 @@ def test_an_epsilon_too_small_for_the_type_is_0(make, dtype):
     assert torch.equal(maps[0], maps[-1])
     if dtype != torch.float64:
         assert all(torch.equal(found, maps[-1]) for found in maps)
+
+
+@pytest.mark.parametrize("make", [rules.Norm, rules.Epsilon], ids=lambda make: make.__name__)
+def test_an_epsilon_of_pooling_too_small_for_the_type_is_0(make):
+    model, x = nn.Sequential(nn.AvgPool1d(2), nn.Flatten()), torch.tensor([[[3.0, -3.0, 1.0, 2.0]]])
+    mixed = nn.Sequential(model, nn.Linear(2, 1))
+    maps = [
+        LRP(composites.Composite([("pooling", make(epsilon)), ("linear", rules.Zero())]))(mixed, x, 0)
+        for epsilon in (1e-60, 0.0)
+    ]
+    assert maps[1].isfinite().all()
+    assert torch.equal(*maps)
