@@ -206,7 +206,7 @@ class _LargestResult(Operations):
         return result
 
 
-def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[], object] | None = None) -> int:
+def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[], object] = lambda: None) -> int:
     """Bytes of the largest tensor that one operation of ``model(inputs)`` takes or returns.
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
@@ -222,12 +222,10 @@ def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[],
     if compiled is not None:
         hidden += (compiled,)
     if any(isinstance(module, hidden) for module in model.modules()):
-        if meanwhile is not None:
-            meanwhile()
+        meanwhile()
         return 64 * _bytes(inputs)
     with _LargestResult(model, _bytes(inputs)) as found, counting(unwrapped(model)) as runs:
-        if meanwhile is not None:
-            meanwhile()
+        meanwhile()
         if not runs:
             model(inputs.clone())  # it may work in place on what it gets
     return int(found.bytes)

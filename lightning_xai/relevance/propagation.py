@@ -215,9 +215,9 @@ class Propagation(Operations):
         """A batch norm on the output of a linear operation, the two as one; None if it stands alone."""
         x = args[0]
         before: Record | None = self._records.get(x)
-        if before is None or before.folded or before.written or x._version != before.version:
+        if before is None or before.folded or before.written:
             return None
-        if before.call.x._version != before.read:
+        if x._version != before.version or before.call.x._version != before.read:
             return None
         if before.operation.name == "linear" and x.ndim != 2:
             return None

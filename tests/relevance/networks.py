@@ -5,6 +5,15 @@ from torch import nn
 from torch.nn import functional
 
 
+def module(function, **children):
+    """A function that calls these modules, as a model."""
+    model = nn.Module()
+    for name, child in children.items():
+        model.add_module(name, child)
+    model.forward = function
+    return model.eval()
+
+
 def settled(model, seed=0):
     """The model in double precision and eval mode, with batch norms that do something."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 from captum.attr import LRP as CaptumLRP
-from networks import Spelled, bias_free, plain, residual, settled, vgg
+from networks import Spelled, bias_free, module, plain, residual, settled, vgg
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -27,14 +27,6 @@ from lightning_xai.relevance import (
 )
 
 PLUS_ZERO = composites.Composite([("convolution", rules.ZPlus()), ("linear", rules.Zero())])
-
-
-def module(function, **children):
-    model = nn.Module()
-    for name, child in children.items():
-        model.add_module(name, child)
-    model.forward = function
-    return model.eval()
 
 
 def draw(*shape):
@@ -107,27 +99,6 @@ def test_what_is_read_before_relu_changes_it_in_place_still_counts():
     maps = [
         LRP(composites.EpsilonPlus())(module(lambda x, r=relu: read(x, r), conv=conv, head=head), x, 1)
         for relu in (functional.relu, functional.relu_)
-    ]
-    close(*maps)
-
-
-@pytest.mark.parametrize("change", [lambda y: y.relu_(), lambda y: y.mul_(2.0), lambda y: y[:, :1].mul_(2.0)])
-@pytest.mark.parametrize("rule", [rules.ZPlus(), rules.Zero()])
-def test_a_batch_norm_behind_a_changed_output_stands_alone(change, rule):
-    conv, head = nn.Conv2d(2, 3, 1).double(), nn.Linear(3, 2).double()
-    norm = settled(nn.Sequential(nn.BatchNorm2d(3)))[0]
-
-    def changed(x, copied):
-        y = conv(x)
-        y = y.clone() if copied else y
-        change(y)
-        return head(norm(y).mean((2, 3)))
-
-    x = draw(2, 2, 3, 3)
-    composite = composites.Composite([("convolution", rule), ("*", rules.Zero())])
-    maps = [
-        LRP(composite)(module(lambda x, c=copied: changed(x, c), conv=conv, norm=norm, head=head), x, 1)
-        for copied in (True, False)
     ]
     close(*maps)
 
@@ -494,59 +465,6 @@ def test_nothing_is_kept_of_a_pass():
         handle.remove()
     gc.collect()
     assert [ref() for ref in kept if ref() is not None] == []
-
-
-def test_a_batch_norm_in_the_order_of_torch_itself():
-    """``torch.batch_norm`` takes the weights first, ``functional.batch_norm`` the statistics."""
-    conv, norm = nn.Conv2d(2, 3, 3).double(), settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double()
-    facts = (norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.1, norm.eps, False)
-    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
-    found, expected = (
-        LRP(composites.EpsilonPlus())(module(lambda v, f=f: f(conv(v)).relu().flatten(1), conv=conv, norm=norm), x, 0)
-        for f in (lambda y: torch.batch_norm(y, *facts), norm)
-    )
-    assert expected.abs().max() > 0
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("with_ledger", [False, True])
-def test_two_batch_norms_may_take_one_output(with_ledger):
-    convs = [nn.Conv2d(2, 3, 3).double() for _ in range(2)]
-    convs[1].load_state_dict(convs[0].state_dict())
-    norms = [settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double() for _ in range(2)]
-    with torch.no_grad():
-        norms[1].bias.sub_(0.5)
-
-    def one(x):
-        y = convs[0](x)
-        return (norms[0](y) + functional.gelu(norms[1](y))).flatten(1)
-
-    def two(x):
-        return (norms[0](convs[0](x)) + functional.gelu(norms[1](convs[1](x)))).flatten(1)
-
-    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
-    parts = {"first": convs[0], "second": convs[1], "norm": norms[0], "other": norms[1]}
-    lrp = LRP(composites.EpsilonPlus())
-    maps = [
-        lrp.with_ledger(module(f, **parts), x, 0)[0] if with_ledger else lrp(module(f, **parts), x, 0)
-        for f in (one, two)
-    ]
-    assert maps[1].abs().max() > 0
-    torch.testing.assert_close(*maps, rtol=1e-12, atol=0)
-
-
-def test_an_input_written_over_before_the_batch_norm_comes():
-    """As without the batch norm, torch says what is wrong."""
-    conv, norm = nn.Conv2d(2, 3, 3).double(), settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double()
-
-    def written(x):
-        x = x * 1.0
-        y = conv(x)
-        x.mul_(2.0)
-        return norm(y).flatten(1)
-
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        LRP(composites.EpsilonPlus())(module(written, conv=conv, norm=norm), torch.ones(1, 2, 4, 4).double(), 0)
 
 
 def test_a_copy_that_cuts_relevance_off_is_refused():

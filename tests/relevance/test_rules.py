@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai.relevance import LRP, GradientXInput, composites, rules
-from lightning_xai.relevance.maps import where_negative
 from lightning_xai.relevance.step import signed
 
 
@@ -437,20 +436,6 @@ def test_gamma_where_the_denominator_of_the_other_sign_vanishes(target, sign):
     layer.weight.data = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     found = LRP(everywhere(rules.Gamma(0.5, 1.0)))(layer, torch.ones(1, 1, dtype=torch.float64), target)
     close(found, torch.tensor([[sign * 1.5 / 2.5]], dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_signs_are_chosen_as_by_where(dtype):
-    values = torch.tensor([-2.0, -1e-30, -0.0, 0.0, 1e-30, 3.0, float("inf"), -float("inf")], dtype=dtype)
-    x = values.repeat(9, 3).view(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
-    both = torch.randn(2, 6, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last)
-    below, above = both.chunk(2, 1)
-    below[0, 0, 0, 0], above[1, 1, 1, 1] = float("nan"), float("inf")
-    whatever = where_negative(torch.full_like(x, float("nan")), torch.zeros_like(x), torch.ones_like(x))
-    assert set(whatever.flatten().tolist()) <= {0.0, 1.0}
-    for one, other in ((below, above), (above, below), (above, above.new_zeros(())), (above.new_ones(()), above)):
-        expected = torch.where(x < 0, one, other)
-        torch.testing.assert_close(where_negative(x, one, other), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("rule", [rules.Gamma(), rules.AlphaBeta(), rules.ZPlus(), rules.Epsilon()], ids=str)
