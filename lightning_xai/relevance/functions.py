@@ -170,6 +170,7 @@ class Tap(torch.autograd.Function):
 
 _FUNCTIONS: tuple[Any, ...] = (Linear, Scaled, Ratio, Handed, Rectified, FixedNorm, Tap)
 OURS = tuple(function._backward_cls for function in _FUNCTIONS)
+HANDED: Any = Handed._backward_cls
 
 
 def _written(x: Tensor, y: Tensor, writes: bool) -> Tensor:

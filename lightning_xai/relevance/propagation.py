@@ -35,6 +35,8 @@ _SIGNED = frozenset({"pooling", "identity"})
 """Kinds whose results are not negative if what they read is not."""
 _MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
 """Reshapes that may bring in constants, which absorb relevance."""
+_SHOWING = frozenset({"register_hook", "retain_grad"})
+"""Calls that show a tensor's gradient to somebody."""
 _HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
 """Activations with f(x) = x f'(x), whose derivative is the rule Pass."""
 
@@ -62,6 +64,7 @@ class Propagation(Operations):
         self._kept_of: Any = WeakTensorKeyDictionary()
         self._fresh = Fresh()
         self._nonnegative: Any = WeakTensorKeyDictionary()
+        self._shown: set[Any] = set()
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
@@ -72,8 +75,11 @@ class Propagation(Operations):
 
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
-        if operation_name(func) == "set_grad_enabled" and args and args[0] is False and not self._sharded:
+        name = operation_name(func)
+        if name == "set_grad_enabled" and args and args[0] is False and not self._sharded:
             return None
+        if name in _SHOWING or getattr(func, "__self__", None) is torch.Tensor.grad_fn:
+            self._shown.add(args[0].grad_fn)
         return func(*args, **kwargs)
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -426,6 +432,7 @@ class Propagation(Operations):
         if not score.requires_grad:
             raise ValueError(UNREACHED)
         reached: list[Record] = []
+        between: list[tuple[Any, Record]] = []
         nodes = list(functions.nodes_behind(score))
         readers = Counter(following for node in nodes for following, _ in node.next_functions)
         last_reader = {following: node for node in nodes for following, _ in node.next_functions}
@@ -441,6 +448,8 @@ class Propagation(Operations):
                 elif readers[node] == 1:
                     reader = getattr(last_reader[node], "record", None)
                     node.received = None if reader is None else reader.handing
+                    if reader is not None:
+                        between.append((node, reader))
                 continue
             if name == HANDS_ON and self._sharded:
                 continue
@@ -459,6 +468,10 @@ class Propagation(Operations):
                 if index == final:
                     row.record.operation = row.operation = replace(row.operation, last=True)
                 self._settle(row)
+        for node, reader in between if not torch.is_anomaly_enabled() else ():
+            (before, _), *_ = node.next_functions
+            if isinstance(node, functions.HANDED) and not self._shown & {node, before}:
+                reader.leave_to(before.record)
 
 
 UNREACHED = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +13,7 @@ from lightning_xai.relevance.calls import LinearCall
 from lightning_xai.relevance.composites import Operation
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.rules import Gradient, Rule
-from lightning_xai.relevance.step import Absorbed, Step, joined
+from lightning_xai.relevance.step import Absorbed, Link, Step, joined, large, lies_alone, sliced
 
 
 @dataclass(eq=False)
@@ -77,6 +78,10 @@ class Record:
     nonnegative: bool | None = None
     """Whether no input is negative; None if nobody has looked."""
     handing: Handing = field(default_factory=Handing)
+    before: Record | None = None
+    """The linear operation before, if it takes this one along, so that what lies between the two is never whole."""
+    along: tuple[Link, ...] = ()
+    """What this one takes along."""
 
     def __post_init__(self) -> None:
         self.read = self.call.x._version
@@ -95,6 +100,17 @@ class Record:
     def takes_relevance(self) -> bool:
         """Whether the activation that reads the output may leave it to the rule to multiply by what it made of it."""
         return self.alone and self.absorbed is None and not isinstance(self.rule, Gradient)
+
+    def leave_to(self, before: Record) -> None:
+        """Go along with the linear operation before, if the tensor that an activation makes between them is large.
+
+        To be asked only if nothing else reads that tensor, and nobody is shown its gradient.
+        """
+        x, rule = self.call.x, before.rule
+        types = {tensor.dtype for record in (self, before) for tensor in (record.call.x, record.weights.weight)}
+        apart = all(sliced(record.call.map, x) for record in (self, before))
+        if large(x) and apart and len(types) == 1 and before.takes_relevance() and rule is not None and rule.multiplies:
+            self.before = before
 
     def drop_unread(self, *, rectified: bool) -> bool:
         """Forget an output that one activation alone reads, a ReLU or not, if the rule does not read it."""
@@ -131,12 +147,15 @@ class Record:
             self.writable,
         )
         step = Step(self.call.map, self.weights.to(common), x.to(common), y.to(common), g.to(common), *state)
-        # Rules of the first layer also look at what is the same for all samples.
-        found = joined(rule.linear, step) if rule.multiplies else rule.linear(step)
+        links = (*self.along, Link(rule.linear, step))
         self.y = self.follower = None
-        taken = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        memory = found.untyped_storage()
-        self.handing.fresh = memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
+        self.along = ()
+        if self.before is not None:
+            self.before.along = links
+            return x.new_full((), math.nan).expand_as(x)  # which nobody reads
+        # Rules of the first layer also look at what is the same for all samples.
+        found = joined(links) if rule.multiplies else rule.linear(step)
+        self.handing.fresh = lies_alone(found, tensors)
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)

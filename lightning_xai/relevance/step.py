@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,6 +66,12 @@ class Step:
     rectified: bool = False
     known_nonnegative: bool | None = None
     writable: bool = False
+
+    def part(self, samples: slice, g: Tensor, *, writable: bool) -> Step:
+        """The same of some samples only, with their ``g``."""
+        y = self.y[samples] if self.y.numel() else self.y
+        follower = None if self.follower is None else self.follower[samples]
+        return replace(self, x=self.x[samples], y=y, g=g, follower=follower, writable=writable)
 
     def relevance(self) -> Tensor:
         """R = y g, in memory that the rule may use up; to be asked for once."""
@@ -168,20 +174,57 @@ SLICE_BYTES = 4 * 2**20
 """How much of an output a rule takes at once on a CPU, so that what it makes of it stays in the cache."""
 
 
-def joined(rule: Callable[[Step], Tensor], step: Step) -> Tensor:
-    """What a rule finds, a few samples at a time where outputs are large: fresh memory costs more than arithmetic."""
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A linear operation with the rule that finds what it hands down.
+
+    Attributes:
+        rule: Finds R / x of the input.
+        step: What it finds it from; its ``g`` is not read where another link hands one down.
+    """
+
+    rule: Callable[[Step], Tensor]
+    step: Step
+
+
+def joined(links: Sequence[Link]) -> Tensor:
+    """What the last of some rules finds, each of which takes what the one before it found.
+
+    Where outputs are large a few samples at a time go through all of them: fresh memory costs more than arithmetic.
+    """
+    step = links[0].step
     samples = len(step.g)
-    size = step.g[:1].numel() * step.g.element_size()
+    size = max(link.step.g[:1].numel() for link in links) * step.g.element_size()
     count = max(1, SLICE_BYTES // max(1, size))
-    if count >= samples or not step.map.samples_apart() or step.g.device.type != "cpu":
-        return rule(step)
-    found = torch.empty_like(step.x)
+    if len(links) == 1 and (count >= samples or not sliced(step.map, step.g)):
+        return links[0].rule(step)
+    found = torch.empty_like(links[-1].step.x)
     for start in range(0, samples, count):
         part = slice(start, start + count)
-        y = step.y[part] if step.y.numel() else step.y
-        follower = None if step.follower is None else step.follower[part]
-        found[part] = rule(replace(step, x=step.x[part], y=y, g=step.g[part], follower=follower))
+        g, writable = step.g[part], step.writable
+        for link in links:
+            some = link.step.part(part, g, writable=writable)
+            g = link.rule(some)
+            writable = lies_alone(g, (some.x, some.y, some.g, some.weights.weight))
+        found[part] = g
     return found
+
+
+def sliced(map: LinearMap, like: Tensor) -> bool:
+    """Whether an operation may take a few samples at a time, where memory makes it worth it."""
+    return map.samples_apart() and like.device.type == "cpu"
+
+
+def large(values: Tensor) -> bool:
+    """Whether a tensor is more than is taken at once."""
+    return values.nbytes > SLICE_BYTES
+
+
+def lies_alone(found: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether a tensor fills memory of its own."""
+    memory = found.untyped_storage()
+    taken = {tensor.untyped_storage().data_ptr() for tensor in others}
+    return memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
 
 
 def held(epsilon: float, dtype: torch.dtype) -> float:

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from lightning_xai.relevance import LRP, composites, rules
 
+pytestmark = pytest.mark.usefixtures("slices")
+
 
 def normed():
     return settled(nn.Sequential(nn.BatchNorm2d(3)))[0].double()

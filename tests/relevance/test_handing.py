@@ -11,6 +11,8 @@ from torch.nn import functional
 from lightning_xai.relevance import LRP, composites, rules
 from lightning_xai.relevance.rules import Rule
 
+pytestmark = pytest.mark.usefixtures("slices")
+
 
 class Net(nn.Module):
     """Convolutions with something between them; weights and inputs of both signs."""

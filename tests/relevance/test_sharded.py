@@ -25,7 +25,7 @@ class Residual(nn.Module):
 def network():
     """With norms whose statistics are not those of a new network."""
     first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
     model = nn.Sequential(first, Residual(4), nn.Conv2d(4, 4, 1), nn.ReLU(), head).double().train()
     with torch.no_grad():
         for _ in range(3):
@@ -54,7 +54,7 @@ ATTRIBUTIONS = [
 
 @pytest.mark.parametrize("attribution", ATTRIBUTIONS, ids=lambda attribution: str(attribution)[:40])
 @pytest.mark.parametrize("units", [(0, 1, 2, 4), (1,), ()], ids=str)
-def test_maps_are_those_of_the_model_in_one_piece(mesh, attribution, units):
+def test_maps_are_those_of_the_model_in_one_piece(slices, mesh, attribution, units):
     plain, x, target = network(), torch.randn(3, 2, 6, 6, dtype=torch.float64), torch.tensor([2, 0, 1])
     sharded = copy.deepcopy(plain)
     for unit in units:

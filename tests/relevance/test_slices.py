@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from networks import settled
+from networks import module, settled
 from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
+from torch.nn import functional
 
+from lightning_xai._guard import called_in
 from lightning_xai.relevance import LRP, composites, rules, step
 from lightning_xai.relevance.maps import Convolution
 
@@ -58,6 +61,110 @@ def test_slices_tell_the_ledger_the_same(monkeypatch):
     assert 2 in batches
     for name in ("biases", "epsilon", "received"):
         torch.testing.assert_close(getattr(sliced, name), getattr(whole, name), rtol=1e-11, atol=1e-12)
+
+
+def images(*shape):
+    return torch.randn(*(shape or (5, 3, 8, 6)), dtype=torch.float64)
+
+
+def chain(between):
+    """Convolutions in a row, ``between`` putting together the second with what makes the activation before it."""
+    torch.manual_seed(0)
+    first, second, third = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 4, 3)
+
+    def forward(x):
+        return third(functional.gelu(between(first(x), second))).mean((2, 3))
+
+    return module(forward, first=first, second=second, third=third).double().requires_grad_(False)
+
+
+def in_a_row(y, second):
+    return second(torch.relu(y))
+
+
+def test_operations_that_follow_each_other_take_samples_together(monkeypatch):
+    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
+    assert runs(monkeypatch, 5, lambda: lrp(model, x, 1))[1] == [5, 5, 5]
+    assert runs(monkeypatch, 2, lambda: lrp(model, x, 1))[1] == [2, 2, 2, 2, 2, 2, 1, 1, 1]
+
+
+def beside_the_activation(y, second):
+    return second(torch.relu(y)) + y
+
+
+def beside_its_result(y, second):
+    a = torch.relu(y)
+    return a + second(a)
+
+
+def beside_its_result_first(y, second):
+    a = torch.relu(y)
+    return second(a) + a
+
+
+@pytest.mark.parametrize("between", [beside_the_activation, beside_its_result, beside_its_result_first])
+def test_what_others_read_is_taken_by_itself(between, monkeypatch):
+    model, x, lrp = chain(between), images(), LRP(composites.EpsilonPlus())
+    found, expected = (runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (1, 5))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_an_activation_with_a_rule_of_its_own_is_no_part_of_a_chain(monkeypatch):
+    rule = composites.Composite([("relu", rules.Deconv()), ("activation", rules.Pass()), ("*", rules.ZPlus())])
+    model, x = chain(in_a_row), images()
+    found, expected = (runs(monkeypatch, samples, lambda: LRP(rule)(model, x, 1))[0] for samples in (1, 5))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_products_whose_first_axis_is_not_that_of_samples_are_taken_whole(monkeypatch):
+    torch.manual_seed(0)
+    first, second = images(7, 12), images(4, 7)
+    model, x, lrp = module(lambda x: (second @ torch.relu(first @ x.t())).t()), images(5, 12), LRP()
+    found, expected = (runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (0, 5))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+SHOW = {
+    "a hook": lambda seen, y: y.register_hook(seen.append),
+    "retain_grad": lambda seen, y: (y.retain_grad(), seen.append(y)),
+    "a hook of the node": lambda seen, y: y.grad_fn.register_prehook(lambda grads: seen.extend(grads)),
+    "a hook of several tensors": lambda seen, y: register_multi_grad_hook((y,), lambda grads: seen.extend(grads)),
+}
+
+
+@pytest.mark.parametrize("show", SHOW.values(), ids=SHOW)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_gradient_that_somebody_is_shown_is_whole(show, early, monkeypatch):
+    x, lrp = images(), LRP(composites.EpsilonPlus())
+    maps, seen = [], []
+
+    def shown(y, second):
+        if early:
+            show(seen, y)
+        a = torch.relu(y)
+        if not early:
+            show(seen, a)
+        return second(a)
+
+    for samples in (1, 5):
+        maps.append(runs(monkeypatch, samples, lambda: lrp(chain(shown), x, 1))[0])
+    torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(*(t if t.grad_fn is None else t.grad for t in seen), rtol=1e-12, atol=1e-13)
+
+
+def test_anomaly_mode_finds_nothing(monkeypatch):
+    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
+    expected, _ = runs(monkeypatch, 2, lambda: lrp(model, x, 1))
+    with torch.autograd.set_detect_anomaly(True):
+        found, _ = runs(monkeypatch, 2, lambda: lrp(model, x, 1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_values_of_another_type_are_rounded_alike(monkeypatch):
+    model, x, lrp = chain(in_a_row).float(), images().float(), LRP(composites.EpsilonPlus())
+    with called_in(lambda: torch.autocast("cpu", torch.bfloat16)):
+        maps = [runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (0, 5)]
+    torch.testing.assert_close(*maps, rtol=1e-5, atol=1e-6)
 
 
 def test_rules_of_the_first_layer_look_once_at_what_all_samples_share(monkeypatch):
