@@ -97,9 +97,10 @@ class Epsilon(Rule):
             s = divided(step.relevance(), step.y)
             step.note(s, step.bias(), 0.0)
             return step.back(s, step.weights.plain())
-        epsilon = signed(self.epsilon, step.y)
-        s = step.relevance().div_(step.y + epsilon)
-        step.note(s, step.bias(), epsilon)
+        # Where y is 0 there is no relevance: the sign of 0 is of no matter.
+        s = step.relevance().div_(step.y.abs().add_(self.epsilon).copysign_(step.y))
+        if step.absorbed is not None:
+            step.note(s, step.bias(), signed(self.epsilon, step.y))
         return step.back(s, step.weights.plain())
 
 
