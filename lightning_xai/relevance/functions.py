@@ -113,20 +113,18 @@ class FixedNorm(torch.autograd.Function):
     """A normalisation; the backward takes what it divides by for a constant."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, run: Callable[[], tuple[Tensor, ...]], dims: tuple[int, ...]) -> Tensor:
-        """The normalisation itself; ``run`` gives its output and the constant factors, which may be broadcast."""
-        y, *factors = run()
+    def forward(ctx: Any, x: Tensor, run: Callable[[], tuple[Tensor, Tensor]], dims: tuple[int, ...]) -> Tensor:
+        """The normalisation itself; ``run`` gives its output and the constant factor."""
+        y, factor = run()
         ctx.dims, ctx.shape = dims, x.shape
-        ctx.save_for_backward(*factors)
+        ctx.save_for_backward(factor)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """The transposed centring and scaling."""
-        factor, *others = ctx.saved_tensors
+        (factor,) = ctx.saved_tensors
         found = grads[0] * factor
-        for other in others:
-            found = found.mul_(other)
         if ctx.dims:
             groups = found.reshape(ctx.dims[0]) if isinstance(ctx.dims[0], torch.Size) else found
             dims = ctx.dims[1:] if isinstance(ctx.dims[0], torch.Size) else ctx.dims
@@ -336,7 +334,7 @@ def normalised(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, An
     return stretched(func, args, kwargs)
 
 
-def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     dims, weight, eps, centred = facts
     x, y = args[0], func(*args, **kwargs)
     if centred:
@@ -345,16 +343,16 @@ def _last(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple
     else:
         eps = torch.finfo(x.dtype).eps if eps is None else eps
         factor = torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
-    return (y, factor) if weight is None else (y, factor, weight.detach())
+    return y, factor if weight is None else factor * weight
 
 
 def _grouped(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: tuple[Any, ...]
-) -> Callable[[], tuple[Tensor, ...]]:
+) -> Callable[[], tuple[Tensor, Tensor]]:
     grouped, dims, weight, eps = facts
     x = args[0]
 
-    def run() -> tuple[Tensor, ...]:
+    def run() -> tuple[Tensor, Tensor]:
         groups = x.reshape(grouped)
         factor = torch.rsqrt(groups.var(dims, correction=0, keepdim=True) + eps)
         factor = factor.expand(groups.shape).reshape(x.shape)

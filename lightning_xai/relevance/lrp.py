@@ -57,7 +57,8 @@ def _propagate(
         with calling(), run:
             output = network(fed)
         bound = score.bind(_detached(output), target, len(inputs))
-        value = bound(output)
+        with run.scoring():
+            value = bound(output)
         run.finish(value)
         given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
         leaves = [leaf] if receiver is None else [leaf, receiver]

@@ -36,7 +36,7 @@ _SIGNED = frozenset({"pooling", "identity"})
 _MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
 """Reshapes that may bring in constants, which absorb relevance."""
 _SHOWING = frozenset({"register_hook", "retain_grad"})
-"""Calls that show a tensor's gradient to somebody."""
+"""Calls that show gradients to somebody, as a node of the graph, once it is asked for, can, too."""
 _HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
 """Activations with f(x) = x f'(x), whose derivative is the rule Pass."""
 
@@ -64,7 +64,8 @@ class Propagation(Operations):
         self._kept_of: Any = WeakTensorKeyDictionary()
         self._fresh = Fresh()
         self._nonnegative: Any = WeakTensorKeyDictionary()
-        self._shown: set[Any] = set()
+        self._shown = False
+        self._scoring = False
         self._sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
@@ -76,14 +77,21 @@ class Propagation(Operations):
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
         name = operation_name(func)
-        if name == "set_grad_enabled" and args and args[0] is False and not self._sharded:
+        if name == "set_grad_enabled" and args and args[0] is False and not (self._sharded or self._scoring):
             return None
         if name in _SHOWING or getattr(func, "__self__", None) is torch.Tensor.grad_fn:
-            self._shown.add(args[0].grad_fn)
+            self._shown = True
         return func(*args, **kwargs)
+
+    def scoring(self) -> Propagation:
+        """From here on operations are those of the score, which have no rules: only hooks are looked for."""
+        self._scoring = True
+        return self
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one operation by the rule that the composite has for it."""
+        if self._scoring:
+            return func(*args, **kwargs)
         func, args, kwargs = as_functional(func, args, kwargs)
         live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
         if not live:
@@ -468,9 +476,11 @@ class Propagation(Operations):
                 if index == final:
                     row.record.operation = row.operation = replace(row.operation, last=True)
                 self._settle(row)
-        for node, reader in between if not torch.is_anomaly_enabled() else ():
-            (before, _), *_ = node.next_functions
-            if isinstance(node, functions.HANDED) and not self._shown & {node, before}:
+        if self._shown or torch.is_anomaly_enabled():
+            return
+        for node, reader in between:
+            if isinstance(node, functions.HANDED):
+                (before, _), *_ = node.next_functions
                 reader.leave_to(before.record)
 
 

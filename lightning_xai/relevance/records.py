@@ -13,7 +13,7 @@ from lightning_xai.relevance.calls import LinearCall
 from lightning_xai.relevance.composites import Operation
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.rules import Gradient, Rule
-from lightning_xai.relevance.step import Absorbed, Link, Step, joined, large, lies_alone, sliced
+from lightning_xai.relevance.step import Absorbed, Link, Step, heavy, joined, large, lies_alone, sliced
 
 
 @dataclass(eq=False)
@@ -104,11 +104,14 @@ class Record:
     def leave_to(self, before: Record) -> None:
         """Go along with the linear operation before, if the tensor that an activation makes between them is large.
 
-        To be asked only if nothing else reads that tensor, and nobody is shown its gradient.
+        To be asked only if nothing else reads that tensor, and nobody is shown a gradient. Heavy weights stay with all
+        samples.
         """
         x, rule = self.call.x, before.rule
         types = {tensor.dtype for record in (self, before) for tensor in (record.call.x, record.weights.weight)}
         apart = all(sliced(record.call.map, x) for record in (self, before))
+        if heavy(self.weights.weight):
+            return
         if large(x) and apart and len(types) == 1 and before.takes_relevance() and rule is not None and rule.multiplies:
             self.before = before
 
@@ -146,7 +149,9 @@ class Record:
             self.nonnegative,
             self.writable,
         )
-        step = Step(self.call.map, self.weights.to(common), x.to(common), y.to(common), g.to(common), *state)
+        # Without its history, which would hold what waits for the operation before in a circle.
+        values = x.detach().to(common)
+        step = Step(self.call.map, self.weights.to(common), values, y.to(common), g.to(common), *state)
         links = (*self.along, Link(rule.linear, step))
         self.y = self.follower = None
         self.along = ()

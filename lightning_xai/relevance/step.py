@@ -171,7 +171,9 @@ class Step:
 
 
 SLICE_BYTES = 4 * 2**20
-"""How much of an output a rule takes at once on a CPU, so that what it makes of it stays in the cache."""
+"""How much of the largest output rules take at once on a CPU, so that what they make of it stays in the cache."""
+WEIGHT_BYTES = 4 * 2**20
+"""The most that weights hold that are read once for every few samples of the operation before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +206,9 @@ def joined(links: Sequence[Link]) -> Tensor:
         g, writable = step.g[part], step.writable
         for link in links:
             some = link.step.part(part, g, writable=writable)
-            g = link.rule(some)
-            writable = lies_alone(g, (some.x, some.y, some.g, some.weights.weight))
+            g = link.rule(some).to(some.x.dtype)
+            read = (some.x, some.y, some.g, some.weights.weight, some.follower)
+            writable = lies_alone(g, (tensor for tensor in read if tensor is not None))
         found[part] = g
     return found
 
@@ -218,6 +221,11 @@ def sliced(map: LinearMap, like: Tensor) -> bool:
 def large(values: Tensor) -> bool:
     """Whether a tensor is more than is taken at once."""
     return values.nbytes > SLICE_BYTES
+
+
+def heavy(weight: Tensor) -> bool:
+    """Whether a weight is too large to be read for a few samples."""
+    return weight.nbytes > WEIGHT_BYTES
 
 
 def lies_alone(found: Tensor, others: Iterable[Tensor]) -> bool:

@@ -152,6 +152,86 @@ def test_a_gradient_that_somebody_is_shown_is_whole(show, early, monkeypatch):
     torch.testing.assert_close(*(t if t.grad_fn is None else t.grad for t in seen), rtol=1e-12, atol=1e-13)
 
 
+def test_a_node_behind_which_operations_follow_each_other_is_shown_whole_gradients(monkeypatch):
+    x, lrp, seen = images(), LRP(composites.EpsilonPlus()), []
+
+    def shown(y, second):
+        y = second(torch.relu(y))
+        y.grad_fn.register_hook(lambda down, _: (seen.append(down[0]), (2 * down[0], *down[1:]))[1])
+        return y
+
+    maps = [runs(monkeypatch, samples, lambda: lrp(chain(shown), x, 1))[0] for samples in (1, 5)]
+    torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(*seen, rtol=1e-12, atol=1e-13)
+
+
+def test_a_score_may_look_at_gradients_inside_the_model(monkeypatch):
+    x, kept, maps = images(), [], []
+
+    def between(y, second):
+        kept.append(torch.relu(y))
+        return second(kept[-1])
+
+    def score(output, target):
+        kept[-1].register_hook(lambda g: 2 * g)
+        return output[:, 0]
+
+    for samples in (1, 5):
+        found = runs(monkeypatch, samples, lambda: LRP(composites.EpsilonPlus(), score)(chain(between), x, 1))[0]
+        maps.append(found)
+    torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
+
+
+class Wider(rules.Epsilon):
+    """Answers in another type than it was asked in."""
+
+    def linear(self, step):
+        return super().linear(step).double()
+
+
+class Follower(rules.Rule):
+    """Answers with what the activation behind it has made, which is not its own."""
+
+    def linear(self, step):
+        return step.follower
+
+
+@pytest.mark.parametrize("rule", [Wider(), Follower()])
+def test_rules_may_answer_with_other_types_and_with_what_they_were_given(rule, monkeypatch):
+    kept = []
+
+    def between(y, second):
+        kept.append(torch.relu(second(torch.relu(y))))
+        kept.append(kept[-1].detach().clone())
+        return kept[-2]
+
+    composite = composites.Composite([("second", rule), ("convolution", rules.Epsilon(0.1)), ("*", rules.Pass())])
+    model, x = chain(between).float(), images(1, 3, 8, 6).float()
+    found, expected = (runs(monkeypatch, samples, lambda: LRP(composite)(model, x, 1))[0] for samples in (0, 5))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for left, before in zip(kept[::2], kept[1::2], strict=True):
+        torch.testing.assert_close(left.detach(), before, rtol=0, atol=0)
+
+
+def test_what_waits_holds_no_history(monkeypatch):
+    """It would be held in a circle, for good where another branch fails meanwhile."""
+
+    class Looks(rules.Epsilon):
+        def linear(self, step):
+            seen.extend((step.x.grad_fn, step.y.grad_fn, step.g.grad_fn))
+            return super().linear(step)
+
+    seen = []
+    runs(monkeypatch, 5, lambda: LRP(composites.Composite([("*", Looks())]))(chain(in_a_row), images(), 1))
+    assert set(seen) == {None}
+
+
+def test_heavy_weights_are_read_once_for_all_samples(monkeypatch):
+    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
+    monkeypatch.setattr(step, "WEIGHT_BYTES", 6 * 6 * 9 * 8 - 1)  # of the second convolution; the third has fewer
+    assert runs(monkeypatch, 2, lambda: lrp(model, x, 1))[1] == [2, 2, 2, 2, 1, 1, 2, 2, 1]
+
+
 def test_anomaly_mode_finds_nothing(monkeypatch):
     model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
     expected, _ = runs(monkeypatch, 2, lambda: lrp(model, x, 1))

@@ -97,9 +97,9 @@ class Epsilon(Rule):
             s = divided(step.relevance(), step.y)
             step.note(s, step.bias(), 0.0)
             return step.back(s, step.weights.plain())
-        # Where y is 0 there is no relevance: the sign of 0 is of no matter.
-        s = step.relevance().div_(step.y.abs().add_(self.epsilon).copysign_(step.y))
-        if step.absorbed is not None:
+        y = step.y
+        s = step.relevance().div_(y.abs().add_(self.epsilon).copysign_(y + 0.0))  # the sign of 0 is 1, of -0.0, too
+        if step.absorbed is not None:  # for no epsilon of every output is made otherwise
             step.note(s, step.bias(), signed(self.epsilon, step.y))
         return step.back(s, step.weights.plain())
 
