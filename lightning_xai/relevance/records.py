@@ -107,12 +107,13 @@ class Record:
         To be asked only if nothing else reads that tensor, and nobody is shown a gradient. Heavy weights stay with all
         samples.
         """
-        x, rule = self.call.x, before.rule
+        x = self.call.x
+        if not large(x) or heavy(self.weights.weight) or not before.takes_relevance():
+            return
         types = {tensor.dtype for record in (self, before) for tensor in (record.call.x, record.weights.weight)}
         apart = all(sliced(record.call.map, x) for record in (self, before))
-        if heavy(self.weights.weight):
-            return
-        if large(x) and apart and len(types) == 1 and before.takes_relevance() and rule is not None and rule.multiplies:
+        assert before.rule is not None
+        if len(types) == 1 and apart and before.rule.multiplies:
             self.before = before
 
     def drop_unread(self, *, rectified: bool) -> bool:

@@ -188,6 +188,20 @@ class Link:
     rule: Callable[[Step], Tensor]
     step: Step
 
+    def find(self, step: Step) -> Tensor:
+        """What the rule finds for some of the samples, or for all of them.
+
+        Raises:
+            ValueError: If it is not shaped like the input.
+        """
+        found = self.rule(step)
+        if found.shape != step.x.shape:
+            raise ValueError(
+                f"a rule's linear() must return a tensor shaped like step.x, {list(step.x.shape)}, "
+                f"got {list(found.shape)}."
+            )
+        return found.to(step.x.dtype)
+
 
 def joined(links: Sequence[Link]) -> Tensor:
     """What the last of some rules finds, each of which takes what the one before it found.
@@ -199,14 +213,14 @@ def joined(links: Sequence[Link]) -> Tensor:
     size = max(link.step.g[:1].numel() for link in links) * step.g.element_size()
     count = max(1, SLICE_BYTES // max(1, size))
     if len(links) == 1 and (count >= samples or not sliced(step.map, step.g)):
-        return links[0].rule(step)
+        return links[0].find(step)
     found = torch.empty_like(links[-1].step.x)
     for start in range(0, samples, count):
         part = slice(start, start + count)
         g, writable = step.g[part], step.writable
         for link in links:
             some = link.step.part(part, g, writable=writable)
-            g = link.rule(some).to(some.x.dtype)
+            g = link.find(some)
             read = (some.x, some.y, some.g, some.weights.weight, some.follower)
             writable = lies_alone(g, (tensor for tensor in read if tensor is not None))
         found[part] = g

@@ -213,6 +213,20 @@ def test_rules_may_answer_with_other_types_and_with_what_they_were_given(rule, m
         torch.testing.assert_close(left.detach(), before, rtol=0, atol=0)
 
 
+class Broadcast(rules.Rule):
+    """Answers with one number for all."""
+
+    def linear(self, step):
+        return step.g.sum()
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_a_rule_that_answers_in_another_shape_is_refused(samples, monkeypatch):
+    composite = composites.Composite([("second", Broadcast()), ("*", rules.Epsilon())])
+    with pytest.raises(ValueError, match=r"shaped like step\.x, \[\d, 6, 8, 6\], got \[\]"):
+        runs(monkeypatch, samples, lambda: LRP(composite)(chain(in_a_row), images(), 1))
+
+
 def test_what_waits_holds_no_history(monkeypatch):
     """It would be held in a circle, for good where another branch fails meanwhile."""
 

@@ -16,6 +16,7 @@ from zennit.layer import Sum
 
 from lightning_xai.relevance import LRP, Deconvnet, ExcitationBackprop, GuidedBackprop, composites, rules
 
+pytestmark = pytest.mark.usefixtures("slices")
 SMALL = 1e-12  # zennit stabilises sums and pooling too; with so little it changes nothing
 
 

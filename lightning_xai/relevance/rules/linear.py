@@ -99,7 +99,7 @@ class Epsilon(Rule):
             return step.back(s, step.weights.plain())
         y = step.y
         s = step.relevance().div_(y.abs().add_(self.epsilon).copysign_(y + 0.0))  # the sign of 0 is 1, of -0.0, too
-        if step.absorbed is not None:  # for no epsilon of every output is made otherwise
+        if step.absorbed is not None:  # the stabilisers of all outputs are a tensor that nobody else needs
             step.note(s, step.bias(), signed(self.epsilon, step.y))
         return step.back(s, step.weights.plain())
 
