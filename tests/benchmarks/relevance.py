@@ -2,7 +2,7 @@
 
 Run ``python tests/benchmarks/relevance.py [--quick]``; needs the extra ``test``. The plain pass is the best plain form
 of the model: batch norm folded, channels last, gradients of the input alone. Beside the ratio of times stands that of
-the multiplications in convolutions and matrix products, which is what the formulas of the rules ask for.
+the multiplications that convolutions and matrix products make, which is the same on every machine.
 """
 
 from __future__ import annotations
