@@ -19,7 +19,7 @@ _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVa
 
 
 @contextmanager
-def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """Run ``model`` in eval mode, outside inference mode and autocast, and leave no trace of it.
 
     Restored at the end, also when the model raises: the training flag of every module, buffers that the model
@@ -51,13 +51,13 @@ def explaining(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
         yield
 
 
-def calling() -> AbstractContextManager[Any]:
-    """Inside :func:`explaining`, what a call of the model itself is made in; see :func:`called_in`."""
+def forward_context() -> AbstractContextManager[Any]:
+    """Inside :func:`isolated_eval`, what a call of the model itself is made in; see :func:`set_forward_context`."""
     return _around_calls.get()()
 
 
 @contextmanager
-def called_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+def set_forward_context(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """Make the calls of the model in a context, e.g. an autocast, though not what is done with its outputs."""
     token = _around_calls.set(context)
     try:
@@ -66,7 +66,7 @@ def called_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[No
         _around_calls.reset(token)
 
 
-def usable(tensor: Tensor) -> Tensor:
+def detach_for_autograd(tensor: Tensor) -> Tensor:
     """``tensor`` detached, and copied if it was made in inference mode, so that autograd can save it."""
     with torch.inference_mode(False):
         return tensor.clone().detach() if tensor.is_inference() else tensor.detach()
@@ -119,7 +119,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def tapping(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """Show the output of layers to functions whenever the model runs; what a function returns takes its place.
 
     Args:
@@ -146,7 +146,7 @@ def tapping(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | Non
 
 
 @contextmanager
-def watching(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None]:
+def observe_modules(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None]:
     """Call ``see(name, output)`` whenever a module of ``model`` has run, with its dotted name and whatever it returns.
 
     Args:
@@ -168,7 +168,7 @@ def watching(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None
 
 
 @contextmanager
-def counting(model: nn.Module) -> Iterator[list[nn.Module]]:
+def count_forwards(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Yield a list that holds the model once for every time it has run."""
     runs: list[nn.Module] = []
     handle = model.register_forward_hook(lambda module, *_: runs.append(module))
@@ -179,10 +179,10 @@ def counting(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 @contextmanager
-def branching(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """Record gradients from the output of a layer on, and nothing before it.
 
-    Inside ``explaining(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that the
+    Inside ``isolated_eval(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that the
     layer has run.
 
     Args:
@@ -197,11 +197,11 @@ def branching(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     def branch(output: Tensor) -> Tensor:
         if not output.is_floating_point():
             raise ValueError(f"layer {layer!r} returns {output.dtype}: gradients need floating-point numbers.")
-        torch.set_grad_enabled(True)  # until `explaining` ends, which restores what was set before it
+        torch.set_grad_enabled(True)  # until `isolated_eval` ends, which restores what was set before it
         found.append(output.detach().clone().requires_grad_())
         return found[-1].clone()  # what follows may work in place, which a leaf does not allow
 
-    with tapping(model, {layer: branch}):
+    with hook_outputs(model, {layer: branch}):
         yield found
 
 

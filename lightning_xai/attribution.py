@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai.targets import Target
+from lightning_xai.scores import Target
 
 
 class Attribution(ABC):

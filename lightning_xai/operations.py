@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._guard import compiled_type, counting, tapping
+from lightning_xai._guard import compiled_type, count_forwards, hook_outputs
 
 _NAMES = {
     "convolution": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
@@ -140,7 +140,7 @@ class Operations(TorchFunctionMode):
         """Make one operation; the default just calls the function."""
         return func(*args, **kwargs)
 
-    def running(self) -> str:
+    def current_module(self) -> str:
         """The dotted name of the module that is running; ``""`` for the model itself. To ask inside a call only."""
         frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:
@@ -206,7 +206,7 @@ class _LargestResult(Operations):
         return result
 
 
-def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[], object] = lambda: None) -> int:
+def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], object] = lambda: None) -> int:
     """Bytes of the largest tensor that one operation of ``model(inputs)`` takes or returns.
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
@@ -222,10 +222,10 @@ def largest_activation(model: nn.Module, inputs: Tensor, meanwhile: Callable[[],
     if compiled is not None:
         hidden += (compiled,)
     if any(isinstance(module, hidden) for module in model.modules()):
-        meanwhile()
+        probe()
         return 64 * _bytes(inputs)
-    with _LargestResult(model, _bytes(inputs)) as found, counting(unwrapped(model)) as runs:
-        meanwhile()
+    with _LargestResult(model, _bytes(inputs)) as found, count_forwards(unwrapped(model)) as runs:
+        probe()
         if not runs:
             model(inputs.clone())  # it may work in place on what it gets
     return int(found.bytes)
@@ -251,7 +251,7 @@ def check_visible(model: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Following:
+class NextOperation:
     """What follows a layer's output.
 
     Attributes:
@@ -277,7 +277,7 @@ _THROUGH = {"affine_norm", "dropout", "identity", "reshape"}
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Consumer:
     kind: str | None
     module: str
     name: str
@@ -290,7 +290,7 @@ class _Followed(Operations):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.readers: dict[str, list[_Reader]] = {}
+        self.readers: dict[str, list[Consumer]] = {}
         self._carriers: dict[int, tuple[Tensor, int, set[str]]] = {}
         self._counts: dict[tuple[str, str], int] = {}
 
@@ -305,7 +305,7 @@ class _Followed(Operations):
         return layers if version == tensor._version else set()
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module, name = self.running(), operation_name(func)
+        module, name = self.current_module(), operation_name(func)
         occurrence = self._counts.get((module, name), 0)
         self._counts[module, name] = occurrence + 1
         carried = [(tensor, self._carried(tensor)) for tensor in tensors_in([args, kwargs])]
@@ -324,7 +324,7 @@ class _Followed(Operations):
                 first = isinstance(args[0] if args else None, Tensor) and takes[0] is args[0] and len(takes) == 1
                 applied = _on_copy(func, args[1:], kwargs) if first and kind == "activation" else None
                 known = kind if kind != "activation" or applied is not None else None
-                reader = _Reader(known, module, name, occurrence, applied)
+                reader = Consumer(known, module, name, occurrence, applied)
                 self.readers.setdefault(layer, []).append(reader)
         return result
 
@@ -337,12 +337,12 @@ def _on_copy(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, 
     return applied
 
 
-def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> Following:
+def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> NextOperation:
     """Which activation function takes the output of a layer; see :func:`following_activations`."""
     return following_activations(model, [layer], inputs)[layer]
 
 
-def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, Following]:
+def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, NextOperation]:
     """Which activation functions take the outputs of layers, found by following them through one forward pass.
 
     Args:
@@ -364,7 +364,7 @@ def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tenso
 
             return follow
 
-        with tapping(model, {layer: tap(layer) for layer in layers}):
+        with hook_outputs(model, {layer: tap(layer) for layer in layers}):
             model(inputs.clone())
     for layer in layers:
         if layer not in reached:
@@ -372,24 +372,24 @@ def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tenso
     return {layer: _following(layer, seen.readers.get(layer, [])) for layer in layers}
 
 
-def _following(layer: str, readers: list[_Reader]) -> Following:
+def _following(layer: str, readers: list[Consumer]) -> NextOperation:
     if not readers:
-        return Following("none", f"the output of {layer!r} is the model's output")
+        return NextOperation("none", f"the output of {layer!r} is the model's output")
     places = [f"{reader.name} in {reader.module or 'the model'!r}" for reader in readers]
     if len(readers) > 1:
-        return Following("unknown", f"the output of {layer!r} is taken by {len(places)} calls: {', '.join(places)}")
+        return NextOperation("unknown", f"the output of {layer!r} is taken by {len(places)} calls: {', '.join(places)}")
     (reader,), (place,) = readers, places
     told = f"the output of {layer!r} is taken by {place}"
     named = (reader.module, reader.name, reader.occurrence)
     if reader.kind == "activation":
-        return Following("found", told, *named, reader.function)
+        return NextOperation("found", told, *named, reader.function)
     if reader.kind in ("convolution", "linear"):
-        return Following("none", told, *named)
-    return Following("sum" if reader.kind == "sum" else "unknown", told, *named)
+        return NextOperation("none", told, *named)
+    return NextOperation("sum" if reader.kind == "sum" else "unknown", told, *named)
 
 
 class PreActivation(Operations):
-    """Keeps, while the model runs, what the activation of a :class:`Following` receives.
+    """Keeps, while the model runs, what the activation of a :class:`NextOperation` receives.
 
     Args:
         model: The network.
@@ -404,7 +404,7 @@ class PreActivation(Operations):
 
     tensor: Tensor | None
 
-    def __init__(self, model: nn.Module, following: Following) -> None:
+    def __init__(self, model: nn.Module, following: NextOperation) -> None:
         if following.outcome != "found":
             raise ValueError(f"there is no activation to look at: {following.reason}.")
         super().__init__(model)
@@ -421,7 +421,7 @@ class PreActivation(Operations):
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one operation, and keep what it receives if it is the one."""
-        if operation_name(func) == self._following.name and self.running() == self._following.module:
+        if operation_name(func) == self._following.name and self.current_module() == self._following.module:
             if self._count == self._following.occurrence:
                 self.tensor = args[0].clone() if is_in_place(func, kwargs) else args[0]
             self._count += 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation import PerturbationImportance, Segments, Windows, importance, kinds
-from lightning_xai.targets import Margin, Probability
+from lightning_xai.scores import Margin, Probability
 
 
 @dataclass(frozen=True)

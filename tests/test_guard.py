@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai._guard import called_in, calling, explaining, tapping, usable
+from lightning_xai._guard import set_forward_context, forward_context, isolated_eval, hook_outputs, detach_for_autograd
 from lightning_xai.perturbation import Windows, importance, kinds
 
 
@@ -137,9 +137,9 @@ CALM = {"training": False, "gradients": False, "inference": False, "autocast": F
 
 def witness(**how):
     model = Witness()
-    with explaining(model, **how):
+    with isolated_eval(model, **how):
         assert not torch.is_autocast_enabled("cpu")
-        with calling():
+        with forward_context():
             model(torch.ones(1, 2))
         assert not torch.is_autocast_enabled("cpu")
     return model.saw
@@ -167,7 +167,7 @@ def test_autocast_is_off_unless_the_model_is_called_in_it():
     with autocast():
         assert witness() == CALM
         assert torch.is_autocast_enabled("cpu")
-    with called_in(autocast):
+    with set_forward_context(autocast):
         assert witness() == CALM | {"autocast": True}
         assert not torch.is_autocast_enabled("cpu")
     assert witness() == CALM
@@ -228,18 +228,18 @@ def test_inputs_that_need_gradients_are_detached():
 
 def test_usable_copies_only_what_autograd_cannot_save():
     plain = torch.ones(2, requires_grad=True)
-    assert usable(plain).data_ptr() == plain.data_ptr()
-    assert not usable(plain).requires_grad
+    assert detach_for_autograd(plain).data_ptr() == plain.data_ptr()
+    assert not detach_for_autograd(plain).requires_grad
     with torch.inference_mode():
         made_there = torch.ones(2)
-        assert not usable(made_there).is_inference()
+        assert not detach_for_autograd(made_there).is_inference()
     weight = torch.ones(2, requires_grad=True)
-    (usable(made_there) * weight).sum().backward()
+    (detach_for_autograd(made_there) * weight).sum().backward()
     assert torch.equal(weight.grad, torch.ones(2))
 
 
 def test_only_modules_are_explained():
-    with pytest.raises(TypeError, match=r"model must be .*, got function; wrap a function"), explaining(lambda x: x):
+    with pytest.raises(TypeError, match=r"model must be .*, got function; wrap a function"), isolated_eval(lambda x: x):
         pass
 
 
@@ -247,7 +247,7 @@ class TestTapping:
     def test_shows_and_replaces(self):
         model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
         seen = []
-        with tapping(model, {"0": seen.append, "1": torch.zeros_like}):
+        with hook_outputs(model, {"0": seen.append, "1": torch.zeros_like}):
             assert torch.equal(model(X), model[2].bias.expand(4, 3))
         assert torch.equal(seen[0], model[0](X))
         assert len(seen) == 1
@@ -256,7 +256,7 @@ class TestTapping:
         model = nn.Sequential(nn.Linear(6, 4), nn.LSTM(4, 2))
         with (
             pytest.raises(ValueError, match=r"layer '1' returns tuple"),
-            tapping(model, {"0": lambda _: None, "1": lambda _: None}),
+            hook_outputs(model, {"0": lambda _: None, "1": lambda _: None}),
         ):
             model(X)
         assert not any(module._forward_hooks for module in model.modules())
@@ -266,7 +266,7 @@ class TestTapping:
         model.add_module("head", nn.Linear(6, 4))
         with (
             pytest.raises(ValueError, match=r"layer 'heads' is unknown. Did you mean 'head'\?"),
-            tapping(model, {"heads": lambda _: None}),
+            hook_outputs(model, {"heads": lambda _: None}),
         ):
             pass
         assert not model.head._forward_hooks
@@ -280,5 +280,5 @@ def test_a_model_that_hands_its_mode_on_itself_is_told():
 
     model = Hidden(3, 2).eval()
     model.__dict__["told"] = True
-    with explaining(model):
+    with isolated_eval(model):
         assert model.told is False

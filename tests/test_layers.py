@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lightning_xai"
 
-BASE = {"_checks", "_guard", "targets", "operations", "attribution"}
+BASE = {"_checks", "_guard", "scores", "operations", "attribution"}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.
@@ -80,8 +80,8 @@ def test_the_package_itself_imports_its_own_names_and_the_standard_library():
     ("room", "source", "forbidden"),
     [
         ("_guard", "import lightning", "lightning"),
-        ("targets", "from torchmetrics import Metric", "torchmetrics.Metric"),
-        ("targets", "from lightning_xai.perturbation import kinds", "lightning_xai.perturbation.kinds"),
+        ("scores", "from torchmetrics import Metric", "torchmetrics.Metric"),
+        ("scores", "from lightning_xai.perturbation import kinds", "lightning_xai.perturbation.kinds"),
         ("attribution", "from lightning_xai import Windows", "lightning_xai.Windows"),
         ("attribution", "import lightning_xai", "lightning_xai"),
         ("perturbation", "def late():\n    import matplotlib.pyplot as plt", "matplotlib.pyplot"),
@@ -104,8 +104,8 @@ def test_a_forbidden_import_is_found(room, source, forbidden):
     ("room", "source"),
     [
         ("_guard", "import random\nimport torch.nn as nn"),
-        ("targets", "from lightning_xai._checks import unknown"),
-        ("perturbation", "from .kinds import Blur\nfrom ..targets import Score\nfrom .. import targets"),
+        ("scores", "from lightning_xai._checks import unknown"),
+        ("perturbation", "from .kinds import Blur\nfrom ..scores import Score\nfrom .. import scores"),
         ("units", "from lightning_xai.perturbation.kinds import Blur"),
         ("metrics", "from lightning_xai.figures import preview\nimport matplotlib"),
         ("app", "import hydra, lightning, rich\nfrom lightning_xai.callbacks import monitor"),

@@ -25,7 +25,7 @@ class Listed(Operations):
         self.calls = []
 
     def operation(self, func, args, kwargs):
-        self.calls.append((operation_name(func), kind_of(func), self.running()))
+        self.calls.append((operation_name(func), kind_of(func), self.current_module()))
         return func(*args, **kwargs)
 
 
@@ -163,12 +163,12 @@ def test_the_largest_activation_of_passes_that_are_made_anyway(wrapped, own):
     model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     given = nn.DataParallel(model, device_ids=[]) if wrapped else model
 
-    def meanwhile():
+    def probe():
         (x + 1).sum()  # what is computed beside the model is no pass of it
         for _ in range(own):
             model(x)
 
-    assert largest_activation(given, x, meanwhile) == 4 * 4 * 5
+    assert largest_activation(given, x, probe) == 4 * 4 * 5
     assert rows == [4] * max(1, own)
     assert not model._forward_hooks
 

@@ -13,7 +13,7 @@ shown = {
     "GaussianNoise(std=.2)": kinds.GaussianNoise(std=0.2),
     "UniformNoise(±.5)": kinds.UniformNoise(low=-0.5, high=0.5),
     "Replace(mirrored)": kinds.Replace(photo.flip(-1)),
-    "RandomPtn()": kinds.RandomPtn(seed=3),
+    "RandomScale()": kinds.RandomScale(seed=3),
     "Constant(0)": kinds.Constant(0.0),
 }
 grid = Windows(64).bind(photo)

@@ -1,7 +1,7 @@
 import torch
 from style import subplots
 
-from lightning_xai.targets import as_score
+from lightning_xai.scores import as_score
 
 z = torch.linspace(-5, 5, 201)
 output = torch.stack([z, torch.zeros_like(z), torch.ones_like(z)], 1)

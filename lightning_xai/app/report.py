@@ -37,7 +37,7 @@ class Part:
     columns: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     classes: list[str]
-    left_out: int
+    excluded: int
 
 
 def write_report(
@@ -166,7 +166,7 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
         columns=columns,
         samples=samples,
         classes=sorted({sample["target"] for sample in samples}),
-        left_out=0 if explained is None else len(explained["sample_id"]) - len(samples),
+        excluded=0 if explained is None else len(explained["sample_id"]) - len(samples),
     )
 
 
@@ -198,7 +198,7 @@ def _table(path: Path) -> dict[str, Any]:
     return {
         "title": title,
         "rows": rows[: _MOST_ROWS + 1],
-        "left_out": max(len(rows) - _MOST_ROWS - 1, 0),
+        "excluded": max(len(rows) - _MOST_ROWS - 1, 0),
         "file": path.name,
     }
 
@@ -206,7 +206,7 @@ def _table(path: Path) -> dict[str, Any]:
 def _columns(explained: Mapping[str, Tensor], metrics: Mapping[str, ExplanationMetric]) -> list[dict[str, Any]]:
     columns = []
     for name, metric in metrics.items():
-        for tensor, title in metric.pictured.items():
+        for tensor, title in metric.map_titles.items():
             key = f"{name}/{tensor}"
             if key in explained:
                 low, high = map_limits(explained[key], key)

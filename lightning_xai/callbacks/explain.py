@@ -13,14 +13,14 @@ from tqdm.auto import tqdm
 
 from lightning_xai import figures
 from lightning_xai._checks import as_integer, check_model
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import isolated_eval, detach_for_autograd
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
-from lightning_xai.metrics.base import Explained, ExplanationMetric, Table, shared_sweeps, update_together
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Table, shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.network import progress_to
 from lightning_xai.perturbation.sweep import evaluations
-from lightning_xai.targets import check_labels
+from lightning_xai.scores import check_labels
 
 Unpack = Callable[[Any], Sequence[Any]]
 Results = dict[str, dict[str, Any]]
@@ -85,7 +85,7 @@ class Collector:
             self.seen += len(inputs)
             wanted = (positions >= 0) & (positions < self.max_samples)
             finite = inputs.isfinite().flatten(1).all(1).cpu()
-            self._leave_out(int((wanted & ~finite).sum()))
+            self._exclude(int((wanted & ~finite).sum()))
             chosen = (wanted & finite).nonzero().flatten()
             if len(chosen):
                 ids = positions[chosen] if own_ids is None else own_ids.cpu()[chosen]
@@ -126,7 +126,7 @@ class Collector:
         first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
         if not len(first):
             return 0
-        with explaining(model):  # a label function may draw
+        with isolated_eval(model):  # a label function may draw
             return sum(
                 evaluations(
                     (request for metric in sharing.values() for request in metric.requests),
@@ -153,7 +153,7 @@ class Collector:
         own_ids = torch.as_tensor(parts[2]) if len(parts) == 3 else None
         if own_ids is not None and len(own_ids) != len(inputs):
             raise ValueError(f"unpack returned {len(own_ids)} sample ids for {len(inputs)} samples.")
-        return usable(inputs), labels, own_ids
+        return detach_for_autograd(inputs), labels, own_ids
 
     def _targets(self, labels: Any, chosen: Tensor, samples: int) -> Any:
         if self.target != "label":
@@ -162,7 +162,7 @@ class Collector:
             column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
             if column.ndim == 1:
                 check_labels(column, samples)
-                return usable(column).long()[chosen.to(column.device)]
+                return detach_for_autograd(column).long()[chosen.to(column.device)]
         warn_once(self._said, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 
@@ -178,11 +178,11 @@ class Collector:
         if self._writer is not None:
             self._writer.write(per_sample(found, inputs, ids))
 
-    def _leave_out(self, count: int) -> None:
+    def _exclude(self, count: int) -> None:
         if count:
-            warn_once(self._said, "samples with NaN or infinite inputs are left out; `left_out` counts them.")
+            warn_once(self._said, "samples with NaN or infinite inputs are left out; `excluded` counts them.")
             for metric in self.metrics.values():
-                metric.leave_out(count)
+                metric.exclude(count)
 
     def _has_shapes(self) -> bool:
         return all(metric.update_called for metric in self.metrics.values())
@@ -285,7 +285,7 @@ def draw(collector: Collector, results: Results, pictures: Pictures | None) -> d
     columns = {
         f"{name}/{tensor}": title
         for name, metric in collector.metrics.items()
-        for tensor, title in metric.pictured.items()
+        for tensor, title in metric.map_titles.items()
     }
     folder = collector.folder
     if columns and folder is not None and any(folder.glob("*.safetensors")):
@@ -302,7 +302,7 @@ def tabulate(collector: Collector, results: Results) -> dict[str, Table]:
     }
 
 
-def per_sample(found: Mapping[str, Explained], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
+def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
     """What is written to disk about a batch."""
     first = next(iter(found.values()))
     tensors = {"sample_id": ids, "target": first.target, "prediction": first.prediction, "input": inputs}

@@ -17,7 +17,7 @@ from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_xai import figures
 from lightning_xai._checks import as_integer, unknown
-from lightning_xai._guard import called_in
+from lightning_xai._guard import set_forward_context
 from lightning_xai.callbacks.explain import (
     Collector,
     Results,
@@ -267,7 +267,7 @@ class ExplanationMonitor(Callback):
         # A plugin without autocast has put the model itself into its precision: there is no other to call it in.
         plugin = trainer.precision_plugin
         plain = self.precision == "32" and isinstance(plugin, MixedPrecision)
-        return called_in(nullcontext if plain else plugin.forward_context)
+        return set_forward_context(nullcontext if plain else plugin.forward_context)
 
 
 class _Run:

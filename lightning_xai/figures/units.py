@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_xai.figures import _MOST_PANELS, Pictures, _figure, _height, _runs, _without_ticks, show_input
-from lightning_xai.units.dissection import NO_CONCEPT, Dissected
+from lightning_xai.units.dissection import NO_CONCEPT, DissectionResult
 from lightning_xai.units.field import ReceptiveField
 from lightning_xai.units.search import NO_SAMPLE, Strongest
 
@@ -73,7 +73,7 @@ def draw_units(
     return figure
 
 
-def detected(found: Dissected) -> dict[int, str]:
+def detected(found: DissectionResult) -> dict[int, str]:
     """What to write beside the units of :func:`draw_units`: the best concept and its IoU, a star for a detector."""
     best, iou, star = found.best.tolist(), found.best_iou.tolist(), found.is_detector.tolist()
     return {

@@ -2,7 +2,7 @@
 
 from lightning_xai.metrics.ablation import UnitAblation as UnitAblation
 from lightning_xai.metrics.activation import ActivationThreshold as ActivationThreshold
-from lightning_xai.metrics.base import Explained as Explained
+from lightning_xai.metrics.base import BatchExplanation as BatchExplanation
 from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.base import update_together as update_together
 from lightning_xai.metrics.dissection import Dissection as Dissection

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.metrics.base import Explained, ExplanationMetric, precise
-from lightning_xai.targets import Score, Target, as_score
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
+from lightning_xai.scores import Score, Target, as_score
 from lightning_xai.units.ablation import Plan, Units, ablation, class_sums
 
 
@@ -19,7 +19,7 @@ class UnitAblation(ExplanationMetric):
     ``compute()`` gives ``accuracy`` [U, classes] without the units, ``clean_accuracy`` [classes] with all of them,
     ``accuracy_change`` their difference, ``score_change`` [U, classes] the mean of :math:`s(x) - s(x; u\text{
     silenced})`, ``largest_loss`` the most accuracy that a class loses, ``samples``, ``nonfinite`` how many score
-    changes were not numbers, ``left_out``. Classes without samples are NaN.
+    changes were not numbers, ``excluded``. Classes without samples are NaN.
 
     Args:
         layer: The dotted name of a layer that gives [N, K] or [N, K, \*P] and runs once.
@@ -72,12 +72,12 @@ class UnitAblation(ExplanationMetric):
             )
         self.plan = Plan(layer, units, value, engine, chunk_size)
         self.score = as_score(score)
-        self._sums("right", "clean_right", "class_count", "score_sum", "score_count")
-        self._identify(layer, units, value, self.score)
+        self.add_sum_state("right", "clean_right", "class_count", "score_sum", "score_count")
+        self.fingerprint(layer, units, value, self.score)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)
         tensors = {
@@ -85,18 +85,18 @@ class UnitAblation(ExplanationMetric):
             "right": found.prediction == found.target.unsqueeze(1),
         }
         missing = (~found.score_change.isfinite()).sum(1)
-        return Explained(tensors, found.target, found.clean_prediction, missing, found.classes)
+        return BatchExplanation(tensors, found.target, found.clean_prediction, missing, found.classes)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the counts and scores of a batch."""
         right, change = found.tensors["right"], precise(found.tensors["score_change"])
         number = change.isfinite()
         of_class = found.target, found.classes
-        self._plus("right", class_sums(right.long(), *of_class))
-        self._plus("clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0])
-        self._plus("class_count", found.target.bincount(minlength=found.classes))
-        self._plus("score_sum", class_sums(torch.where(number, change, 0.0), *of_class))
-        self._plus("score_count", class_sums(number.long(), *of_class))
+        self.add_to_state("right", class_sums(right.long(), *of_class))
+        self.add_to_state("clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0])
+        self.add_to_state("class_count", found.target.bincount(minlength=found.classes))
+        self.add_to_state("score_sum", class_sums(torch.where(number, change, 0.0), *of_class))
+        self.add_to_state("score_count", class_sums(number.long(), *of_class))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import calling, explaining, usable
-from lightning_xai.metrics.base import Explained, ExplanationMetric
-from lightning_xai.targets import Target, Value
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.scores import Target, RawOutput
 from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, find_spot, seeing
@@ -21,7 +21,7 @@ from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile
 
 
 @dataclass(frozen=True)
-class Watched(Explained):
+class Watched(BatchExplanation):
     """What a metric of units found for a batch.
 
     Attributes:
@@ -121,7 +121,7 @@ class ActivationThreshold(QuantileMetric):
     ``compute()`` gives ``threshold`` [K] ([K, \*P] for positions); ``error``, its relative error, 0 if it is exact;
     ``peak``, the largest activation of each unit; ``dead``, how many units never were active (T = 0 and nothing is
     larger); ``values``, how many activations a unit had; ``samples``, ``nonfinite`` how many activations were not
-    finite (they are left out), ``left_out``. The largest activations of every unit are kept in ``budget`` bytes (64
+    finite (they are left out), ``excluded``. The largest activations of every unit are kept in ``budget`` bytes (64
     MiB): T is exact if half of it holds a share p of them, and is read off a histogram otherwise. The same for any
     number of processes.
 
@@ -164,30 +164,30 @@ class ActivationThreshold(QuantileMetric):
         super().__init__(p, **options)
         check_unit(unit)
         self.layer, self.unit, self.activation, self.output = layer, unit, activation, output
-        self._identify(layer, p, unit, activation, output)
+        self.fingerprint(layer, p, unit, activation, output)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """See the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         check_inputs(inputs, sample_ids)
         seen: list[Tensor] = []
-        with explaining(model):
-            inputs = usable(inputs)
+        with isolated_eval(model):
+            inputs = detach_for_autograd(inputs)
             spot = find_spot(model, inputs[:1], self.layer, self.activation)
 
             def see(_layer: str, values: Tensor) -> None:
                 seen.append(spot.activation(values.clone()))
 
-            with seeing(model, {spot.layer: spot}, see), calling():
+            with seeing(model, {spot.layer: spot}, see), forward_context():
                 output = model(inputs.clone())
-            bound = Value(output=self.output).bind(output, target, len(inputs))
+            bound = RawOutput(output=self.output).bind(output, target, len(inputs))
         kept = {"activation": as_units(seen[0], self.unit)}
         nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
         about = (bound.target, bound.prediction, nonfinite, bound.classes)
         return Watched({}, *about, kept=kept, shape=unit_shape(spot, self.unit))
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""
         assert isinstance(found, Watched)
         self._note_extent(found.shape)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai.perturbation.regions import BoundRegions, Regions, Segments
-from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, Swept, check_sweep, sweep
-from lightning_xai.targets import Target
+from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, SweepResult, check_sweep, sweep
+from lightning_xai.scores import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ _MOST_CLASS_CELLS = 2**24
 
 
 @dataclass(frozen=True)
-class Explained:
+class BatchExplanation:
     """What one metric found for a batch.
 
     Attributes:
@@ -45,7 +45,7 @@ class Explained:
     classes: int
     totals: dict[str, Tensor] = field(default_factory=dict)
 
-    def rows(self, rows: slice) -> Explained:
+    def rows(self, rows: slice) -> BatchExplanation:
         """The same for some of the samples; of totals, what is theirs if all samples have the same."""
         share = len(self.target[rows]) / max(len(self.target), 1)
         return replace(
@@ -93,24 +93,24 @@ class ExplanationMetric(Metric, ABC):
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
-    pictured: ClassVar[dict[str, str]] = {}
+    map_titles: ClassVar[dict[str, str]] = {}
     formula: ClassVar[str] = ""
     reading: ClassVar[str] = ""
 
     samples: Tensor
     nonfinite: Tensor
-    left_out: Tensor
+    excluded: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._identify()  # the first state, as torchmetrics 1.5 compares no other
-        for name in ("samples", "nonfinite", "left_out"):
+        self.fingerprint()  # the first state, as torchmetrics 1.5 compares no other
+        for name in ("samples", "nonfinite", "excluded"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     @abstractmethod
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """Explain a batch; changes nothing.
 
         Args:
@@ -125,10 +125,10 @@ class ExplanationMetric(Metric, ABC):
         self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
 
     @abstractmethod
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add what was found to the states."""
 
-    def accumulate(self, found: Explained) -> None:
+    def accumulate(self, found: BatchExplanation) -> None:
         """Count what :meth:`run` found."""
         self._update_count += 1
         self._computed = None
@@ -140,9 +140,9 @@ class ExplanationMetric(Metric, ABC):
         """Explain a batch and count it; the arguments are those of :meth:`run`."""
         self._accumulate(self.run(model, inputs, target, sample_ids))
 
-    def leave_out(self, count: int) -> None:
+    def exclude(self, count: int) -> None:
         """Count samples that could not be explained."""
-        self.left_out = self.left_out + count
+        self.excluded = self.excluded + count
 
     def plot(self, val: Mapping[str, Any] | None = None, ax: Any = None) -> tuple[Figure, Any]:  # noqa: ARG002 - as torchmetrics has it
         """A figure of the results, and its axes: curves, heat maps, maps per class.
@@ -164,18 +164,18 @@ class ExplanationMetric(Metric, ABC):
         """Tables of the results, by what they list; none unless a metric has some."""
         return {}
 
-    def _accumulate(self, found: Explained) -> None:
+    def _accumulate(self, found: BatchExplanation) -> None:
         with torch.no_grad():
             self.add(found)  # first, as it is what refuses inputs of another size
             self.samples = self.samples + len(found.target)
             self.nonfinite = self.nonfinite + found.nonfinite.sum()
 
-    def _sums(self, *names: str) -> None:
+    def add_sum_state(self, *names: str) -> None:
         """States that start as the number 0 and take the shape and precision of what is first added."""
         for name in names:
             self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
-    def _plus(self, name: str, values: Tensor) -> None:
+    def add_to_state(self, name: str, values: Tensor) -> None:
         """Add values summed over the samples to a state, in double precision where the device has it."""
         before = getattr(self, name)
         if before.ndim and before.shape != values.shape:
@@ -185,14 +185,14 @@ class ExplanationMetric(Metric, ABC):
             )
         setattr(self, name, before.to(values.device) + values)
 
-    def _identify(self, *configuration: Any) -> None:
+    def fingerprint(self, *configuration: Any) -> None:
         """Keep a ``MetricCollection`` from taking two metrics for one because their first results agree."""
         code = zlib.crc32(_written_out((type(self).__name__, configuration)).encode())
         bits = torch.tensor([code >> bit & 1 for bit in range(32)], dtype=torch.uint8)
         self.add_state("configuration", bits, dist_reduce_fx="max")
 
     def _counts(self) -> dict[str, Tensor]:
-        return {"samples": self.samples, "nonfinite": self.nonfinite, "left_out": self.left_out}
+        return {"samples": self.samples, "nonfinite": self.nonfinite, "excluded": self.excluded}
 
 
 class SweepMetric(ExplanationMetric, ABC):
@@ -209,12 +209,12 @@ class SweepMetric(ExplanationMetric, ABC):
     captures: Sequence[CaptureRequest] = ()
 
     @abstractmethod
-    def explained(self, swept: Swept) -> Explained:
+    def explained(self, swept: SweepResult) -> BatchExplanation:
         """What the metric makes of a sweep that holds its requests."""
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
@@ -222,14 +222,14 @@ class SweepMetric(ExplanationMetric, ABC):
         """Raise what a sweep of a batch would refuse."""
         check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
-    def _explained(self, swept: Swept, tensors: dict[str, Tensor]) -> Explained:
+    def _explained(self, swept: SweepResult, tensors: dict[str, Tensor]) -> BatchExplanation:
         """``tensors`` with the sweep's importances that are not numbers counted, where there is one to be expected."""
         nonfinite = torch.stack([self._missing(swept, request) for request in self.requests]).sum(0)
         score = self.requests[0].score
-        return Explained(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+        return BatchExplanation(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
 
     @staticmethod
-    def _missing(swept: Swept, request: Request) -> Tensor:
+    def _missing(swept: SweepResult, request: Request) -> Tensor:
         local = swept.local(request)
         missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.partner).to(local.device)
         return missing.sum(1)
@@ -250,26 +250,26 @@ class MapMetric(ExplanationMetric, ABC):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._sums("map_sum", "map_abs_sum", "map_count", "class_sum", "class_count")
-        self._sums("mean_abs_sum", "gini_sum", "top_share_sum", "measured")
+        self.add_sum_state("map_sum", "map_abs_sum", "map_count", "class_sum", "class_count")
+        self.add_sum_state("mean_abs_sum", "gini_sum", "top_share_sum", "measured")
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the maps [N, *S] of ``found.tensors["map"]``."""
         values = precise(found.tensors["map"])
         number = values.isfinite()
         values = torch.where(number, values, 0.0)
-        self._plus("map_sum", values.sum(0))
-        self._plus("map_abs_sum", values.abs().sum(0))
-        self._plus("map_count", number.sum(0))
+        self.add_to_state("map_sum", values.sum(0))
+        self.add_to_state("map_abs_sum", values.abs().sum(0))
+        self.add_to_state("map_count", number.sum(0))
         if found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
             blank = values.new_zeros(found.classes, *values.shape[1:])
-            self._plus("class_sum", blank.index_add(0, found.target, values))
-            self._plus("class_count", blank.index_add(0, found.target, number.to(values)))
+            self.add_to_state("class_sum", blank.index_add(0, found.target, values))
+            self.add_to_state("class_count", blank.index_add(0, found.target, number.to(values)))
         sizes, cells = values.abs().flatten(1), number.flatten(1)
-        self._plus("mean_abs_sum", (sizes.sum(1) / cells.sum(1).clamp(min=1)).sum())
-        self._plus("gini_sum", gini(sizes, cells).sum())
-        self._plus("top_share_sum", top_share(sizes, cells).sum())
-        self._plus("measured", cells.any(1).sum())
+        self.add_to_state("mean_abs_sum", (sizes.sum(1) / cells.sum(1).clamp(min=1)).sum())
+        self.add_to_state("gini_sum", gini(sizes, cells).sum())
+        self.add_to_state("top_share_sum", top_share(sizes, cells).sum())
+        self.add_to_state("measured", cells.any(1).sum())
 
     def _maps(self) -> dict[str, Tensor]:
         found = {
@@ -293,7 +293,7 @@ def update_together(
     sample_ids: Tensor | Sequence[int] | None = None,
     *,
     count: bool = True,
-) -> dict[str, Explained]:
+) -> dict[str, BatchExplanation]:
     """Update metrics so that those over the same regions share one sweep.
 
     Args:

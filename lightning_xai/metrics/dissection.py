@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import explaining, usable
-from lightning_xai.metrics.base import Explained, ExplanationMetric
+from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
-from lightning_xai.targets import Target, Value
+from lightning_xai.scores import Target, RawOutput
 from lightning_xai.units._capture import capture, with_positions
 from lightning_xai.units.dissection import (
     Concepts,
-    Dissected,
+    DissectionResult,
     Overlap,
     area_where_present,
     check_reading,
@@ -33,7 +33,7 @@ class Dissection(ExplanationMetric):
 
     ``compute()`` gives ``iou`` [U, Q], ``best_iou`` [U], ``concept`` [U] (the best concept, -1 for none), ``detectors``
     how many units have a best IoU above ``detector``, ``concepts_detected`` how many concepts they detect, ``samples``,
-    ``nonfinite`` how many activations were not numbers (their samples are left out of the counts) and ``left_out``.
+    ``nonfinite`` how many activations were not numbers (their samples are left out of the counts) and ``excluded``.
     :meth:`result` gives the same as a table that can be saved and drawn.
 
     Args:
@@ -43,7 +43,7 @@ class Dissection(ExplanationMetric):
         segmenter: A function of inputs [N, C, \*S] that returns labels [N, \*S] or masks [N, Q, \*S]; unless given,
             every update needs ``masks``.
         groups: Dissect groups of units instead of single ones.
-        union: ``"all"`` or ``"present"``; see :class:`lightning_xai.units.Dissected`.
+        union: ``"all"`` or ``"present"``; see :class:`lightning_xai.units.DissectionResult`.
         detector: The least IoU of a detector.
         output: Which tensor of the model's output holds the classes, if it returns several.
         **options: Options of ``torchmetrics.Metric``.
@@ -98,8 +98,8 @@ class Dissection(ExplanationMetric):
         self.union = union
         self.detector = detector
         self.output = output
-        self._sums("intersection", "area", "area_present", "concept_area")
-        self._identify(layer, self.concepts, self.threshold.tolist(), segmenter, id(groups), union, detector, output)
+        self.add_sum_state("intersection", "area", "area_present", "concept_area")
+        self.fingerprint(layer, self.concepts, self.threshold.tolist(), segmenter, id(groups), union, detector, output)
 
     def run(
         self,
@@ -108,7 +108,7 @@ class Dissection(ExplanationMetric):
         target: Target,
         sample_ids: Tensor | Sequence[int] | None = None,
         masks: Tensor | None = None,
-    ) -> Explained:
+    ) -> BatchExplanation:
         r"""Count cells of a batch; the arguments are those of :meth:`ExplanationMetric.run`, and its masks.
 
         Args:
@@ -123,8 +123,8 @@ class Dissection(ExplanationMetric):
         """
         ids = check_inputs(inputs, sample_ids)
         model = unwrapped(model)
-        with explaining(model):
-            inputs = usable(inputs)
+        with isolated_eval(model):
+            inputs = detach_for_autograd(inputs)
             if masks is None:
                 if self.segmenter is None:
                     raise ValueError("masks are missing: give Dissection a segmenter, or update(..., masks=...).")
@@ -137,13 +137,13 @@ class Dissection(ExplanationMetric):
             maps = torch.where(usual.view(-1, *[1] * (maps.ndim - 1)), maps, 0.0)
             maps = maps if self.groups is None else self.groups.combine(maps)
             found = overlap(maps, labelled, self._threshold(maps))
-            reader = Value(output=self.output).bind(output, target, len(ids))
+            reader = RawOutput(output=self.output).bind(output, target, len(ids))
         tensors = {
             "intersection": found.intersection * usual.view(-1, 1, 1),
             "area": found.area * usual.view(-1, 1),
             "concept_area": found.concept_area * usual.view(-1, 1),
         }
-        return Explained(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
+        return BatchExplanation(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
 
     def update(
         self,
@@ -156,17 +156,17 @@ class Dissection(ExplanationMetric):
         """Count cells of a batch; the arguments are those of :meth:`run`."""
         self._accumulate(self.run(model, inputs, target, sample_ids, masks))
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the counts of a batch."""
         tensors = found.tensors
         counts = Overlap(tensors["intersection"], tensors["area"], tensors["concept_area"])
-        self._plus("area_present", area_where_present(counts, self.concepts))
+        self.add_to_state("area_present", area_where_present(counts, self.concepts))
         for name, count in counts._asdict().items():
-            self._plus(name, count.sum(0))
+            self.add_to_state(name, count.sum(0))
 
-    def result(self) -> Dissected:
+    def result(self) -> DissectionResult:
         """The counts so far, of all processes if they have been synchronised, as a table."""
-        return Dissected(
+        return DissectionResult(
             concepts=self.concepts,
             threshold=self.threshold.expand(self.area.shape),
             intersection=self.intersection,

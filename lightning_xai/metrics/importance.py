@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, precise
+from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
 from lightning_xai.perturbation.importance import relative_importance
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
-from lightning_xai.perturbation.sweep import Plan, Request, Swept
-from lightning_xai.targets import Score, as_score
+from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
+from lightning_xai.scores import Score, as_score
 
 
 class Importance(MapMetric, SweepMetric):
@@ -21,7 +21,7 @@ class Importance(MapMetric, SweepMetric):
     [\*S] the mean relative importance, ``per_class`` [classes, \*S] the mean per explained class (left out over 2**24
     numbers), ``mean_abs`` the mean magnitude of a cell, ``gini`` and ``top_share`` how peaked a sample's map is (the
     Gini coefficient; the share of the strongest tenth of its cells), ``samples``, ``nonfinite`` how many importances
-    were not numbers, ``left_out`` how many samples could not be explained. Cells that no feature reaches are NaN.
+    were not numbers, ``excluded`` how many samples could not be explained. Cells that no feature reaches are NaN.
 
     Args:
         regions: The features j.
@@ -50,7 +50,7 @@ class Importance(MapMetric, SweepMetric):
     reading: ClassVar[str] = (
         "Red cells are evidence for the target: the score falls when they are perturbed. Blue cells speak against it."
     )
-    pictured: ClassVar[dict[str, str]] = {"map": "importance LI", "relative": "relative importance RI"}
+    map_titles: ClassVar[dict[str, str]] = {"map": "importance LI", "relative": "relative importance RI"}
 
     relative_sum: Tensor
 
@@ -66,10 +66,10 @@ class Importance(MapMetric, SweepMetric):
         super().__init__(**options)
         self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
         self.requests = [Request(perturbation, as_score(score))]
-        self._sums("relative_sum")
-        self._identify(self.plan, self.requests)
+        self.add_sum_state("relative_sum")
+        self.fingerprint(self.plan, self.requests)
 
-    def explained(self, swept: Swept) -> Explained:
+    def explained(self, swept: SweepResult) -> BatchExplanation:
         """Importance [N, J] of a sweep, painted."""
         (request,) = self.requests
         local = swept.local(request)
@@ -77,10 +77,10 @@ class Importance(MapMetric, SweepMetric):
         tensors = {"map": paint(local), "relative": paint(relative_importance(local)), "local": local}
         return self._explained(swept, tensors)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self._plus("relative_sum", precise(found.tensors["relative"]).nansum(0))
+        self.add_to_state("relative_sum", precise(found.tensors["relative"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

@@ -10,12 +10,12 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai.metrics.activation import QuantileMetric, Watched
-from lightning_xai.metrics.base import Explained, SweepMetric, Table, check_shared
+from lightning_xai.metrics.base import BatchExplanation, SweepMetric, Table, check_shared
 from lightning_xai.perturbation.capture import Capture
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
-from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swept
-from lightning_xai.targets import Score, as_score
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
+from lightning_xai.scores import Score, as_score
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
 from lightning_xai.units.counts import as_unit, per_change, strongest, written
@@ -39,7 +39,7 @@ class Reactivation(QuantileMetric, SweepMetric):
     positions); ``total``; ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean
     of :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead_units``
     [K], which units never were active (as T is 0 for them, anything that pushes them up counts); ``dead``, how many
-    these are; ``samples``, ``nonfinite`` how many changes were not numbers, ``left_out``.
+    these are; ``samples``, ``nonfinite`` how many changes were not numbers, ``excluded``.
 
     A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
@@ -73,7 +73,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         (tensor([0., 2., 0.], dtype=torch.float64), tensor([0, 2]), tensor(2))
     """
 
-    pictured: ClassVar[dict[str, str]] = {"map": "re-activation,\nmean Δa"}
+    map_titles: ClassVar[dict[str, str]] = {"map": "re-activation,\nmean Δa"}
     formula: ClassVar[str] = r"M_{j,k} = \#\{x : \sigma(B_k(R_j x) - B_k(x)) - \sigma(0) > T_k\}"
     reading: ClassVar[str] = "How many units are switched on where a part of the input is perturbed."
 
@@ -120,13 +120,13 @@ class Reactivation(QuantileMetric, SweepMetric):
             capture = PositionChange(layer, threshold, activation)
         self.captures = [CaptureRequest(perturbation, capture)]
         self.add_state("changes", [], dist_reduce_fx="cat")
-        self._sums("change_sum")
+        self.add_sum_state("change_sum")
         for name in ("counts", "feature_counts", "unit_counts"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         told = threshold if isinstance(threshold, str) else threshold.tolist()
-        self._identify(layer, self.plan, self.requests, p, told, unit, activation)
+        self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation)
 
-    def explained(self, swept: Swept) -> Explained:
+    def explained(self, swept: SweepResult) -> BatchExplanation:
         """The changes of a sweep: the mean over the units painted, and what is counted."""
         (request,), (asked,) = self.requests, self.captures
         captured = present(swept.captured[asked], swept.regions)
@@ -146,19 +146,19 @@ class Reactivation(QuantileMetric, SweepMetric):
         about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
         return Watched({"map": swept.regions.paint(shown)}, *about, kept=kept, shape=swept.regions.spatial)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Count the changes of a batch, or keep them until the threshold is known."""
         assert isinstance(found, Watched)
         kept = found.kept
         self._note_extent(found.shape)
-        self._plus("change_sum", kept["change"].double().nansum(0))
+        self.add_to_state("change_sum", kept["change"].double().nansum(0))
         if self.unit == "position":
-            self._plus("feature_counts", kept["by_feature"].sum(0))
-            self._plus("unit_counts", kept["by_unit"].sum(0))
+            self.add_to_state("feature_counts", kept["by_feature"].sum(0))
+            self.add_to_state("unit_counts", kept["by_unit"].sum(0))
             return
         if isinstance(self.threshold, Tensor):
             fit_threshold(self.threshold, tuple(kept["largest"].shape[2:]), self.layer or "the last layer")
-            self._plus("counts", hits(kept["largest"], self.threshold).sum(0))
+            self.add_to_state("counts", hits(kept["largest"], self.threshold).sum(0))
             return
         assert isinstance(self.changes, list)
         self.changes.append(kept["largest"])

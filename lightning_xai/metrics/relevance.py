@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import calling, explaining, usable
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
 from lightning_xai.attribution import Attribution
-from lightning_xai.metrics.base import Explained, MapMetric, check_shared, precise
+from lightning_xai.metrics.base import BatchExplanation, MapMetric, check_shared, precise
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
-from lightning_xai.targets import BoundScore, Target, as_score
+from lightning_xai.scores import BoundScore, Target, as_score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class _Accounting(Protocol):
 
 
 @dataclass(frozen=True)
-class _Accounted(Explained):
+class _Accounted(BatchExplanation):
     """What was found together with a ledger.
 
     Attributes:
@@ -59,7 +59,7 @@ class Relevance(MapMetric):
 
     ``histogram`` [65] how many cells of the maps lie in 65 equal intervals from -1 to 1, in units of the strongest cell
     of their sample, ``by_feature`` [J] the mean share of a sample's magnitude that a feature has, signed (with
-    ``regions``, or columns of a table), ``samples``, ``nonfinite`` how many cells were not numbers, ``left_out`` how
+    ``regions``, or columns of a table), ``samples``, ``nonfinite`` how many cells were not numbers, ``excluded`` how
     many samples could not be explained; and the mean of what the attribution gives besides its map
     (``completeness_gap`` of :class:`~lightning_xai.relevance.IntegratedGradients`). Cells that are not numbers are left
     out. A map that is 0 has the entropy, shares and coefficients 0; scores that are all 0 do not divide.
@@ -98,7 +98,7 @@ class Relevance(MapMetric):
 
     formula: ClassVar[str] = r"R, \quad \sum_p R_p \approx s(x)"
     reading: ClassVar[str] = "Red cells speak for the target, blue cells against it."
-    pictured: ClassVar[dict[str, str]] = {"map": "relevance R"}
+    map_titles: ClassVar[dict[str, str]] = {"map": "relevance R"}
 
     positive_sum: Tensor
     entropy_sum: Tensor
@@ -136,15 +136,15 @@ class Relevance(MapMetric):
         self.regions = regions
         self.ledger = ledger and isinstance(attribution, _Accounting)
         self.layers: tuple[str, ...] = ()
-        self._sums("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
-        self._sums(*(f"{name}_sum" for name in attribution.details), "details_count")
+        self.add_sum_state("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
+        self.add_sum_state(*(f"{name}_sum" for name in attribution.details), "details_count")
         if self.ledger:
-            self._sums("ledger_sum", "input_sum", "bias_sum", "epsilon_sum", "start_sum")
-        self._identify(attribution, part, regions, ledger)
+            self.add_sum_state("ledger_sum", "input_sum", "bias_sum", "epsilon_sum", "start_sum")
+        self.fingerprint(attribution, part, regions, ledger)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         ids = check_inputs(inputs, sample_ids)
         bound, score = self._bound(model, inputs, target)
@@ -177,7 +177,7 @@ class Relevance(MapMetric):
             self._bound(model, inputs, target)
         super().check(model, inputs, target)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch, and what belongs to them."""
         assert isinstance(found, _Accounted)
         super().add(found)
@@ -187,26 +187,26 @@ class Relevance(MapMetric):
         sizes = values.abs()
         total = sizes.sum(1)
         shares = sizes / torch.where(total > 0, total, 1.0).unsqueeze(1)
-        self._plus("positive_sum", (shares * (values > 0)).sum())
-        self._plus("entropy_sum", -torch.special.xlogy(shares, shares).sum())
+        self.add_to_state("positive_sum", (shares * (values > 0)).sum())
+        self.add_to_state("entropy_sum", -torch.special.xlogy(shares, shares).sum())
         strongest = sizes.amax(1, keepdim=True)
         places = values / torch.where(strongest > 0, strongest, 1.0)
         bins = ((places + 1) / 2 * BINS).long().clamp(0, BINS - 1)[found.tensors["map"].flatten(1).isfinite()]
-        self._plus("histogram", torch.bincount(bins, minlength=BINS))
+        self.add_to_state("histogram", torch.bincount(bins, minlength=BINS))
         gap, score = precise(found.tensors["gap"]), precise(found.tensors["score"])
         known = gap.isfinite()
-        self._plus("gap_sum", torch.where(known, gap, 0.0).abs().sum())
-        self._plus("score_sum", torch.where(known, score, 0.0).abs().sum())
+        self.add_to_state("gap_sum", torch.where(known, gap, 0.0).abs().sum())
+        self.add_to_state("score_sum", torch.where(known, score, 0.0).abs().sum())
         if "by_feature" in found.tensors:
-            self._plus("feature_sum", precise(found.tensors["by_feature"]).sum(0))
+            self.add_to_state("feature_sum", precise(found.tensors["by_feature"]).sum(0))
         if not self.ledger:
             details = [precise(found.tensors[name]) for name in self.attribution.details]
             there = torch.stack([detail.isfinite() for detail in details]).all(0) if details else known
             for name, detail in zip(self.attribution.details, details, strict=True):
-                self._plus(f"{name}_sum", torch.where(there, detail, 0.0).sum())
-            self._plus("details_count", there.sum())
+                self.add_to_state(f"{name}_sum", torch.where(there, detail, 0.0).sum())
+            self.add_to_state("details_count", there.sum())
         for name, value in found.totals.items():
-            self._plus(f"{name}_sum", precise(value))
+            self.add_to_state(f"{name}_sum", precise(value))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""
@@ -240,9 +240,9 @@ class Relevance(MapMetric):
 
     def _bound(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
         """The score bound to the clean output, and its values."""
-        with explaining(model):
-            with calling():
-                output = model(usable(inputs).clone())
+        with isolated_eval(model):
+            with forward_context():
+                output = model(detach_for_autograd(inputs).clone())
             bound = self.score.bind(output, target, len(inputs))
             return bound, bound(output)
 

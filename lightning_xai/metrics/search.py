@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import explaining, usable
-from lightning_xai.metrics.base import Explained, ExplanationMetric
+from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
-from lightning_xai.targets import Target, Value
+from lightning_xai.scores import Target, RawOutput
 from lightning_xai.units._capture import capture
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.search import Peaks, Strongest, candidates, check_ids, merged, nothing, peaks
@@ -27,7 +27,7 @@ class TopSamples(ExplanationMetric):
 
     ``compute()`` gives ``value`` [U, n] (NaN where there were fewer samples), ``sample_id`` [U, n] and ``position``
     [U, n, D] (-1 there), ``samples``, ``nonfinite`` how many activations were not numbers (such a sample is not among a
-    unit's strongest) and ``left_out``.
+    unit's strongest) and ``excluded``.
 
     Args:
         layer: The dotted name of a layer that gives [N, K] or maps [N, K, \*P].
@@ -75,27 +75,27 @@ class TopSamples(ExplanationMetric):
         self.groups = groups
         self.output = output
         self.add_state("strongest", torch.zeros((), dtype=torch.float64), dist_reduce_fx=partial(_joined, n=n))
-        self._identify(layer, n, id(groups), output)
+        self.fingerprint(layer, n, id(groups), output)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Explained:
+    ) -> BatchExplanation:
         """Find the peaks of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         ids = check_inputs(inputs, sample_ids)
         check_ids(ids)
         model = unwrapped(model)
-        with explaining(model):
-            inputs = usable(inputs)
+        with isolated_eval(model):
+            inputs = detach_for_autograd(inputs)
             output, maps = capture(model, inputs, self.layer)
             maps = maps if self.groups is None else self.groups.combine(maps)
             broken = ~maps.flatten(2).isfinite().all(2) if maps.ndim > 2 else ~maps.isfinite()
             found = peaks(torch.where(broken.view(*broken.shape, *[1] * (maps.ndim - 2)), 0.0, maps))
-            reader = Value(output=self.output).bind(output, target, len(ids))
+            reader = RawOutput(output=self.output).bind(output, target, len(ids))
         value = found.value.masked_fill(broken, float("nan"))
         tensors = {"value": value, "position": found.position, "id": torch.tensor(ids, device=value.device)}
-        return Explained(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
+        return BatchExplanation(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Keep the strongest of a batch and those so far."""
         tensors = found.tensors
         batch = candidates(Peaks(tensors["value"], tensors["position"]), tensors["id"])

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import Explained, MapMetric, SweepMetric, precise
+from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.speed import fit_slope, state_abscissae
-from lightning_xai.perturbation.sweep import Plan, Request, Swept
-from lightning_xai.targets import Score, as_score
+from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
+from lightning_xai.scores import Score, as_score
 
 
 class Speed(MapMetric, SweepMetric):
@@ -53,7 +53,7 @@ class Speed(MapMetric, SweepMetric):
         "How fast the score falls as the perturbation of a feature grows: the slope of importance over the "
         "strength. A high R² says that it grows evenly."
     )
-    pictured: ClassVar[dict[str, str]] = {"map": "speed v"}
+    map_titles: ClassVar[dict[str, str]] = {"map": "speed v"}
 
     r_squared_sum: Tensor
 
@@ -73,20 +73,20 @@ class Speed(MapMetric, SweepMetric):
         states = _states(perturbations, strengths)
         self.requests = [Request(state, as_score(score)) for state in states]
         self.abscissae = state_abscissae(states, abscissa)
-        self._sums("r_squared_sum")
-        self._identify(self.plan, self.requests, self.abscissae)
+        self.add_sum_state("r_squared_sum")
+        self.fingerprint(self.plan, self.requests, self.abscissae)
 
-    def explained(self, swept: Swept) -> Explained:
+    def explained(self, swept: SweepResult) -> BatchExplanation:
         """Slopes [N, J] of a sweep, painted."""
         fit = fit_slope(self.abscissae, torch.stack([swept.local(request) for request in self.requests]))
         paint = swept.regions.paint
         tensors = {"map": paint(fit.slope), "r_squared": paint(fit.r_squared), "slope": fit.slope}
         return self._explained(swept, tensors)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self._plus("r_squared_sum", precise(found.tensors["r_squared"]).nansum(0))
+        self.add_to_state("r_squared_sum", precise(found.tensors["r_squared"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai.metrics.base import Explained, SweepMetric, check_shared, precise
+from lightning_xai.metrics.base import BatchExplanation, SweepMetric, check_shared, precise
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
-from lightning_xai.perturbation.sweep import Plan, Request, Swept
+from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.perturbation.synergy import beyond_single, joint_importance
-from lightning_xai.targets import Score, as_score
+from lightning_xai.scores import Score, as_score
 
 
 class Synergy(SweepMetric):
@@ -21,7 +21,7 @@ class Synergy(SweepMetric):
 
     ``compute()`` gives, over the samples: ``joint`` and ``interaction`` [J, J] ([J] for an anchor), the means, NaN on
     the diagonal; ``interaction_mean_abs`` the mean magnitude of an interaction; ``redundant_share`` the share of a
-    sample's interaction that is positive (redundant), on average; ``samples``, ``nonfinite`` and ``left_out``.
+    sample's interaction that is positive (redundant), on average; ``samples``, ``nonfinite`` and ``excluded``.
 
     Args:
         regions: The features j, the same in every sample.
@@ -53,7 +53,7 @@ class Synergy(SweepMetric):
         "What losing two features together costs beyond losing each alone. Positive: they hold the same "
         "evidence, so only losing both hurts. Negative: they need each other, so losing either is enough."
     )
-    pictured: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest (grey)"}
+    map_titles: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest (grey)"}
 
     joint_sum: Tensor
     joint_count: Tensor
@@ -80,11 +80,11 @@ class Synergy(SweepMetric):
         self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
         pair = Request(perturbation, as_score(score), "all" if anchor is None else anchor)
         self.requests = [pair, Request(perturbation, as_score(score))]
-        self._sums("joint_sum", "joint_count", "interaction_sum", "interaction_count")
-        self._sums("mean_abs_sum", "redundant_sum", "measured")
-        self._identify(self.plan, self.requests)
+        self.add_sum_state("joint_sum", "joint_count", "interaction_sum", "interaction_count")
+        self.add_sum_state("mean_abs_sum", "redundant_sum", "measured")
+        self.fingerprint(self.plan, self.requests)
 
-    def explained(self, swept: Swept) -> Explained:
+    def explained(self, swept: SweepResult) -> BatchExplanation:
         """Joint importance and interaction [N, J, J] of a sweep, and the row of each sample's strongest feature."""
         pair, single = self.requests
         joint, alone = joint_importance(swept, pair), swept.local(single)
@@ -97,18 +97,18 @@ class Synergy(SweepMetric):
         tensors = {"joint": joint, "interaction": interaction, "strongest": swept.regions.paint(row), "anchor": anchor}
         return self._explained(swept, tensors)
 
-    def add(self, found: Explained) -> None:
+    def add(self, found: BatchExplanation) -> None:
         """Add the matrices of a batch."""
         for name in ("joint", "interaction"):
             values = precise(found.tensors[name])
             number = values.isfinite()
-            self._plus(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
-            self._plus(f"{name}_count", number.sum(0))
+            self.add_to_state(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
+            self.add_to_state(f"{name}_count", number.sum(0))
         interaction = precise(found.tensors["interaction"]).flatten(1)
         count, total = interaction.isfinite().sum(1), interaction.abs().nansum(1)
-        self._plus("mean_abs_sum", (total / count.clamp(min=1)).sum())
-        self._plus("redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum())
-        self._plus("measured", (count > 0).sum())
+        self.add_to_state("mean_abs_sum", (total / count.clamp(min=1)).sum())
+        self.add_to_state("redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum())
+        self.add_to_state("measured", (count > 0).sum())
 
     def compute(self) -> dict[str, Tensor]:
         """The results named above."""

@@ -69,7 +69,7 @@ def attended(watches: Iterable[Watch]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Captured:
+class CaptureResult:
     """What a capture found in a sweep.
 
     Attributes:
@@ -82,13 +82,13 @@ class Captured:
     samples: dict[str, Tensor]
 
     @staticmethod
-    def joined(blocks: Sequence[Captured]) -> Captured:
+    def joined(blocks: Sequence[CaptureResult]) -> CaptureResult:
         """What was found in blocks of samples, in one."""
         features, samples = (
             {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             for parts in ([block.features for block in blocks], [block.samples for block in blocks])
         )
-        return Captured(features, samples)
+        return CaptureResult(features, samples)
 
 
 @dataclass
@@ -113,12 +113,12 @@ class Looks:
             for name, values in watch.chunk(features).items():
                 parts.setdefault(name, []).append(values)
 
-    def captured(self) -> list[Captured]:
+    def captured(self) -> list[CaptureResult]:
         """What every watch has kept of these samples."""
         found = []
         change = torch.cat(self.change)
         for watch, parts in zip(self.watches, self.kept, strict=True):
             joined = watch.whole({name: torch.cat(chunks) for name, chunks in parts.items()})
             features = {name: values.transpose(0, 1) for name, values in {"change": change, **joined}.items()}
-            found.append(Captured(features, watch.finish()))
+            found.append(CaptureResult(features, watch.finish()))
         return found

@@ -13,7 +13,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
-from lightning_xai.targets import CombClasses, Score, StrongestClass, Target, as_score
+from lightning_xai.scores import CombClasses, Score, _StrongestClass, Target, as_score
 
 
 def importance(
@@ -40,7 +40,7 @@ def importance(
         target: Class indices [N], one index for all, or ``"predicted"``.
         regions: The features j, e.g. ``Windows(size=4)``.
         perturbation: R, e.g. ``kinds.Blur(sigma=3.0)``.
-        score: s: a name, a :class:`~lightning_xai.targets.Score`, or a function of (output, target).
+        score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"`` or ``"dense"``.
@@ -164,7 +164,7 @@ def comb_classes(
         >>> found.strongest
         tensor([[2, 2]])
     """
-    value, index = CombClasses(output=output), StrongestClass(output=output)
+    value, index = CombClasses(output=output), _StrongestClass(output=output)
     requests = [Request(perturbation, value), Request(perturbation, index)]
     swept = sweep(model, inputs, target, requests, Plan(regions, chunk_size, engine), sample_ids)
     local = swept.local(requests[0])

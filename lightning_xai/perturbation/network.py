@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import calling
+from lightning_xai._guard import forward_context
 from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation.capture import Capture, Watch
 
@@ -52,7 +52,7 @@ class Network:
         if chunk_size is None:
             budget = _ACTIVATION_BYTES.get(inputs.device.type, _ACTIVATION_BYTES_ELSEWHERE)
             # What is watched mostly looks at one pass itself, which tells the size of a pass, too.
-            with calling():
+            with forward_context():
                 largest = largest_activation(model, inputs[:1], watch)
             chunk_size = min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)
         else:
@@ -61,12 +61,12 @@ class Network:
 
     def __call__(self, inputs: Tensor, watches: Collection[Watch] = ()) -> Any:
         if not watches:
-            with calling():
+            with forward_context():
                 return self.model(inputs)
         with ExitStack() as stack:
             for watch in watches:
                 stack.enter_context(watch.around())
-            stack.enter_context(calling())
+            stack.enter_context(forward_context())
             return self.model(inputs)
 
     def sets(self, samples: int) -> int:

@@ -147,8 +147,8 @@ class Windows(Regions):
             offset = 0
         else:
             count = (extent - size) // stride + 1
-            left_out = extent - (count - 1) * stride - size
-            offset = {"left": left_out, "right": 0, "center": (left_out + 1) // 2}[self.remainder]
+            excluded = extent - (count - 1) * stride - size
+            offset = {"left": excluded, "right": 0, "center": (excluded + 1) // 2}[self.remainder]
         starts = (start + offset + stride * index for index in range(count))
         return tuple((first, min(first + size, stop)) for first in starts)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
-from lightning_xai.targets import Score, Target, as_score
+from lightning_xai.scores import Score, Target, as_score
 
 _ABSCISSAE = ("index", "strength")
 
@@ -56,7 +56,7 @@ def speed(
         regions: The features j.
         perturbations: The K states, e.g. ``[kinds.Negative(d) for d in (0.1, 0.2, 0.3)]``.
         abscissa: :math:`t_k`: ``"index"``, 1..K, or ``"strength"``, the value of the field each kind names.
-        score: s: a name, a :class:`~lightning_xai.targets.Score`, or a function of (output, target).
+        score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"`` or ``"dense"``.

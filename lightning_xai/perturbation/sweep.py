@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, unknown
-from lightning_xai._guard import calling, explaining, usable
-from lightning_xai.perturbation.capture import Capture, Captured, Looks, Watch, attended
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai.perturbation.capture import Capture, CaptureResult, Looks, Watch, attended
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.regions import BoundRegions, Regions
-from lightning_xai.targets import BoundScore, Score, Target, check_labels
+from lightning_xai.scores import BoundScore, Score, Target, check_labels
 
 ENGINES = ("auto", "dense")
 
@@ -66,7 +66,7 @@ class CaptureRequest:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     r"""What a sweep found.
 
     Attributes:
@@ -87,7 +87,7 @@ class Swept:
     prediction: dict[Score, Tensor]
     classes: dict[Score, int]
     arms: dict[Request, Tensor]
-    captured: dict[CaptureRequest, Captured] = field(default_factory=dict)
+    captured: dict[CaptureRequest, CaptureResult] = field(default_factory=dict)
 
     def local(self, request: Request) -> Tensor:
         r"""Local importance :math:`s(x) - s(R x)`, [N, J] or [N, P], the arms combined as the perturbation says."""
@@ -127,7 +127,7 @@ def sweep(
     plan: Plan,
     sample_ids: Tensor | Sequence[int] | None = None,
     captures: Sequence[CaptureRequest] = (),
-) -> Swept:
+) -> SweepResult:
     """Score the perturbed inputs of all requests; an input that several need is scored once.
 
     Args:
@@ -145,8 +145,8 @@ def sweep(
     ids = check_inputs(inputs, sample_ids)
     if isinstance(target, Tensor):
         check_labels(target, len(ids))
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         bound = plan.regions.bind(inputs)
         partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
         network = Network(model, inputs, plan.chunk_size, [request.capture for request in captures])
@@ -182,13 +182,13 @@ def check_sweep(
     check_inputs(inputs)
     if isinstance(target, Tensor):
         check_labels(target, len(inputs))
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         bound = plan.regions.bind(inputs)
         first = inputs[:1]
         for wanted in captures:
             wanted.capture.watch(model, first.clone())
-        with calling():
+        with forward_context():
             output = model(first.clone())
         for request in requests:
             _partner(request.partner, bound.count, len(inputs))
@@ -211,7 +211,7 @@ class _Block:
     readers: dict[Score, BoundScore]
     clean: dict[Score, Tensor]
     arms: dict[Request, Tensor]
-    captured: dict[CaptureRequest, Captured]
+    captured: dict[CaptureRequest, CaptureResult]
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Samples:
             readers = {score: reader.at(rows) for score, reader in readers.items()}
         del output
         found: dict[Request, Tensor] = {}
-        captured: dict[CaptureRequest, Captured] = {}
+        captured: dict[CaptureRequest, CaptureResult] = {}
         groups = [(r.perturbation, r.partner) for r in requests] + [(c.perturbation, None) for c in captures]
         for kind, partner in dict.fromkeys(groups):
             same = [r for r in requests if (r.perturbation, r.partner) == (kind, partner)]
@@ -286,7 +286,7 @@ class _Samples:
 
     def _watched(
         self, kind: Perturbation, readers: list[BoundScore], watches: list[Watch], sets: int
-    ) -> tuple[Tensor, list[Captured]]:
+    ) -> tuple[Tensor, list[CaptureResult]]:
         """The arms [readers, A, n, J] of the single features, and what was captured on the way."""
         looks = Looks(watches, sets)
         with attended(watches):
@@ -409,9 +409,9 @@ def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
     return anchors
 
 
-def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:
+def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> SweepResult:
     first = blocks[0]
-    return Swept(
+    return SweepResult(
         regions=bound,
         clean={score: torch.cat([block.clean[score] for block in blocks]) for score in first.clean},
         target={score: torch.cat([block.readers[score].target for block in blocks]) for score in first.readers},
@@ -419,7 +419,7 @@ def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> Swept:
         classes={score: reader.classes for score, reader in first.readers.items()},
         arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
         captured={
-            request: Captured.joined([block.captured[request] for block in blocks]) for request in first.captured
+            request: CaptureResult.joined([block.captured[request] for block in blocks]) for request in first.captured
         },
     )
 

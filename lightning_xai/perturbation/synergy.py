@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
-from lightning_xai.perturbation.sweep import Partner, Plan, Request, Swept, sweep
-from lightning_xai.targets import Score, Target, as_score
+from lightning_xai.perturbation.sweep import Partner, Plan, Request, SweepResult, sweep
+from lightning_xai.scores import Score, Target, as_score
 
 
 def synergy(
@@ -40,7 +40,7 @@ def synergy(
         regions: The features j.
         perturbation: R.
         anchor: :math:`j^*`, one feature or one per sample [N]; None for all pairs, J(J-1)/2 evaluations.
-        score: s: a name, a :class:`~lightning_xai.targets.Score`, or a function of (output, target).
+        score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"`` or ``"dense"``.
@@ -106,7 +106,7 @@ def interaction(
     return beyond_single(joint_importance(swept, pair), swept.local(single), pair.partner)
 
 
-def joint_importance(swept: Swept, pair: Request) -> Tensor:
+def joint_importance(swept: SweepResult, pair: Request) -> Tensor:
     """The joint importances [N, J] of an anchor, [N, J, J] of all pairs: symmetric, the diagonal NaN."""
     local = swept.local(pair)
     if pair.partner != "all":

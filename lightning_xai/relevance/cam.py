@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import named_layer
-from lightning_xai._guard import branching, explaining, tapping, uncompiled, usable, watching
+from lightning_xai._guard import leaf_at, isolated_eval, hook_outputs, uncompiled, detach_for_autograd, observe_modules
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
-from lightning_xai.targets import BoundScore, Logit, Target, Value
+from lightning_xai.scores import BoundScore, Logit, Target, RawOutput
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -82,8 +82,8 @@ class LayerAttribution(ScoreAttribution, ABC):
                 f"use a gradient method or LRP."
             )
         model = unwrapped(model)
-        with explaining(model), uncompiled(model):
-            x = usable(inputs)
+        with isolated_eval(model), uncompiled(model):
+            x = detach_for_autograd(inputs)
             layer = self._found(model, x)
             found = self.map(model, layer, x, target).detach()
             found = found.relu() if self.relu else found
@@ -115,7 +115,7 @@ class LayerAttribution(ScoreAttribution, ABC):
     def see(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Seen:
         """A clean pass without gradients."""
         shown: list[Tensor] = []
-        with tapping(model, {layer: lambda output: shown.append(output.detach().clone())}):
+        with hook_outputs(model, {layer: lambda output: shown.append(output.detach().clone())}):
             output = run(model, x)
         bound = self.bind(output, target, len(x))
         return Seen(model, layer, x, only(shown, layer), bound, bound(output))
@@ -135,7 +135,7 @@ class LayerAttribution(ScoreAttribution, ABC):
             if isinstance(output, Tensor) and output.ndim == x.ndim and output.shape[2:].numel() > 1:
                 spatial.append(name)
 
-        with watching(model, see):
+        with observe_modules(model, see):
             run(model, x[:1])
         once = [name for name in spatial if runs[name] == 1]
         if not once:
@@ -155,7 +155,7 @@ class GradientCAM(LayerAttribution, ABC):
         r"""The map [N, 1, \*S'], from activation and gradient [N, K, \*S']."""
 
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
-        with branching(model, layer) as leaves:
+        with leaf_at(model, layer) as leaves:
             output = run(model, x)
         leaf = only(leaves, layer)
         score = self.bind(output, target, len(x))(output)
@@ -302,7 +302,7 @@ class CAM(LayerAttribution):
 
     def check(self) -> None:
         super().check()
-        if type(self.score) not in (Logit, Value):
+        if type(self.score) not in (Logit, RawOutput):
             raise ValueError(f"CAM explains a class's logit: score must be 'logit' or 'value', got {self.score!r}.")
 
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
@@ -313,7 +313,7 @@ class CAM(LayerAttribution):
             if isinstance(module, nn.Linear):
                 linear[name] = module
 
-        with watching(model, see):
+        with observe_modules(model, see):
             seen = self.see(model, layer, x, target)
         name = next(reversed(linear), "") if self.classifier is None else self.classifier
         last = linear.get(name) or named_layer(model, name)
@@ -432,7 +432,7 @@ class AblationCAM(LayerAttribution):
             def ablate(output: Tensor, removed: Tensor = removed) -> Tensor:
                 return output.masked_fill(removed, 0.0)
 
-            with tapping(model, {layer: ablate}):
+            with hook_outputs(model, {layer: ablate}):
                 scores = seen.bound.at(rows)(run(model, x[rows]))
             lost.append(seen.score.unsqueeze(1) - scores.view(len(x), -1))
         total = torch.where(seen.score == 0, 1.0, seen.score).unsqueeze(1)

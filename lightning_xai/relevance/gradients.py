@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import calling, explaining, usable
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import unwrapped
-from lightning_xai.targets import BoundScore, CombClasses, Score, Target, as_score
+from lightning_xai.scores import BoundScore, CombClasses, Score, Target, as_score
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ScoreAttribution(Attribution, ABC):
     """An attribution of a score that is bound to the clean output.
 
     Args:
-        score: s: a name, a :class:`~lightning_xai.targets.Score`, or a function of (output, target).
+        score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
     """
 
     score: str | Score = field(default="logit", kw_only=True)
@@ -40,7 +40,7 @@ class ScoreAttribution(Attribution, ABC):
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
         """The score, bound to a clean output."""
-        target = usable(target) if isinstance(target, Tensor) else target  # a backward pass may have to keep it
+        target = detach_for_autograd(target) if isinstance(target, Tensor) else target  # a backward pass may have to keep it
         return as_score(self.score).bind(output, target, samples)
 
 
@@ -54,8 +54,8 @@ class GradientAttribution(ScoreAttribution, ABC):
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
         model = unwrapped(model)
-        with explaining(model, gradients=True):
-            leaf = usable(inputs).requires_grad_()
+        with isolated_eval(model, gradients=True):
+            leaf = detach_for_autograd(inputs).requires_grad_()
             output = run(model, leaf)
             score = self.bind(output, target, len(leaf))(output)
             found = gradient(score, leaf)
@@ -136,7 +136,7 @@ class GradientXInput(GradientAttribution):
 
 def run(model: nn.Module, inputs: Tensor) -> Any:
     """What the model returns for inputs, of which it may change its own copy in place."""
-    with calling():
+    with forward_context():
         return model(inputs.clone())
 
 

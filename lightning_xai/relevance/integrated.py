@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import unknown
-from lightning_xai._guard import calling, explaining, usable
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
 from lightning_xai.operations import largest_activation, unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
-from lightning_xai.targets import BoundScore, Target
+from lightning_xai.scores import BoundScore, Target
 
 METHODS = ("gausslegendre", "trapezoid")
 
@@ -82,22 +82,22 @@ class IntegratedGradients(ScoreAttribution):
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         found, bound, clean = self._integrate(model, inputs, target)
-        with explaining(unwrapped(model)):
-            start = bound(run(unwrapped(model), at_reference("baseline", self.baseline, usable(inputs))))
+        with isolated_eval(unwrapped(model)):
+            start = bound(run(unwrapped(model), at_reference("baseline", self.baseline, detach_for_autograd(inputs))))
         gap = clean - start - found.to(clean.dtype).flatten(1).sum(1)
         return found, {"completeness_gap": gap.abs()}
 
     def _integrate(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
         model = unwrapped(model)
-        with explaining(model):
-            x = usable(inputs)
+        with isolated_eval(model):
+            x = detach_for_autograd(inputs)
             start = at_reference("baseline", self.baseline, x)
             output = run(model, x)
             bound = self.bind(output, target, len(x))
             clean = bound(output)
             del output
             limit = self.chunk_size or _inputs_per_pass(model, x)
-        with explaining(model, gradients=True):
+        with isolated_eval(model, gradients=True):
             mean = torch.cat([self._mean(model, x[rows], start[rows], bound, rows, limit) for rows in _rows(x, limit)])
         return ((x - start) * mean).to(x.dtype), bound, clean
 
@@ -144,6 +144,6 @@ def _rows(x: Tensor, limit: int) -> Iterator[slice]:
 
 def _inputs_per_pass(model: nn.Module, x: Tensor) -> int:
     budget = _ACTIVATION_BYTES.get(x.device.type, _ACTIVATION_BYTES_ELSEWHERE)
-    with calling():
+    with forward_context():
         largest = largest_activation(model, x[:1].clone())
     return min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)

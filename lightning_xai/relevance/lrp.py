@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import calling, explaining, frozen, uncompiled, usable
+from lightning_xai._guard import forward_context, isolated_eval, frozen, uncompiled, detach_for_autograd
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
@@ -21,7 +21,7 @@ from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
 from lightning_xai.relevance.records import Row
 from lightning_xai.relevance.rules import Bound
-from lightning_xai.targets import BoundScore, Score, Target, as_score
+from lightning_xai.scores import BoundScore, Score, Target, as_score
 
 
 @dataclass(eq=False)
@@ -47,14 +47,14 @@ def _propagate(
     """Run the model once under a composite, and differentiate once."""
     network = unwrapped(model)
     check_visible(network)
-    with explaining(network, gradients=True), frozen(network), uncompiled(network):
-        leaf = usable(inputs).requires_grad_()
+    with isolated_eval(network, gradients=True), frozen(network), uncompiled(network):
+        leaf = detach_for_autograd(inputs).requires_grad_()
         layout = torch.channels_last if image_layout(leaf) else torch.contiguous_format
         fed = leaf.clone(memory_format=layout)
         receiver = torch.zeros_like(leaf, requires_grad=True) if composite.replaces_inputs else None
         run = Propagation(network, composite, recorder)
         run.enter(fed, receiver)
-        with calling(), run:
+        with forward_context(), run:
             output = network(fed)
         bound = score.bind(_detached(output), target, len(inputs))
         with run.scoring():

@@ -98,7 +98,7 @@ class Propagation(Operations):
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             raise ValueError(
-                f"{self.running() or 'the model'!r} calls torch.inference_mode() in its forward, through which no "
+                f"{self.current_module() or 'the model'!r} calls torch.inference_mode() in its forward, through which no "
                 f"relevance passes; use torch.no_grad() there."
             )
         if self._sharded:
@@ -121,12 +121,12 @@ class Propagation(Operations):
             self._before_writing(args, kwargs, name)
         fresh = self._fresh.all(live)
         if kind in ("convolution", "linear"):
-            return self._linear(func, args, kwargs, Operation(name, kind, self.running(), first=fresh))
+            return self._linear(func, args, kwargs, Operation(name, kind, self.current_module(), first=fresh))
         if kind in MOVES and not (self.ledger is not None and name in _MIXING):
             result = self._moved(func, args, kwargs, name)
         else:
             alias = functions.plain_name(func, args, kwargs)
-            operation = Operation(name, kind, self.running(), alias=alias)
+            operation = Operation(name, kind, self.current_module(), alias=alias)
             result = self._other(func, args, kwargs, operation, live, writes)
         self._note_sign(func, args, kwargs, result)
         if fresh:
@@ -154,7 +154,7 @@ class Propagation(Operations):
         if tensors_in([args[1:], kwargs]):
             return None
         operation = Operation(
-            operation_name(func), kind, self.running(), alias=functions.plain_name(func, args, kwargs)
+            operation_name(func), kind, self.current_module(), alias=functions.plain_name(func, args, kwargs)
         )
         rule = self._rule(operation) or Pass()
         if not isinstance(rule, Pass):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import explaining, keyed_generator, usable
+from lightning_xai._guard import isolated_eval, keyed_generator, detach_for_autograd
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency, run
-from lightning_xai.targets import Score, Target, as_score
+from lightning_xai.scores import Score, Target, as_score
 
 _INPUTS_TOGETHER = 32
 
@@ -69,9 +69,9 @@ class NoisyAttribution(Attribution, ABC):
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
         if isinstance(target, str):
-            with explaining(unwrapped(model)):
-                target = as_score(self.score).bind(run(unwrapped(model), usable(inputs)), target, len(inputs)).target
-        return self.average(self._maps(model, usable(inputs), target, sample_ids))
+            with isolated_eval(unwrapped(model)):
+                target = as_score(self.score).bind(run(unwrapped(model), detach_for_autograd(inputs)), target, len(inputs)).target
+        return self.average(self._maps(model, detach_for_autograd(inputs), target, sample_ids))
 
     def _maps(self, model: nn.Module, x: Tensor, target: Any, ids: tuple[int, ...]) -> Iterator[Tensor]:
         width = torch.full_like(x[:, :1], self.sigma)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import isolated_eval, detach_for_autograd
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
-from lightning_xai.targets import BoundScore, Target
+from lightning_xai.scores import BoundScore, Target
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class SimpleTaylor(ScoreAttribution):
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
         model = unwrapped(model)
-        with explaining(model):
-            x = usable(inputs)
+        with isolated_eval(model):
+            x = detach_for_autograd(inputs)
             output = run(model, x)
             bound = self.bind(output, target, len(x))
             rootless = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -80,7 +80,7 @@ class SimpleTaylor(ScoreAttribution):
                 share, rootless = self._search(model, x, baseline, bound, bound(output))
                 # By shares of x and of the baseline, a root at the baseline 0 is approached at full precision.
                 root, difference = _between(x, baseline, share), ((1 - share) * (x - baseline)).to(x.dtype)
-        with explaining(model, gradients=True):
+        with isolated_eval(model, gradients=True):
             leaf = root.detach().requires_grad_()
             slope = gradient(bound(run(model, leaf)), leaf, "the root")
         if rootless.any():

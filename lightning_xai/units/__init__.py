@@ -1,16 +1,16 @@
 """Chapter 3: what single units and groups of units do."""
 
-from lightning_xai.units.ablation import Ablated as Ablated
+from lightning_xai.units.ablation import AblationResult as AblationResult
 from lightning_xai.units.ablation import ablate_units as ablate_units
 from lightning_xai.units.activation import Threshold as Threshold
 from lightning_xai.units.activation import activation_threshold as activation_threshold
-from lightning_xai.units.counting import UnitCount as UnitCount
-from lightning_xai.units.counting import count_units as count_units
+from lightning_xai.units.count_forwards import UnitCount as UnitCount
+from lightning_xai.units.count_forwards import count_units as count_units
 from lightning_xai.units.counts import Pair as Pair
 from lightning_xai.units.counts import Reactivation as Reactivation
 from lightning_xai.units.counts import Report as Report
 from lightning_xai.units.dissection import Concepts as Concepts
-from lightning_xai.units.dissection import Dissected as Dissected
+from lightning_xai.units.dissection import DissectionResult as DissectionResult
 from lightning_xai.units.dissection import dissect as dissect
 from lightning_xai.units.field import ReceptiveField as ReceptiveField
 from lightning_xai.units.field import receptive_field as receptive_field

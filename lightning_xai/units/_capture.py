@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import named_layer
-from lightning_xai._guard import calling, tapping
+from lightning_xai._guard import forward_context, hook_outputs
 from lightning_xai.operations import largest_activation
 
 _ACTIVATION_BYTES = 64 * 2**20
 _MOST_SAMPLES = 64
 
 
-class Captured(NamedTuple):
+class CaptureResult(NamedTuple):
     """One forward pass.
 
     Attributes:
@@ -28,19 +28,19 @@ class Captured(NamedTuple):
     maps: Tensor
 
 
-def capture(model: nn.Module, inputs: Tensor, layer: str) -> Captured:
-    """Run the model, inside :func:`lightning_xai._guard.explaining`, and keep what a layer gives.
+def capture(model: nn.Module, inputs: Tensor, layer: str) -> CaptureResult:
+    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep what a layer gives.
 
     Raises:
         ValueError: If there is no such layer, it does not run exactly once, or its output is not one row per sample.
     """
     seen: list[Tensor] = []
     # A copy, as an in-place activation that follows would change what was seen.
-    with tapping(model, {layer: lambda output: seen.append(output.clone())}), calling():
+    with hook_outputs(model, {layer: lambda output: seen.append(output.clone())}), forward_context():
         output = model(inputs.clone())
     if len(seen) != 1:
         raise ValueError(f"layer {layer!r} {_runs(len(seen))}; name one that runs once, such as a block around it.")
-    return Captured(output, rows_of_units(seen[0], layer, len(inputs)))
+    return CaptureResult(output, rows_of_units(seen[0], layer, len(inputs)))
 
 
 def rows_of_units(maps: Tensor, layer: str, samples: int) -> Tensor:
@@ -93,7 +93,7 @@ def chunks(model: nn.Module, inputs: Tensor, layer: str, chunk_size: int | None)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
     if chunk_size is None:
-        with calling():
+        with forward_context():
             largest = largest_activation(model, inputs[:1])
         chunk_size = min(max(_ACTIVATION_BYTES // largest, 1), _MOST_SAMPLES)
     for start in range(0, len(inputs), chunk_size):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, named_layer, unknown
-from lightning_xai._guard import calling, explaining, tapping, usable
+from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
 from lightning_xai.operations import largest_activation, unwrapped
-from lightning_xai.targets import BoundScore, Score, Target, as_score, check_labels
-from lightning_xai.units._capture import Captured, all_finite, capture, rows_of_units
+from lightning_xai.scores import BoundScore, Score, Target, as_score, check_labels
+from lightning_xai.units._capture import CaptureResult, all_finite, capture, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
 
 ENGINES = ("auto", "replay", "repeat")
@@ -76,7 +76,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class Ablated:
+class AblationResult:
     r"""What happened to each sample when each set of units was silenced.
 
     Attributes:
@@ -145,7 +145,7 @@ def ablate_units(
     sample_ids: Tensor | Sequence[int] | None = None,
     engine: str = "auto",
     chunk_size: int | None = None,
-) -> Ablated:
+) -> AblationResult:
     r"""Silence units of a layer, each (or each set) by itself, and see what its samples' scores and classes do.
 
     .. math:: \Delta_u = s(x) - s(x;\; A_k := v_k \;\forall k \in u)
@@ -191,7 +191,7 @@ def ablation(
     score: Score,
     sample_ids: Tensor | Sequence[int] | None = None,
     strict: bool = True,
-) -> Ablated:
+) -> AblationResult:
     """:func:`ablate_units` by a plan.
 
     Args:
@@ -209,8 +209,8 @@ def ablation(
     check_model(model)
     model = unwrapped(model)
     named_layer(model, plan.layer)
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         engine = plan.engine
         at_once = plan.chunk_size or _variants_at_once(model, inputs[:1])
         values = _mean(model, inputs, plan.layer) if isinstance(plan.value, str) else plan.value
@@ -227,7 +227,7 @@ def ablation(
                 engine = variants.engine(reader)
             rows.append(variants.scores(clean, reader, engine))
     change, prediction, clean_prediction, resolved, classes = zip(*rows, strict=True)
-    return Ablated(
+    return AblationResult(
         torch.cat(change), torch.cat(prediction), torch.cat(clean_prediction), torch.cat(resolved), classes[0], engine
     )
 
@@ -247,7 +247,7 @@ class _Variants:
     values: float | Tensor
     at_once: int
 
-    def scores(self, clean: Captured, reader: BoundScore, engine: str) -> tuple[Any, ...]:
+    def scores(self, clean: CaptureResult, reader: BoundScore, engine: str) -> tuple[Any, ...]:
         """The score changes [1, U], the predictions [1, U], and what was read of the clean output."""
         own = reader(clean.output)
         change, prediction = [], []
@@ -276,7 +276,7 @@ class _Variants:
             values = values.view(1, -1, *[1] * (output.ndim - 2))
             return torch.where(chosen, values, output)
 
-        with tapping(self.model, {self.plan.layer: silence}), calling():
+        with hook_outputs(self.model, {self.plan.layer: silence}), forward_context():
             return self.model(inputs.clone())
 
     def engine(self, reader: BoundScore) -> str:
@@ -294,7 +294,7 @@ class _Variants:
 
 
 def _variants_at_once(model: nn.Module, sample: Tensor) -> int:
-    with calling():
+    with forward_context():
         largest = largest_activation(model, sample)
     return min(max(_ACTIVATION_BYTES // largest, 1), _MOST_VARIANTS)
 

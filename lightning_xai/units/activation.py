@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model
-from lightning_xai._guard import calling, explaining, usable
+from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
 from lightning_xai.operations import largest_activation
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, Spot, find_spots, seeing
@@ -149,12 +149,12 @@ def activation_threshold(
         if late:
             raised.add(name)
 
-    with explaining(model):
+    with isolated_eval(model):
         for inputs in _batches(model, data):
             if not spots:
                 spots.update(find_spots(model, inputs[:1], layers, activation))
                 streams.update((name, _stream(spot, unit, p, budget, total)) for name, spot in spots.items())
-            with seeing(model, spots, see), calling():
+            with seeing(model, spots, see), forward_context():
                 model(inputs.clone())
             seen += len(inputs)
     if seen == 0:
@@ -258,12 +258,12 @@ def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[Tensor]
         for batch in data:
             inputs = _inputs(batch)
             check_inputs(inputs)
-            yield usable(inputs)
+            yield detach_for_autograd(inputs)
         return
     check_inputs(data)
-    with calling():
+    with forward_context():
         largest = largest_activation(model, data[:1])
-    yield from torch.split(usable(data), max(1, _CHUNK_BYTES // largest))
+    yield from torch.split(detach_for_autograd(data), max(1, _CHUNK_BYTES // largest))
 
 
 def _inputs(batch: Any) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_model
-from lightning_xai._guard import calling, explaining
+from lightning_xai._guard import forward_context, isolated_eval
 from lightning_xai.operations import Operations, check_visible, operation_name, unwrapped
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -122,7 +122,7 @@ def count_units(model: nn.Module, input_shape: Sequence[int]) -> UnitCount:
         raise ValueError(f"input_shape must be the shape [C, *S] of one sample, got {input_shape!r}.")
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
     network = unwrapped(model)
-    with explaining(model), _Convolutions(network) as seen, calling():
+    with isolated_eval(model), _Convolutions(network) as seen, forward_context():
         try:
             network(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
         except RuntimeError as error:
@@ -170,7 +170,7 @@ class _Convolutions(Operations):
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operation_name(func) not in _CONVOLUTIONS:
             return func(*args, **kwargs)
-        layer = self.running()
+        layer = self.current_module()
         given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
         size, weight = given["input"].shape, given["weight"]
         result: Tensor = func(*args, **kwargs)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_inputs, unknown
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import isolated_eval, detach_for_autograd
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import all_finite, capture, chunks, with_positions
 from lightning_xai.units.groups import UnitGroups
@@ -195,7 +195,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class Dissected:
+class DissectionResult:
     r"""Units against concepts: counts of cells, pooled over the data, and what follows from them.
 
     Two readings of the union are found in the literature. ``"all"``: over all samples. ``"present"``: over the samples
@@ -251,11 +251,11 @@ class Dissected:
         """Which units detect their best concept, Boolean [U]."""
         return self.best_iou > self.detector
 
-    def read(self, union: str) -> Dissected:
+    def read(self, union: str) -> DissectionResult:
         """The same counts under the other reading of the union."""
         return replace(self, union=union)
 
-    def joined(self, other: Dissected) -> Dissected:
+    def joined(self, other: DissectionResult) -> DissectionResult:
         """The counts of two parts of the data together, which are those of all of it.
 
         Raises:
@@ -311,7 +311,7 @@ def dissect(
     union: str = "all",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
-) -> Dissected:
+) -> DissectionResult:
     r"""Which concept every unit of a layer detects.
 
     .. math:: \mathrm{IoU}_{k,c} = \frac{\sum_x |M_k(x) \cap L_c(x)|}{\sum_x |M_k(x) \cup L_c(x)|}, \qquad
@@ -327,7 +327,7 @@ def dissect(
         concepts: What the masks label.
         threshold: T [U], or p: T is then the value above which a share p of the activations of these inputs lies.
         groups: Dissect groups of units instead of single ones.
-        union: ``"all"`` or ``"present"``; see :class:`Dissected`.
+        union: ``"all"`` or ``"present"``; see :class:`DissectionResult`.
         sample_ids: The samples' ids [N].
         chunk_size: The most inputs per forward pass; found automatically unless given.
 
@@ -352,8 +352,8 @@ def dissect(
     concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
     check_reading(union, 0.0)
     model = unwrapped(model)
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         labelled = concepts.masks(masks(inputs) if callable(masks) else masks, inputs)
         parts = list(chunks(model, inputs, layer, chunk_size))
 
@@ -372,9 +372,9 @@ def dissect(
     return dissected(Overlap(*map(torch.cat, zip(*parts_found, strict=True))), concepts, threshold, union)
 
 
-def dissected(found: Overlap, concepts: Concepts, threshold: Tensor, union: str = "all") -> Dissected:
+def dissected(found: Overlap, concepts: Concepts, threshold: Tensor, union: str = "all") -> DissectionResult:
     """The counts of samples, pooled."""
-    return Dissected(
+    return DissectionResult(
         concepts=concepts,
         threshold=threshold,
         intersection=found.intersection.sum(0),

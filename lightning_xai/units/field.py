@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import calling, explaining, tapping, usable
+from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
 from lightning_xai.operations import Operations, kind_of, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 
@@ -106,15 +106,15 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> Receptiv
     check_inputs(inputs)
     model = unwrapped(model)
     found: list[tuple[Axis, ...] | None] = []
-    with explaining(model), torch.no_grad():
-        first = usable(inputs[:1]).clone()
+    with isolated_eval(model), torch.no_grad():
+        first = detach_for_autograd(inputs[:1]).clone()
         fields = _Fields(model, first)
 
         def look(output: Tensor) -> None:
             with_positions(output, layer)
             found.append(fields.of(output))
 
-        with fields, tapping(model, {layer: look}), calling():
+        with fields, hook_outputs(model, {layer: look}), forward_context():
             model(first.clone())
     if len(found) != 1:
         raise ValueError(f"layer {layer!r} runs {len(found)} times in a forward pass; name one that runs once.")

@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_xai._checks import named_layer, unknown
-from lightning_xai._guard import calling, tapping
+from lightning_xai._guard import forward_context, hook_outputs
 from lightning_xai.operations import (
-    Following,
+    NextOperation,
     Operations,
     following_activations,
     kind_of,
@@ -101,7 +101,7 @@ def find_spots(
     network = unwrapped(model)
     for layer in layers:
         named_layer(network, layer)
-    with calling(), _Normalised(network) as seen, tapping(network, {n: partial(seen.follow, n) for n in layers}):
+    with forward_context(), _Normalised(network) as seen, hook_outputs(network, {n: partial(seen.follow, n) for n in layers}):
         following = following_activations(network, layers, inputs)
     return {layer: _spot(network, inputs, layer, seen, following[layer], activation) for layer in layers}
 
@@ -111,7 +111,7 @@ def _spot(
     inputs: Tensor,
     layer: str,
     seen: _Normalised,
-    following: Following,
+    following: NextOperation,
     activation: str | Function | None,
 ) -> Spot:
     trail = seen.trails[layer]
@@ -174,7 +174,7 @@ def seeing(model: nn.Module, spots: Mapping[str, Spot], see: Callable[[str, Tens
     with ExitStack() as stack:
         for layer, spot in spots.items():
             if spot.tap is not None:
-                stack.enter_context(tapping(network, {spot.tap: tap(layer)}))
+                stack.enter_context(hook_outputs(network, {spot.tap: tap(layer)}))
         if not calls:
             yield
             return
@@ -199,7 +199,7 @@ class _Sight(Operations):
         name = operation_name(func)
         if name not in self._names_seen:
             return func(*args, **kwargs)
-        place = (self.running(), name)
+        place = (self.current_module(), name)
         count = self._counts.get(place, 0)
         self._counts[place] = count + 1
         spots = self._spots.get((*place, count), [])
@@ -249,7 +249,7 @@ class _Normalised(Operations):
         return name if alone else None
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        place = (self.running(), operation_name(func))
+        place = (self.current_module(), operation_name(func))
         count = self._counts.get(place, 0)
         self._counts[place] = count + 1
         taken = [

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, unknown
-from lightning_xai._guard import explaining, usable
-from lightning_xai.perturbation.capture import Capture, Captured
+from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
@@ -145,8 +145,8 @@ def reactivation(
     names = layer_names(layer)
     Plan(regions)
     job = _Job(model, inputs, ids, regions, perturbation, activation)
-    with explaining(model):
-        spots = find_spots(model, usable(inputs[:1]), names, activation)
+    with isolated_eval(model):
+        spots = find_spots(model, detach_for_autograd(inputs[:1]), names, activation)
     given = _given(threshold, names)
     found = None
     if not given:
@@ -257,7 +257,7 @@ class _Job:
             for name, stream in streams.items()
         }
 
-    def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[dict[str, Captured]]:
+    def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[dict[str, CaptureResult]]:
         requests = {name: CaptureRequest(self.perturbation, capture) for name, capture in captures.items()}
         for first in range(0, len(self.ids), _SAMPLES_AT_ONCE):
             rows = slice(first, first + _SAMPLES_AT_ONCE)
@@ -278,7 +278,7 @@ class _Tally:
         self.samples = 0
         self.nonfinite = 0
 
-    def note(self, part: Captured) -> None:
+    def note(self, part: CaptureResult) -> None:
         change = padded(part.features["change"].double().nansum(0), self.features)
         self.change = change if self.change is None else self.change + change
         self.samples += len(part.features["change"])
@@ -316,14 +316,14 @@ def hits(largest: Tensor, threshold: Tensor) -> Tensor:
     return largest > threshold.to(largest).clamp(min=0)
 
 
-def nonfinite_changes(part: Captured) -> Tensor:
+def nonfinite_changes(part: CaptureResult) -> Tensor:
     """How many changes of each sample are not numbers [N], over its features and the units."""
     if "nonfinite" in part.features:
         return part.features["nonfinite"].sum(1)
     return (part.features["largest"].isnan() & part.features["there"].unsqueeze(2)).flatten(1).sum(1)
 
 
-def present(captured: Captured, regions: BoundRegions) -> Captured:
+def present(captured: CaptureResult, regions: BoundRegions) -> CaptureResult:
     """The same, NaN where a sample does not have a feature; ``there`` [N, J] says where it has."""
     there = regions.present()
     change = captured.features["change"]
@@ -332,7 +332,7 @@ def present(captured: Captured, regions: BoundRegions) -> Captured:
     features = {**captured.features, "there": shown, "change": change}
     if "largest" in features and there is not None:
         features["largest"] = torch.where(shown.unsqueeze(2), features["largest"], float("nan"))
-    return Captured(features, captured.samples)
+    return CaptureResult(features, captured.samples)
 
 
 def check_threshold(threshold: str | Tensor | Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import isolated_eval, detach_for_autograd
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import all_finite, capture, chunks
 from lightning_xai.units.dissection import first_largest
@@ -163,8 +163,8 @@ def top_samples(
         raise ValueError(f"n must be an integer from 1 to the number of samples, {len(ids)}, got {n!r}.")
     best: Tensor | None = None
     model = unwrapped(model)
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         for rows in chunks(model, inputs, layer, chunk_size):
             maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])
             found = candidates(peaks(maps if groups is None else groups.combine(maps)), ids[rows])
@@ -204,8 +204,8 @@ def unit_activations(
     """
     ids = check_inputs(inputs, sample_ids)
     model = unwrapped(model)
-    with explaining(model):
-        inputs = usable(inputs)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
         parts = []
         for rows in chunks(model, inputs, layer, chunk_size):
             maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])

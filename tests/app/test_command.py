@@ -198,4 +198,4 @@ def test_own_apps_find_the_configs_wherever_they_lie(conf, tmp_path):
     assert package == str(installed / "lightning_xai" / "__init__.py")
     assert configs == str(installed / conf / "config.yaml")
     assert regions.startswith("Windows(size=3, stride=3")
-    assert regions.endswith("lightning_xai.targets.Margin\n")
+    assert regions.endswith("lightning_xai.scores.Margin\n")

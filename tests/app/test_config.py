@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from hydra.utils import get_object, instantiate
 
-from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, relevance, targets
+from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, relevance, scores
 from lightning_xai.app.main import build_attribution, build_monitor
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
@@ -124,7 +124,7 @@ def test_every_other_perturbation_is_an_alias(composed):
         ("monitor", ExplanationMonitor, {"metrics"}),
         ("monitor.pictures", Pictures, set()),
         ("regions", Windows, set()),
-        ("score", targets.Probability, set()),
+        ("score", scores.Probability, set()),
     ],
 )
 def test_what_the_default_config_builds_shows_every_argument(place, built, filled_in, composed):
@@ -135,13 +135,13 @@ def test_what_the_default_config_builds_shows_every_argument(place, built, fille
 
 
 @pytest.mark.parametrize(
-    ("group", "base", "module", "left_out"),
-    [("score", targets.Score, targets, {"custom", "strongest_class"}), ("select", selection.Selection, selection, ())],
+    ("group", "base", "module", "missing"),
+    [("score", scores.Score, scores, {"custom"}), ("select", selection.Selection, selection, ())],
 )
-def test_every_choice_of_an_open_set_has_a_file(group, base, module, left_out):
+def test_every_choice_of_an_open_set_has_a_file(group, base, module, missing):
     classes = inspect.getmembers(module, lambda entry: inspect.isclass(entry) and issubclass(entry, base))
     found = {snake_case(name) for name, entry in classes if entry is not base and not name.startswith("_")}
-    assert {file.split("/")[1] for file in FILES if file.startswith(f"{group}/")} == found - {*left_out}
+    assert {file.split("/")[1] for file in FILES if file.startswith(f"{group}/")} == found - {*missing}
 
 
 # What the config makes of the choices.
@@ -170,8 +170,8 @@ def test_without_strengths_speed_is_left_out_with_a_word(kind, composed, capsys)
 def test_a_metric_keeps_what_its_own_entry_says(composed):
     config = composed("+metrics.importance.score=logit", "score=margin", "metrics.synergy.anchor=3")
     metrics = build_monitor(config).metrics
-    assert metrics["importance"].requests[0].score == targets.Logit()
-    assert metrics["speed"].requests[0].score == targets.Margin()
+    assert metrics["importance"].requests[0].score == scores.Logit()
+    assert metrics["speed"].requests[0].score == scores.Margin()
     assert metrics["synergy"].requests[0].partner == 3
     assert config.perturbation.strengths == [0.25, 0.5, 0.75, 1.0]  # left as it was, to be written down
 
@@ -269,4 +269,4 @@ def test_an_attribution_inside_another(composed):
 
 def test_an_experiment_sets_several_groups(composed):
     request = build_monitor(composed("+experiment=blurred_margin")).metrics["importance"].requests[0]
-    assert (request.perturbation, request.score) == (kinds.Blur(3.0), targets.Margin())
+    assert (request.perturbation, request.score) == (kinds.Blur(3.0), scores.Margin())

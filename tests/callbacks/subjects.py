@@ -73,9 +73,9 @@ class Still(Classifier):
 FIRST = 6  # more than a batch of 4, less than two
 REGIONS, ZERO, FADE = Windows(3), kinds.Constant(0.0), [kinds.Negative(0.2), kinds.Negative(0.4)]
 NUMBERS = {
-    "zero": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
-    "speed": {"samples", "nonfinite", "left_out", "mean_abs", "gini", "top_share"},
-    "pairs": {"samples", "nonfinite", "left_out", "interaction_mean_abs", "redundant_share"},
+    "zero": {"samples", "nonfinite", "excluded", "mean_abs", "gini", "top_share"},
+    "speed": {"samples", "nonfinite", "excluded", "mean_abs", "gini", "top_share"},
+    "pairs": {"samples", "nonfinite", "excluded", "interaction_mean_abs", "redundant_share"},
 }
 
 

@@ -129,8 +129,8 @@ def test_samples_that_are_not_finite_are_left_out(trainer, tmp_path):
     for name, metric in metrics().items():
         metric.update(module, inputs[kept], labels[kept])
         result = monitor.results[name]
-        assert (result["left_out"], result["samples"]) == (3, 6)
-        equal({**result, "left_out": 0}, {key: v if v.ndim else v.item() for key, v in metric.compute().items()})
+        assert (result["excluded"], result["samples"]) == (3, 6)
+        equal({**result, "excluded": 0}, {key: v if v.ndim else v.item() for key, v in metric.compute().items()})
 
 
 @pytest.mark.filterwarnings("ignore:samples with NaN or infinite inputs are left out")
@@ -139,7 +139,7 @@ def test_data_without_any_finite_sample(trainer):
     module, monitor = Classifier(), ExplanationMonitor(metrics())
     trainer(callbacks=[monitor]).validate(module, loader(*broken(list(range(SAMPLES)))), verbose=False)
     for name in NUMBERS:
-        assert (monitor.results[name]["samples"], monitor.results[name]["left_out"]) == (0, SAMPLES)
+        assert (monitor.results[name]["samples"], monitor.results[name]["excluded"]) == (0, SAMPLES)
     assert monitor.results["zero"]["map"].isnan().all()
     assert monitor.results["zero"]["map"].shape == (6, 6)
 

@@ -121,11 +121,11 @@ def test_samples_that_are_not_finite():
     kept = torch.tensor([0, 2, 3, 5])
     local = importance(module, inputs[kept], labels[kept], regions=REGIONS, perturbation=NOISE, sample_ids=kept)
     close(found["noise"]["map"], REGIONS.bind(inputs).paint(local).mean(0))
-    assert (found["noise"]["samples"], found["noise"]["left_out"]) == (4, 2)
+    assert (found["noise"]["samples"], found["noise"]["excluded"]) == (4, 2)
 
 
 @pytest.mark.parametrize("target", ["predicted", 1])
-def test_targets(target):
+def test_scores(target):
     module, (inputs, _) = Classifier(), samples()
     found = quietly(module, [inputs], {"noise": Importance(REGIONS, NOISE)}, target=target)
     local = importance(module, inputs, target, regions=REGIONS, perturbation=NOISE)
@@ -175,7 +175,7 @@ def test_regions_never_see_a_sample_that_is_left_out():
     inputs, labels = samples()
     inputs[0, 0, 2] = torch.nan
     found = explain(Classifier(), loader(inputs, labels), {"own": Importance(Segments(segments), kinds.Constant(0.0))})
-    assert (found["own"]["samples"], found["own"]["left_out"]) == (SAMPLES - 1, 1)
+    assert (found["own"]["samples"], found["own"]["excluded"]) == (SAMPLES - 1, 1)
 
 
 @pytest.mark.parametrize("count", [3, 9])

@@ -120,7 +120,7 @@ def test_what_is_on_disk_is_what_the_functions_give(trainer, tmp_path):
 
 
 @pytest.mark.parametrize("names", [{}, {"target": "predicted"}, {"target": 2}], ids=str)
-def test_targets(trainer, names):
+def test_scores(trainer, names):
     module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST, **names)
     trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
     equal(monitor.results, expected(module, target=names.get("target")))

@@ -32,7 +32,7 @@ def metrics():
     regions, noise = Windows(3), kinds.GaussianNoise(seed=4)
     return {
         "noise": Importance(regions, noise),
-        "window": Importance(regions, kinds.RandomPtn(), score="logit"),
+        "window": Importance(regions, kinds.RandomScale(), score="logit"),
         "speed": Speed(regions, noise, strengths=[0.5, 1.0]),
         "pairs": Synergy(regions, kinds.Permute(seed=2)),
         "zero": Importance(regions, kinds.Constant(0.0)),
@@ -63,7 +63,7 @@ def same(one, two):
     logged, maps = zip(one, two, strict=True)
     assert logged[0].keys() == logged[1].keys()
     for key, value in logged[0].items():
-        exact = key.rpartition("/")[2] in ("samples", "nonfinite", "left_out")
+        exact = key.rpartition("/")[2] in ("samples", "nonfinite", "excluded")
         close(logged[1][key], value, rtol=0 if exact else 1e-6)
     assert maps[0].keys() == maps[1].keys()
     for name, explained in maps[0].items():

@@ -199,7 +199,7 @@ Broken
 
    e = f
 
-:Code: :class:`~lightning_xai.targets.CombClasses`
+:Code: :class:`~lightning_xai.scores.CombClasses`
 
 >>> read("margin")
 

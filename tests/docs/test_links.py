@@ -22,7 +22,7 @@ def load(path):
 links = load(ROOT / "docs" / "_ext" / "equations.py")
 
 MODULES = [
-    "lightning_xai.targets",
+    "lightning_xai.scores",
     "lightning_xai.perturbation",
     "lightning_xai.perturbation.kinds",
     "lightning_xai.perturbation.selection",
@@ -41,14 +41,14 @@ NO_QUANTITY = {
     "lightning_xai.callbacks.writer.load_explanations": "reads what they wrote",
     "lightning_xai.figures.Pictures": "how pictures are drawn",
     "lightning_xai.figures.preview": "draws regions",
-    "lightning_xai.targets.check_labels": "checks arguments",
+    "lightning_xai.scores.check_labels": "checks arguments",
     "lightning_xai.metrics.base.ExplanationMetric": "what the metrics share",
-    "lightning_xai.metrics.base.Explained": "carries what a metric found",
+    "lightning_xai.metrics.base.BatchExplanation": "carries what a metric found",
     "lightning_xai.metrics.base.update_together": "shares sweeps between metrics",
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
     "lightning_xai.perturbation.selection.Selection": "what the selections share",
     "lightning_xai.relevance.composites.patterns.matches": "reads a pattern",
-    "lightning_xai.targets.StrongestClass": "the class of CombClasses, as a number",
+    "lightning_xai.scores._StrongestClass": "the class of CombClasses, as a number",
 }
 
 

@@ -84,7 +84,7 @@ def metrics():
     noise = kinds.GaussianNoise(seed=1)
     return {
         "noise": Importance(Windows(4, stride=2), noise),
-        "window": Importance(Windows(4), kinds.RandomPtn()),
+        "window": Importance(Windows(4), kinds.RandomScale()),
         "segments": Importance(Segments(own_segments), kinds.Blur(1.0), score="margin"),
         "speed": Speed(Windows(4), noise, strengths=[0.5, 1.0, 1.5]),
         "pairs": Synergy(Windows(4), kinds.Permute()),

@@ -45,7 +45,7 @@ KINDS = [
     kinds.Bidirectional(0.3, combine="max_abs"),
     kinds.GaussianNoise(),
     kinds.UniformNoise(),
-    kinds.RandomPtn(),
+    kinds.RandomScale(),
     kinds.Permute(),
     kinds.Blur(1.0),
     kinds.LocalMean(),

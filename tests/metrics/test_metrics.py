@@ -110,7 +110,7 @@ def check_maps(found, maps, target):
     for key, summary in {"mean_abs": np.mean, "gini": gini, "top_share": top_share}.items():
         close(found[key], np.mean([summary(sample) for sample in cells if len(sample)]))
     assert found["samples"] == len(maps)
-    assert found["left_out"] == 0
+    assert found["excluded"] == 0
 
 
 def missing(regions, batch, values):
@@ -247,7 +247,7 @@ def test_states_do_not_grow(cnn, batch, make):
 def test_reset(cnn, batch, make):
     metric = updated(make(), cnn, batch)
     first = metric.compute()
-    metric.leave_out(2)
+    metric.exclude(2)
     metric.reset()
     assert all(state.ndim == 0 for name, state in states(metric).items() if name != "configuration")
     equal(updated(metric, cnn, batch).compute(), first)
@@ -306,10 +306,10 @@ def test_autocast_does_not_round_the_results(batch, make):
 @every_metric
 def test_left_out_samples_are_counted_and_nothing_else(cnn, batch, make):
     metric, plain = updated(make(), cnn, batch), updated(make(), cnn, batch).compute()
-    metric.leave_out(2)
-    metric.leave_out(1)
-    equal({**metric.compute(), "left_out": 0}, {**plain, "left_out": 0})
-    assert metric.compute()["left_out"] == 3
+    metric.exclude(2)
+    metric.exclude(1)
+    equal({**metric.compute(), "excluded": 0}, {**plain, "excluded": 0})
+    assert metric.compute()["excluded"] == 3
 
 
 @every_metric

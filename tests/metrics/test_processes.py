@@ -24,7 +24,7 @@ def metrics():
     noise, windows = kinds.GaussianNoise(seed=3), Windows(2, stride=1)
     return {
         "importance": Importance(windows, noise),
-        "random window": Importance(windows, kinds.RandomPtn(), score="logit"),
+        "random window": Importance(windows, kinds.RandomScale(), score="logit"),
         "own segments": Importance(Segments(own_segments), kinds.Blur()),
         "speed": Speed(windows, noise, strengths=[0.1, 0.5, 1.0]),
         "synergy": Synergy(Windows(2), kinds.Log()),

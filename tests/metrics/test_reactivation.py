@@ -95,7 +95,7 @@ def test_the_numbers_of_the_function(name):
     painted = WINDOWS.bind(inputs).paint(expected.by_feature.double().unsqueeze(0))[0]
     torch.testing.assert_close(found["by_feature"], painted)
     assert found["samples"] == N
-    assert found["nonfinite"] == found["left_out"] == 0
+    assert found["nonfinite"] == found["excluded"] == 0
     if name == "position":
         assert "by_feature_and_unit" not in found
     else:

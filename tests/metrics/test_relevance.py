@@ -119,7 +119,7 @@ def test_results_by_loops(cnn, batch, method, part):
     positive = [sum(p for p, v in zip(s, c, strict=True) if v > 0) for s, c in zip(sizes, cells, strict=True)]
     close(found["positive_share"], np.mean(positive))
     assert found["samples"] == N
-    assert found["left_out"] == 0
+    assert found["excluded"] == 0
     assert found["nonfinite"] == sum(int((~np.isfinite(sample)).sum()) for sample in relevance)
     counts = np.zeros(65)
     for sample in cells:

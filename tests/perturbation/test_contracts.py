@@ -110,9 +110,9 @@ KINDS = {
     "Positive": Case(kinds.Positive(0.3, 0.5), lambda v: (v + 0.5) * 1.3, "delta"),
     "Negative": Case(kinds.Negative(0.3, 0.5), lambda v: (v + 0.5) * 0.7, "delta"),
     "Log": Case(kinds.Log(2.0, 9.0), lambda v: np.log2(v + 9), "base"),
-    "RandomPtn": Case(
-        kinds.RandomPtn(0.5, 2.0, 0.25, seed=3),
-        lambda v: (v + 0.25) * (0.5 + 1.5 * drawn(kinds.RandomPtn(seed=3), np.ones_like(v))),
+    "RandomScale": Case(
+        kinds.RandomScale(0.5, 2.0, 0.25, seed=3),
+        lambda v: (v + 0.25) * (0.5 + 1.5 * drawn(kinds.RandomScale(seed=3), np.ones_like(v))),
         "high",
     ),
     "Exp": Case(kinds.Exp(3.0, 0.5), lambda v: (v + 0.5) * (v + 0.5) * (v + 0.5), "exponent"),
@@ -290,7 +290,7 @@ def test_a_key_of_a_dict(name, kind):
         (lambda: kinds.Bidirectional(combine="sum"), "combine must be one of mean, central, max_abs, got 'sum'"),
         (lambda: kinds.Log(base=1.0), "base must be positive and not 1"),
         (lambda: kinds.Log(base=-2.0), "base must be positive and not 1"),
-        (lambda: kinds.RandomPtn(low=2.0, high=1.0), "low must not exceed high"),
+        (lambda: kinds.RandomScale(low=2.0, high=1.0), "low must not exceed high"),
         (lambda: kinds.UniformNoise(low=2.0, high=1.0), "low must not exceed high"),
         (lambda: kinds.Gaussian(std=0.0), "std must be positive"),
         (lambda: kinds.GaussianNoise(std=-1.0), "std must not be negative"),
@@ -375,7 +375,7 @@ def test_uniform_noise_has_its_moments():
 def test_a_random_factor_is_one_number_per_window():
     network = Recorder()
     ones = torch.ones(2, 2, 4, 6, dtype=torch.float64)
-    kind = kinds.RandomPtn(low=2.0, high=4.0)
+    kind = kinds.RandomScale(low=2.0, high=4.0)
     importance(network, ones, 0, regions=Windows(2), perturbation=kind, score="value", chunk_size=2)
     factors = [arm[arm != 1].view(2, -1) for arm in network.seen[1:]]
     for factor in factors:
@@ -388,7 +388,7 @@ def test_a_random_factor_is_one_number_per_window():
 
 
 def test_random_factors_are_uniform():
-    factor = drawn_over_samples(kinds.RandomPtn(low=-1.0, high=5.0), np.ones((4000, 1, 1)))
+    factor = drawn_over_samples(kinds.RandomScale(low=-1.0, high=5.0), np.ones((4000, 1, 1)))
     assert factor.mean() == pytest.approx(2.0, abs=5 * (3 / 4000) ** 0.5)
     assert (factor < 0).mean() == pytest.approx(1 / 6, abs=5 * (5 / 36 / 4000) ** 0.5)
 
@@ -413,7 +413,7 @@ def drawn_over_samples(kind, like):
 
 @pytest.mark.parametrize(
     "kind",
-    [kinds.GaussianNoise(), kinds.UniformNoise(), kinds.RandomPtn(), kinds.Permute()],
+    [kinds.GaussianNoise(), kinds.UniformNoise(), kinds.RandomScale(), kinds.Permute()],
     ids=lambda kind: type(kind).__name__,
 )
 def test_the_seed_and_the_id_decide_not_the_place_in_the_batch(kind):

@@ -65,7 +65,7 @@ def per_window(cells):
         kinds.ClassInterchange(other=5.0, amount=0.0),
         kinds.GaussianNoise(std=0.0),
         kinds.UniformNoise(low=0.0, high=0.0),
-        kinds.RandomPtn(low=1.0, high=1.0),
+        kinds.RandomScale(low=1.0, high=1.0),
         kinds.UpperThreshold(threshold=1e9),
         kinds.LowerThreshold(threshold=-1e9),
     ],
@@ -263,7 +263,7 @@ COLUMNS = torch.tensor([0, 0, 1, 2, 2, 1, 3])
 @pytest.mark.parametrize("regions", [OVERLAPPING, Segments(COLUMNS)], ids=["windows", "segments"])
 @pytest.mark.parametrize(
     "kind",
-    [kinds.Negative(0.4), kinds.GaussianNoise(), kinds.LocalMean(), kinds.Permute(), kinds.RandomPtn()],
+    [kinds.Negative(0.4), kinds.GaussianNoise(), kinds.LocalMean(), kinds.Permute(), kinds.RandomScale()],
     ids=repr,
 )
 def test_anchors_and_the_whole_matrix_agree_and_it_is_symmetric(regions, kind):
@@ -350,7 +350,7 @@ def rings(inputs):
         kinds.LocalMean(),
         kinds.GaussianNoise(),
         kinds.UniformNoise(seed=4),
-        kinds.RandomPtn(),
+        kinds.RandomScale(),
         kinds.Permute(),
         kinds.Replace(torch.arange(120.0, dtype=torch.float64).sin().view(3, 2, 4, 5)),
     ],

@@ -30,8 +30,8 @@ def windows_along(size, stride, scope, remainder):
     while start + size <= stop:
         found.append(range(start, start + size))
         start += stride
-    left_out = stop - found[-1].stop
-    on_the_left = {"left": left_out, "right": 0, "center": left_out // 2 + left_out % 2}[remainder]
+    excluded = stop - found[-1].stop
+    on_the_left = {"left": excluded, "right": 0, "center": excluded // 2 + excluded % 2}[remainder]
     return [range(window.start + on_the_left, window.stop + on_the_left) for window in found]
 
 
@@ -205,7 +205,7 @@ def test_segments_against_loops(given):
         kinds.Blur(1.0),
         kinds.GaussianNoise(),
         kinds.LocalMean(),
-        kinds.RandomPtn(),
+        kinds.RandomScale(),
         kinds.Permute(),
         kinds.Permute(channels=1),
     ],

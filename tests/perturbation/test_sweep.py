@@ -8,7 +8,7 @@ from lightning_xai.operations import largest_activation
 from lightning_xai.perturbation import Segments, Windows, importance, kinds, network, speed, sweep, synergy
 from lightning_xai.perturbation.network import progress_to
 from lightning_xai.perturbation.sweep import Plan, Request, check_sweep, evaluations
-from lightning_xai.targets import Logit, Probability
+from lightning_xai.scores import Logit, Probability
 
 J = 5
 REGIONS = Windows(2)

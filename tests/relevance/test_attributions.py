@@ -23,7 +23,7 @@ from lightning_xai.relevance import (
     SquareGrad,
     VarGrad,
 )
-from lightning_xai.targets import CombClasses, Margin
+from lightning_xai.scores import CombClasses, Margin
 
 SHAPES = {"table": (3, 6), "line": (3, 2, 7), "plane": (3, 2, 4, 5), "volume": (3, 2, 3, 4, 3)}
 IDS = [12, 5, 30]

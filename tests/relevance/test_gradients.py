@@ -120,11 +120,11 @@ def test_the_gradients_of_parameters_are_not_computed():
     model, x = rectifier(bias=True), draw(2, 2, 8, 6)
     with FlopCounterMode(display=False) as forward:
         model(x)
-    with FlopCounterMode(display=False) as explaining:
+    with FlopCounterMode(display=False) as isolated_eval:
         Saliency()(model, x, 0)
     with FlopCounterMode(display=False) as training:
         model(x.clone().requires_grad_())[:, 0].sum().backward()
-    assert explaining.get_total_flops() == 2 * forward.get_total_flops()
+    assert isolated_eval.get_total_flops() == 2 * forward.get_total_flops()
     assert training.get_total_flops() == 3 * forward.get_total_flops()
     model.zero_grad()
     Saliency()(model, x, 0)

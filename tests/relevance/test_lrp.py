@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lightning_xai._guard import called_in
+from lightning_xai._guard import set_forward_context
 from lightning_xai.relevance import (
     LRP,
     Deconvnet,
@@ -281,7 +281,7 @@ def test_outer_contexts_do_not_matter():
         close(LRP()(model, x.clone(), 1), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         close(LRP()(model, x, 1), expected)
-    with called_in(lambda: torch.autocast("cpu", dtype=torch.bfloat16)):
+    with set_forward_context(lambda: torch.autocast("cpu", dtype=torch.bfloat16)):
         found = LRP()(copy.deepcopy(model).float(), x.float(), 1)
     assert found.isfinite().all()
     assert torch.corrcoef(torch.stack([found.flatten().double(), expected.flatten()]))[0, 1] > 0.9

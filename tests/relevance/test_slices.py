@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional
 
-from lightning_xai._guard import called_in
+from lightning_xai._guard import set_forward_context
 from lightning_xai.relevance import LRP, composites, rules, step
 from lightning_xai.relevance.maps import Convolution
 
@@ -256,7 +256,7 @@ def test_anomaly_mode_finds_nothing(monkeypatch):
 
 def test_values_of_another_type_are_rounded_alike(monkeypatch):
     model, x, lrp = chain(in_a_row).float(), images().float(), LRP(composites.EpsilonPlus())
-    with called_in(lambda: torch.autocast("cpu", torch.bfloat16)):
+    with set_forward_context(lambda: torch.autocast("cpu", torch.bfloat16)):
         maps = [runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (0, 5)]
     torch.testing.assert_close(*maps, rtol=1e-5, atol=1e-6)
 

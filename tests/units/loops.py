@@ -14,7 +14,7 @@ KINDS = {
     "two-sided": kinds.Bidirectional(0.9),
     "local mean": kinds.LocalMean(),
     "noise": kinds.GaussianNoise(),
-    "random window": kinds.RandomPtn(low=-2, high=2),
+    "random window": kinds.RandomScale(low=-2, high=2),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 both_units = pytest.mark.parametrize("unit", ["channel", "position"])

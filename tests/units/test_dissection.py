@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_xai.units import Concepts, dissect
-from lightning_xai.units.dissection import Dissected, Overlap, dissected, overlap
+from lightning_xai.units.dissection import DissectionResult, Overlap, dissected, overlap
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -107,7 +107,7 @@ def test_a_mask_that_is_the_concept():
 
 def test_a_detector_is_strictly_above():
     counts = {"area": torch.tensor([100, 100]), "concept_area": torch.tensor([4]), "samples": 1}
-    found = Dissected(
+    found = DissectionResult(
         Concepts(["a"]),
         torch.zeros(2),
         torch.tensor([[4], [4]]),

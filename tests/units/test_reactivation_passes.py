@@ -8,7 +8,7 @@ from loops import WINDOWS, N, P, every_kind
 
 from lightning_xai.perturbation import Windows, importance, kinds, sweep
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
-from lightning_xai.targets import Probability
+from lightning_xai.scores import Probability
 from lightning_xai.units.change import LayerChange
 from lightning_xai.units.reactivation import reactivation
 

@@ -32,7 +32,7 @@ from lightning_xai.perturbation.kinds.pointwise import Tanh as Tanh
 from lightning_xai.perturbation.kinds.pointwise import UpperThreshold as UpperThreshold
 from lightning_xai.perturbation.kinds.random import GaussianNoise as GaussianNoise
 from lightning_xai.perturbation.kinds.random import Permute as Permute
-from lightning_xai.perturbation.kinds.random import RandomPtn as RandomPtn
+from lightning_xai.perturbation.kinds.random import RandomScale as RandomScale
 from lightning_xai.perturbation.kinds.random import UniformNoise as UniformNoise
 from lightning_xai.perturbation.kinds.spatial import Blur as Blur
 from lightning_xai.perturbation.kinds.spatial import ChannelMean as ChannelMean

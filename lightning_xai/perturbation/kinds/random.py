@@ -19,13 +19,13 @@ def _draw(values: Tensor, keys: Keys, seed: int, fill: Callable[[Tensor, torch.G
 
 
 @dataclass(frozen=True)
-class RandomPtn(WindowPerturbation):
+class RandomScale(WindowPerturbation):
     r""":math:`(v + b)\, u`, one :math:`u \sim U(low, high)` per sample and window.
 
     Raises:
         ValueError: If ``low`` exceeds ``high``.
 
-    >>> scaled = RandomPtn(low=0.5, high=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))
+    >>> scaled = RandomScale(low=0.5, high=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))
     >>> scaled[0]
     tensor([[[-0.5000,  0.2500,  1.0000]]])
     """

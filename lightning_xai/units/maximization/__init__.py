@@ -1,7 +1,7 @@
 """Maximisation: inputs that a class, a unit, a group or a direction responds to most, and DeepDream."""
 
 from lightning_xai.units.maximization.ascent import Ascent as Ascent
-from lightning_xai.units.maximization.ascent import Maximized as Maximized
+from lightning_xai.units.maximization.ascent import MaximizationResult as MaximizationResult
 from lightning_xai.units.maximization.ascent import maximize_activation as maximize_activation
 from lightning_xai.units.maximization.ascent import robust as robust
 from lightning_xai.units.maximization.dream import Dream as Dream

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, unknown
-from lightning_xai._guard import calling, explaining, tapping, usable
+from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture
 from lightning_xai.units.maximization.images import (
@@ -103,7 +103,7 @@ def robust(cells: int = 8, degrees: float = 5.0, scale: float = 0.1) -> tuple[Tr
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class Maximized:
+class MaximizationResult:
     """Inputs that maximise an objective.
 
     Attributes:
@@ -125,7 +125,7 @@ def maximize_activation(
     ascent: Ascent | None = None,
     start: Tensor | None = None,
     report: Report | None = None,
-) -> Maximized:
+) -> MaximizationResult:
     r"""Inputs that a class, unit, group or direction responds to most.
 
     .. math:: x^* = \arg\max_x\; E_\tau[f(\tau(x))] - \sum_r \lambda_r\, r(x)
@@ -164,7 +164,7 @@ def maximize_activation(
         raise ValueError(f"shape must be that of one input, (C, *S) or (F,), got {list(shape)}.")
     model = unwrapped(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    with explaining(model, gradients=True):
+    with isolated_eval(model, gradients=True):
         generator = torch.Generator().manual_seed(ascent.seed)
         if start is None:
             parameters, whole = _drawn(ascent, cells, objective.count or 1, generator)
@@ -204,7 +204,7 @@ def maximize_activation(
         with torch.no_grad():
             x = made()
             value = read(x)
-    return Maximized(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
+    return MaximizationResult(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
 
 
 def _inside(cells: tuple[int, ...]) -> tuple[int, ...]:
@@ -229,7 +229,7 @@ def _given(ascent: Ascent, cells: tuple[int, ...], count: int | None, start: Ten
             f"start must be {[count or 'N', *cells]}, an input for each part of the objective, got {list(start.shape)}."
         )
     whole = (len(start), *_inside(cells))
-    values = usable(start).double().view(whole)
+    values = detach_for_autograd(start).double().view(whole)
     values = values if ascent.bounds is None else ascent.bounds.inverse(values)
     return ascent.parametrization.parameters(values), whole
 
@@ -242,7 +242,7 @@ def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, stop: bool 
     """The objective [N] of inputs; unless told otherwise the model runs no further than the layer that is read."""
     layer = objective.layer
     if layer is None:
-        with calling():
+        with forward_context():
             output = model(inputs)
         return objective.read(output, len(inputs))
     if not stop:
@@ -254,7 +254,7 @@ def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, stop: bool 
         raise _Reached
 
     try:
-        with tapping(model, {layer: look}), calling():
+        with hook_outputs(model, {layer: look}), forward_context():
             model(inputs)
     except _Reached:
         pass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import explaining, usable
+from lightning_xai._guard import isolated_eval, detach_for_autograd
 from lightning_xai.operations import unwrapped
 from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate
 from lightning_xai.units.maximization.images import Bounds
@@ -114,8 +114,8 @@ def deep_dream(
     model = unwrapped(model)
     how = dream or Dream()
     generator = torch.Generator().manual_seed(how.seed)
-    with explaining(model, gradients=True):
-        image = usable(image)
+    with isolated_eval(model, gradients=True):
+        image = detach_for_autograd(image)
         evaluate(model, image, objective, stop=False)  # what does not fit is refused before the first step
         detail = torch.zeros_like(image)
         for octave in reversed(range(how.octaves)):

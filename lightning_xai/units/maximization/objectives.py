@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.targets import Score, as_score
+from lightning_xai.scores import Score, as_score
 from lightning_xai.units._capture import rows_of_units, with_positions
 from lightning_xai.units.groups import UnitGroups
 

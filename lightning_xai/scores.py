@@ -73,7 +73,7 @@ class Score(ABC):
         clean = self._columns(output, samples)
         resolved = self._resolve(target, clean)
         region = None
-        if clean.ndim > 2 and not isinstance(self, Value):
+        if clean.ndim > 2 and not isinstance(self, RawOutput):
             region = clean.argmax(1) == resolved.view(-1, *[1] * (clean.ndim - 2))
         fixed = self.fix(clean, resolved, region)
         return BoundScore(self, resolved, region, fixed, self.predict(clean), self.classes(clean))
@@ -310,13 +310,13 @@ class Sigmoid(Score):
 
 
 @dataclass(frozen=True)
-class Value(Score):
+class RawOutput(Score):
     r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
 
     With one column the target is 0. Positions are averaged over all of them, not over a predicted region.
 
     >>> z = torch.tensor([1.5, -2.0])
-    >>> Value().bind(z, 0, samples=2)(z)
+    >>> RawOutput().bind(z, 0, samples=2)(z)
     tensor([ 1.5000, -2.0000])
     """
 
@@ -358,11 +358,11 @@ class CombClasses(Score):
 
 
 @dataclass(frozen=True)
-class StrongestClass(CombClasses):
+class _StrongestClass(CombClasses):
     """The class :math:`c^*` of :class:`CombClasses`, as a number.
 
     >>> clean, perturbed = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([[0.2, 0.3, 0.5]]).log()
-    >>> StrongestClass().bind(clean, 0, samples=1)(perturbed)
+    >>> _StrongestClass().bind(clean, 0, samples=1)(perturbed)
     tensor([2.])
     """
 
@@ -406,7 +406,7 @@ _BY_NAME: dict[str, type[Score]] = {
     "margin": Margin,
     "sigmoid": Sigmoid,
     "comb_classes": CombClasses,
-    "value": Value,
+    "value": RawOutput,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from draws import draw
 
-from lightning_xai.targets import Custom, Logit, Score, Value, as_score
+from lightning_xai.scores import Custom, Logit, Score, RawOutput, as_score
 
 CLASSES, TARGET = 4, [3, 0, 2, 2, 1]
 
@@ -110,7 +110,7 @@ def test_the_runner_up_stays_the_one_of_the_clean_output():
     close(bound(other), [5.0])
 
 
-def test_targets_in_their_three_forms():
+def test_scores_in_their_three_forms():
     z = draw(4, 3)
     logit = as_score("logit")
     close(logit.bind(z, torch.tensor([0, 2, 1, 1]), samples=4)(z), z[range(4), [0, 2, 1, 1]])
@@ -168,7 +168,7 @@ def test_output_picks_the_tensor(output, key):
     ("output", "score", "message"),
     [
         ({"a": LOGITS, "b": LOGITS}, Logit(), r"returned a dict with the keys \['a', 'b'\]: .* score=Logit\(output"),
-        ((LOGITS, LOGITS), Value(), r"returned 2 values: say which to explain, e.g. score=Value\(output=...\)"),
+        ((LOGITS, LOGITS), RawOutput(), r"returned 2 values: say which to explain, e.g. score=Value\(output=...\)"),
         ({"a": LOGITS}, Logit(output="z"), r"output='z' is not in the model's output \(\['a'\]\)"),
         ((LOGITS,), Logit(output=4), r"output=4 is not in the model's output \(tuple\)"),
         (Output(LOGITS, LOGITS), Logit(output="logit"), r"output='logit' is not in the model's output \(Output\)"),
@@ -207,7 +207,7 @@ def test_outputs_that_cannot_be_read(output, score, message):
         ([0, 1], TypeError, "target must be .* got list"),
     ],
 )
-def test_targets_that_do_not_fit(target, error, message):
+def test_scores_that_do_not_fit(target, error, message):
     with pytest.raises(error, match=message):
         as_score("logit").bind(torch.zeros(2, 3), target, samples=2)
 
