@@ -4,8 +4,8 @@ from lightning_xai.units.ablation import AblationResult as AblationResult
 from lightning_xai.units.ablation import ablate_units as ablate_units
 from lightning_xai.units.activation import Threshold as Threshold
 from lightning_xai.units.activation import activation_threshold as activation_threshold
-from lightning_xai.units.count_forwards import UnitCount as UnitCount
-from lightning_xai.units.count_forwards import count_units as count_units
+from lightning_xai.units.counting import UnitCount as UnitCount
+from lightning_xai.units.counting import count_units as count_units
 from lightning_xai.units.counts import Pair as Pair
 from lightning_xai.units.counts import Reactivation as Reactivation
 from lightning_xai.units.counts import Report as Report

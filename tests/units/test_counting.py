@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.units.count_forwards import UnitCount, convolved_size, count_units
+from lightning_xai.units.counting import UnitCount, convolved_size, count_units
 
 CASES = {
     "line": (nn.Conv1d(3, 5, 4, stride=3, padding=2, dilation=2), (3, 17)),
