@@ -182,8 +182,8 @@ def count_forwards(model: nn.Module) -> Iterator[list[nn.Module]]:
 def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """Record gradients from the output of a layer on, and nothing before it.
 
-    Inside ``isolated_eval(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that the
-    layer has run.
+    Inside ``isolated_eval(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that
+    the layer has run.
 
     Args:
         model: The network.

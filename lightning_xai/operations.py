@@ -214,7 +214,7 @@ def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], obj
     Args:
         model: The network, already in the mode and context in which it is to be called.
         inputs: Any inputs of the model.
-        meanwhile: Something to be done that may run the model on these inputs: then its passes are looked at, and
+        probe: Something to be done that may run the model on these inputs: then its passes are looked at, and
             none of their own are made.
     """
     hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
@@ -278,6 +278,8 @@ _THROUGH = {"affine_norm", "dropout", "identity", "reshape"}
 
 @dataclass(frozen=True)
 class Consumer:
+    """An operation that takes a layer's output."""
+
     kind: str | None
     module: str
     name: str

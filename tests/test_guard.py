@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai._guard import set_forward_context, forward_context, isolated_eval, hook_outputs, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval, set_forward_context
 from lightning_xai.perturbation import Windows, importance, kinds
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from draws import draw
 
-from lightning_xai.scores import Custom, Logit, Score, RawOutput, as_score
+from lightning_xai.scores import Custom, Logit, RawOutput, Score, as_score
 
 CLASSES, TARGET = 4, [3, 0, 2, 2, 1]
 

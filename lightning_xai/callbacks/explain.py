@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from lightning_xai import figures
 from lightning_xai._checks import as_integer, check_model
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures import Pictures
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Table, shared_sweeps, update_together

@@ -93,7 +93,9 @@ class UnitAblation(ExplanationMetric):
         number = change.isfinite()
         of_class = found.target, found.classes
         self.add_to_state("right", class_sums(right.long(), *of_class))
-        self.add_to_state("clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0])
+        self.add_to_state(
+            "clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0]
+        )
         self.add_to_state("class_count", found.target.bincount(minlength=found.classes))
         self.add_to_state("score_sum", class_sums(torch.where(number, change, 0.0), *of_class))
         self.add_to_state("score_count", class_sums(number.long(), *of_class))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
-from lightning_xai.scores import Target, RawOutput
+from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, find_spot, seeing

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
-from lightning_xai.scores import Target, RawOutput
+from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units._capture import capture, with_positions
 from lightning_xai.units.dissection import (
     Concepts,

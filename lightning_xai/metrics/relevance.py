@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import BatchExplanation, MapMetric, check_shared, precise
 from lightning_xai.perturbation.regions import Regions

@@ -107,7 +107,9 @@ class Synergy(SweepMetric):
         interaction = precise(found.tensors["interaction"]).flatten(1)
         count, total = interaction.isfinite().sum(1), interaction.abs().nansum(1)
         self.add_to_state("mean_abs_sum", (total / count.clamp(min=1)).sum())
-        self.add_to_state("redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum())
+        self.add_to_state(
+            "redundant_sum", torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0).sum()
+        )
         self.add_to_state("measured", (count > 0).sum())
 
     def compute(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
-from lightning_xai.scores import CombClasses, Score, _StrongestClass, Target, as_score
+from lightning_xai.scores import CombClasses, Score, Target, _StrongestClass, as_score
 
 
 def importance(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, unknown
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult, Looks, Watch, attended
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
 from lightning_xai.perturbation.network import Network

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import named_layer
-from lightning_xai._guard import leaf_at, isolated_eval, hook_outputs, uncompiled, detach_for_autograd, observe_modules
+from lightning_xai._guard import detach_for_autograd, hook_outputs, isolated_eval, leaf_at, observe_modules, uncompiled
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
-from lightning_xai.scores import BoundScore, Logit, Target, RawOutput
+from lightning_xai.scores import BoundScore, Logit, RawOutput, Target
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _WRAPPERS = ("module.", "_orig_mod.")

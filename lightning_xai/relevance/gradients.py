@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, CombClasses, Score, Target, as_score
@@ -40,7 +40,9 @@ class ScoreAttribution(Attribution, ABC):
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
         """The score, bound to a clean output."""
-        target = detach_for_autograd(target) if isinstance(target, Tensor) else target  # a backward pass may have to keep it
+        target = (
+            detach_for_autograd(target) if isinstance(target, Tensor) else target
+        )  # a backward pass may have to keep it
         return as_score(self.score).bind(output, target, samples)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import unknown
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.operations import largest_activation, unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference

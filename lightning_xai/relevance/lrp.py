@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import forward_context, isolated_eval, frozen, uncompiled, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites

@@ -98,8 +98,8 @@ class Propagation(Operations):
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             raise ValueError(
-                f"{self.current_module() or 'the model'!r} calls torch.inference_mode() in its forward, through which no "
-                f"relevance passes; use torch.no_grad() there."
+                f"{self.current_module() or 'the model'!r} calls torch.inference_mode() in its forward, through which "
+                f"no relevance passes; use torch.no_grad() there."
             )
         if self._sharded:
             find_again(live, (self._records, self._kept_of, self._fresh.receivers))

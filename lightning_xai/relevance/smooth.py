@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import isolated_eval, keyed_generator, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval, keyed_generator
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency, run
@@ -70,7 +70,11 @@ class NoisyAttribution(Attribution, ABC):
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
         if isinstance(target, str):
             with isolated_eval(unwrapped(model)):
-                target = as_score(self.score).bind(run(unwrapped(model), detach_for_autograd(inputs)), target, len(inputs)).target
+                target = (
+                    as_score(self.score)
+                    .bind(run(unwrapped(model), detach_for_autograd(inputs)), target, len(inputs))
+                    .target
+                )
         return self.average(self._maps(model, detach_for_autograd(inputs), target, sample_ids))
 
     def _maps(self, model: nn.Module, x: Tensor, target: Any, ids: tuple[int, ...]) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
 from lightning_xai.relevance.references import Reference, as_reference, at_reference

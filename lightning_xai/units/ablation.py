@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, named_layer, unknown
-from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import largest_activation, unwrapped
 from lightning_xai.scores import BoundScore, Score, Target, as_score, check_labels
 from lightning_xai.units._capture import CaptureResult, all_finite, capture, rows_of_units

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model
-from lightning_xai._guard import forward_context, isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.operations import largest_activation
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, Spot, find_spots, seeing

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_inputs, unknown
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import all_finite, capture, chunks, with_positions
 from lightning_xai.units.groups import UnitGroups

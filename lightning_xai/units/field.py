@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import Operations, kind_of, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 

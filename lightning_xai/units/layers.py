@@ -101,7 +101,11 @@ def find_spots(
     network = unwrapped(model)
     for layer in layers:
         named_layer(network, layer)
-    with forward_context(), _Normalised(network) as seen, hook_outputs(network, {n: partial(seen.follow, n) for n in layers}):
+    with (
+        forward_context(),
+        _Normalised(network) as seen,
+        hook_outputs(network, {n: partial(seen.follow, n) for n in layers}),
+    ):
         following = following_activations(network, layers, inputs)
     return {layer: _spot(network, inputs, layer, seen, following[layer], activation) for layer in layers}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, unknown
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.regions import BoundRegions, Regions

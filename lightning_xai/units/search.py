@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import all_finite, capture, chunks
 from lightning_xai.units.dissection import first_largest

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model, unknown
-from lightning_xai._guard import forward_context, isolated_eval, hook_outputs, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture
 from lightning_xai.units.maximization.images import (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import isolated_eval, detach_for_autograd
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate
 from lightning_xai.units.maximization.images import Bounds
