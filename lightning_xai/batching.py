@@ -1,0 +1,118 @@
+"""How many rows go through a model at once: found from its activations, halved when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._checks import as_integer
+from lightning_xai._guard import forward_context
+from lightning_xai.operations import largest_activation
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+# How large the largest activation of a pass may be. On a CPU it should stay in the cores' caches, beyond that fresh
+# pages cost more than a larger pass gains; on a GPU only memory limits it.
+_CPU_BYTES, _DEVICE_BYTES = 2**20, 512 * 2**20
+_FEWEST_ROWS, _MOST_ROWS = 4, 1024
+_MESSAGES = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
+# The size that was found when memory ran out, so that the next batch does not run out of it again. Inputs of another
+# shape take another amount of memory.
+_found: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+
+
+class Batches:
+    """Runs work in batches of at most ``limit`` rows, and halves the limit when memory runs out.
+
+    A limit that was found in this way is logged, and holds for later batches of the same model and input shape.
+
+    Args:
+        model: The network, in the mode and context in which it is to be called.
+        inputs: Inputs [N, ...] of the model.
+        chunk_size: The most rows of a pass; found from the size of the activations unless given.
+        cpu_bytes: How large the largest activation of a pass may be on a CPU.
+        probe: Called instead of the model to measure the activations, if it runs the model on one sample itself.
+
+    Attributes:
+        limit: The most rows of a pass.
+
+    Raises:
+        TypeError: If ``chunk_size`` is not an integer.
+        ValueError: If ``chunk_size`` is less than 1.
+
+    >>> batches = Batches(nn.Identity(), torch.zeros(5, 2), chunk_size=2)
+    >>> batches.map(lambda rows: list(range(5))[rows], 5)
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        chunk_size: int | None = None,
+        *,
+        cpu_bytes: int = _CPU_BYTES,
+        probe: Callable[[], object] = lambda: None,
+    ) -> None:
+        if chunk_size is None:
+            with forward_context():
+                largest = largest_activation(model, inputs[:1], probe)
+            budget = cpu_bytes if inputs.device.type == "cpu" else _DEVICE_BYTES
+            chunk_size = min(max(budget // largest, _FEWEST_ROWS), _MOST_ROWS)
+        else:
+            as_integer("chunk_size", chunk_size, least=1)
+            probe()
+        self._model, self._shape = model, tuple(inputs.shape[1:])
+        self.limit = min(chunk_size, _found.get(model, {}).get(self._shape, chunk_size))
+
+    def map(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> list[T]:
+        """``run(items)`` for slices of ``count`` items, one after the other, each repeated in halves if it must be.
+
+        A call of ``run`` that fails must leave nothing behind. Calls may be nested: samples outside, with ``copies``
+        the most rows that one of them makes (features, channels), and those inside, with ``width`` the number of
+        samples. Where a pass of a single item inside is still too large, the samples outside become fewer.
+
+        Args:
+            run: Does the work for some items.
+            count: How many items there are.
+            width: How many rows an item takes in one pass.
+            copies: The most passes of an item that ``run`` joins to one, as far as the limit allows.
+
+        Raises:
+            RuntimeError: The original one, if a single row does not fit or memory is not the reason.
+        """
+        found: list[T] = []
+        start = 0
+        while start < count:
+            items = slice(start, min(start + max(1, self.limit // width), count))
+            rows = min(self.limit, (items.stop - start) * width * copies)
+            try:
+                found.append(run(items))
+            except RuntimeError as error:
+                if rows <= width or not _out_of_memory(error):
+                    raise
+            else:
+                start = items.stop
+                continue
+            # Out of the handler, whose traceback keeps the tensors of the failed pass alive.
+            self._halve(rows)
+        return found
+
+    def _halve(self, rows: int) -> None:
+        self.limit = rows // 2
+        _found.setdefault(self._model, {})[self._shape] = self.limit
+        _log.warning("Memory ran out in a pass of %d rows; going on with at most %d (chunk_size).", rows, self.limit)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MESSAGES)
