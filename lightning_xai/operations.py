@@ -16,43 +16,140 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_xai._guard import compiled_type, count_forwards, hook_outputs
 
-_NAMES = {
-    "convolution": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
-    "linear": "linear",
-    "matmul": "matmul rmatmul mm bmm mv dot inner einsum tensordot addmm addmv addbmm baddbmm bilinear multi_dot",
-    "affine_norm": "batch_norm",
-    "norm": "layer_norm group_norm instance_norm rms_norm normalize local_response_norm",
-    "activation": "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid tanh "
-    "sigmoid logsigmoid log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min "
-    "clamp_max "
-    "expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
-    "softmax": "softmax log_softmax softmin logsumexp",
-    "sum": "add radd iadd sub subtract rsub isub sum nansum mean nanmean cumsum neg negative",
-    "concatenation": "cat concat concatenate stack hstack vstack dstack column_stack",
-    "product": "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod",
-    "statistic": "var std var_mean std_mean norm vector_norm rsqrt reciprocal",
-    "pooling": "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
-    "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-    "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices avg_pool1d "
-    "avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max min amax amin maximum "
-    "minimum topk sort median max_unpool1d max_unpool2d max_unpool3d",
-    "interpolation": "interpolate upsample upsample_nearest upsample_bilinear grid_sample fold unfold",
-    "reshape": "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes "
-    "swapdims t movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave "
-    "contiguous getitem setitem select narrow index_select gather take take_along_dim masked_select masked_fill where "
-    "split split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
-    "pixel_shuffle pixel_unshuffle channel_shuffle as_strided scatter index_copy index_fill zero fill pad_sequence "
-    "atleast_1d atleast_2d atleast_3d meshgrid block_diag index_put",
-    "identity": "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias",
-    "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
-    "attention": "scaled_dot_product_attention multi_head_attention_forward",
-    "embedding": "embedding embedding_bag",
-    "recurrent": "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
-}
 
-KINDS = tuple(_NAMES)
-_KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+@dataclass(frozen=True)
+class Kind:
+    """What holds for all operations of one kind: the one place where such facts stand.
+
+    Attributes:
+        names: The plain names of the functions of torch that make them.
+        conserving: Their derivative conserves relevance as it is, so they need no rule.
+        moving: They move numbers and change none.
+        elementwise: They change single numbers, where they take one tensor and keep its shape.
+        sign_preserving: Their results are not negative if what they read is not.
+        constant: What of their relevance goes on to no input falls to constants that they add, as a bias is.
+        transparent: An activation behind them still is that of the layer before them.
+    """
+
+    names: frozenset[str]
+    conserving: bool = False
+    moving: bool = False
+    elementwise: bool = False
+    sign_preserving: bool = False
+    constant: bool = False
+    transparent: bool = False
+
+
+def _kind(names: str, **facts: bool) -> Kind:
+    return Kind(frozenset(names.split()), **facts)
+
+
+KINDS: dict[str, Kind] = {
+    "convolution": _kind("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+    "linear": _kind("linear"),
+    "matmul": _kind(
+        "matmul rmatmul mm bmm mv dot inner einsum tensordot addmm addmv addbmm baddbmm bilinear multi_dot"
+    ),
+    "affine_norm": _kind("batch_norm", elementwise=True, constant=True, transparent=True),
+    "norm": _kind("layer_norm group_norm instance_norm rms_norm normalize local_response_norm", constant=True),
+    "activation": _kind(
+        "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid tanh sigmoid "
+        "logsigmoid log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min "
+        "clamp_max expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
+        elementwise=True,
+        constant=True,
+    ),
+    "softmax": _kind("softmax log_softmax softmin logsumexp", conserving=True),
+    "sum": _kind(
+        "add radd iadd sub subtract rsub isub sum nansum mean nanmean cumsum neg negative",
+        conserving=True,
+        elementwise=True,
+        constant=True,
+    ),
+    "concatenation": _kind("cat concat concatenate stack hstack vstack dstack column_stack", conserving=True),
+    "product": _kind(
+        "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod",
+        elementwise=True,
+    ),
+    "statistic": _kind("var std var_mean std_mean norm vector_norm rsqrt reciprocal"),
+    "pooling": _kind(
+        "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices "
+        "adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max min amax amin maximum minimum topk sort "
+        "median max_unpool1d max_unpool2d max_unpool3d",
+        conserving=True,
+        sign_preserving=True,
+    ),
+    "interpolation": _kind(
+        "interpolate upsample upsample_nearest upsample_bilinear grid_sample fold unfold", conserving=True
+    ),
+    "reshape": _kind(
+        "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims "
+        "t movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave contiguous "
+        "getitem setitem select narrow index_select gather take take_along_dim masked_select masked_fill where split "
+        "split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
+        "pixel_shuffle pixel_unshuffle channel_shuffle as_strided scatter index_copy index_fill zero fill pad_sequence "
+        "atleast_1d atleast_2d atleast_3d meshgrid block_diag index_put",
+        conserving=True,
+        moving=True,
+        transparent=True,
+    ),
+    "identity": _kind(
+        "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias",
+        conserving=True,
+        moving=True,
+        sign_preserving=True,
+        transparent=True,
+    ),
+    "dropout": _kind(
+        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
+        conserving=True,
+        moving=True,
+        transparent=True,
+    ),
+    "attention": _kind("scaled_dot_product_attention multi_head_attention_forward"),
+    "embedding": _kind("embedding embedding_bag"),
+    "recurrent": _kind("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
+}
+_KIND_OF = {name: kind for kind, facts in KINDS.items() for name in facts.names}
 NAMES = frozenset(_KIND_OF)
+
+_LINEAR = "input weight bias"
+_WINDOW = "input kernel_size stride padding dilation ceil_mode"
+_SIGNATURES: dict[str, str] = {
+    "linear": _LINEAR,
+    **{f"conv{n}d": f"{_LINEAR} stride padding dilation groups" for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": f"{_LINEAR} stride padding output_padding groups dilation" for n in (1, 2, 3)},
+    "batch_norm": "input running_mean running_var weight bias training momentum eps",
+    "layer_norm": "input normalized_shape weight bias eps",
+    "rms_norm": "input normalized_shape weight eps",
+    "group_norm": "input num_groups weight bias eps",
+    "instance_norm": "input running_mean running_var weight bias use_input_stats momentum eps",
+    "scaled_dot_product_attention": "query key value attn_mask dropout_p is_causal",
+    "hardtanh": "input min_val max_val",
+    "clamp": "input min max",
+    "clip": "input min max",
+    "clamp_min": "input min",
+    "pad": "input pad mode value",
+    **{f"max_pool{n}d": _WINDOW for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": "input kernel_size stride padding" for n in (1, 2, 3)},
+}
+_TORCH_BATCH_NORM = "input weight bias running_mean running_var training momentum eps cudnn_enabled"
+
+
+def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by their names, those that were given: the one place that knows their order.
+
+    >>> arguments(functional.conv1d, ("x", "w", None, 2), {"groups": 3})
+    {'input': 'x', 'weight': 'w', 'bias': None, 'stride': 2, 'groups': 3}
+    """
+    name = operation_name(func)
+    order = _SIGNATURES.get(name, "input")
+    if name == "batch_norm" and func is not functional.batch_norm:
+        order = _TORCH_BATCH_NORM  # torch.batch_norm has the weights before the statistics
+    return {**dict(zip(order.split(), args, strict=False)), **kwargs}
+
 
 # What asks about a tensor, or takes it out of the pass: no operation of the network.
 _QUERY_NAMES = """get set size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point
@@ -64,22 +161,29 @@ _VIEWING_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real"})
 
 _INPLACE = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"})
 
+_NAMESPACES = ("special_", "linalg_", "fft_")
+
 _MODULE_CALL = nn.Module._call_impl.__code__
 
 
 @functools.lru_cache(maxsize=4096)
 def operation_name(func: Callable[..., Any]) -> str:
-    """The plain name of a function of the torch API: ``add`` for ``add``, ``add_`` and ``__add__``."""
+    """The plain name of a function of the torch API.
+
+    >>> [operation_name(func) for func in (torch.Tensor.__iadd__, torch.special.expit, torch.ops.aten.relu.default)]
+    ['iadd', 'expit', 'relu']
+    """
     name = str(getattr(func, "__name__", ""))
     if name == "__get__":
         attribute = getattr(getattr(func, "__self__", None), "__name__", "")
         return "transpose" if attribute in _VIEWING_ATTRIBUTES else "get"
-    return name.strip("_")
+    name = name.partition(".")[0].strip("_")  # an overload of an operator of aten is `relu.default`
+    return name.removeprefix(next((prefix for prefix in _NAMESPACES if name.startswith(prefix)), ""))
 
 
 @functools.lru_cache(maxsize=4096)
 def kind_of(func: Callable[..., Any]) -> str | None:
-    """The kind of operation that a function of the torch API makes, one of :data:`KINDS`; None for any other.
+    """The kind of operation that a function of the torch API makes, a key of :data:`KINDS`; None for any other.
 
     >>> kind_of(torch.Tensor.add_), kind_of(functional.hardswish), kind_of(torch.cdist)
     ('sum', 'activation', None)
@@ -94,7 +198,7 @@ def _is_query(func: Callable[..., Any]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _writes(func: Callable[..., Any]) -> bool:
-    name = str(getattr(func, "__name__", ""))
+    name = str(getattr(func, "__name__", "")).partition(".")[0]
     return name in _INPLACE or (name.endswith("_") and not name.endswith("__") and not name.startswith("_"))
 
 

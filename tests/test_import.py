@@ -1,5 +1,6 @@
 """Importing is cheap: the package by itself loads nothing heavy, chapter 1 nothing but torch."""
 
+import importlib
 import subprocess
 import sys
 
@@ -47,3 +48,24 @@ def test_every_public_name_can_be_had():
     for name in lightning_xai.__all__:
         assert getattr(lightning_xai, name).__name__ == name
         assert name in dir(lightning_xai)
+
+
+LAZY = ["lightning_xai.perturbation", "lightning_xai.perturbation.kinds", "lightning_xai.units"]
+
+
+@pytest.mark.parametrize("package", [*LAZY, "lightning_xai.units.maximization"])
+def test_a_chapter_loads_nothing_before_a_name_is_used_and_then_has_every_name(package):
+    assert loaded_by(f"import {package}", {"torch", f"{package}.base", f"{package}.importance"}) == set()
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__name__.split(".")[-1] == name
+        assert name in dir(module)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_a_module_does_not_hide_the_function_of_the_same_name():
+    code = (
+        "import lightning_xai.perturbation.speed\nfrom lightning_xai.perturbation import speed\nassert callable(speed)"
+    )
+    assert "lightning_xai.perturbation.speed" in loaded_by(code, {"lightning_xai.perturbation.speed"})

@@ -56,7 +56,7 @@ def arguments(function):
 def known(modules):
     """What modules hold: names, the parameters of what can be called, and the members of classes."""
     names = set()
-    for found in [found for module in modules for found in vars(module).items() if not found[0].startswith("_")]:
+    for found in [found for module in modules for found in inspect.getmembers(module) if not found[0].startswith("_")]:
         names.add(found[0])
         if inspect.isclass(found[1]):
             # Instances have fields that their class has not.

@@ -76,7 +76,7 @@ def public():
     names = {home(getattr(lightning_xai, name)) for name in lightning_xai.__all__}
     for module in map(importlib.import_module, MODULES):
         file = not hasattr(module, "__path__")
-        for name, found in vars(module).items():
+        for name, found in inspect.getmembers(module):
             if file and getattr(found, "__module__", None) != module.__name__:
                 continue
             ours = (getattr(found, "__module__", None) or "").startswith("lightning_xai")
