@@ -21,7 +21,7 @@ from lightning_xai.app.models import DemoCNN
 from lightning_xai.relevance import LRP, Ledger, composites, rules
 
 COMPOSITES = {
-    "LRP-0": composites.Composite([("*", rules.Zero())]),
+    "LRP-0": composites.RuleList([("*", rules.Zero())]),
     "epsilon 0.5": composites.AttnLRP(epsilon=0.5),
     "EpsilonPlus": composites.EpsilonPlus(),
     "EpsilonAlpha2Beta1": composites.EpsilonAlpha2Beta1(),

@@ -19,7 +19,7 @@ shown = {
 }
 figure, axes = subplots(1, len(shown), height=2.2, sharey=True)
 for number, (panel, (title, rule)) in enumerate(zip(axes, shown.items(), strict=True)):
-    found = LRP(composites.Composite([("*", rule)]))(neuron, x, 0)[0]
+    found = LRP(composites.RuleList([("*", rule)]))(neuron, x, 0)[0]
     panel.bar(range(4), found, color=[COLOURS[1] if value > 0 else COLOURS[0] for value in found], width=0.7)
     panel.axhline(0, color="0.6", linewidth=0.6)
     panel.set_title(f"{title}\nΣ R = {float(found.sum()):.3g}", fontsize=8)

@@ -126,11 +126,11 @@ def _matrix_product(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[st
         plain = name == "addmm" and beta == alpha == 1 and not _live(added) and added.ndim == 1
         if plain and _live(factors[0]):
             return LinearCall(Dense(), factors[0], factors[1].t(), added)
-        summed = name == "addbmm"
+        forward_by_sign = name == "addbmm"
 
         def rewritten() -> Tensor:
             product: Tensor = torch.matmul(*factors)
-            found: Tensor = beta * added + alpha * (product.sum(0) if summed else product)
+            found: Tensor = beta * added + alpha * (product.sum(0) if forward_by_sign else product)
             return found
 
         return LinearCall(Dense(), factors[0], factors[1], None, rewritten)

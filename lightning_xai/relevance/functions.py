@@ -87,8 +87,8 @@ class Handed(torch.autograd.Function):
         record, kept, (value, slope) = ctx.facts
         y, (g,), _ = kept.read(), grads, ctx.saved_tensors
         if record.takes_relevance():
-            record.follower, record.rectified = y if value == 0 else y - value, ctx.rectifies
-            record.writable = ctx.received is not None and ctx.received.fresh
+            record.activation_output, record.rectified = y if value == 0 else y - value, ctx.rectifies
+            record.owns_gradient = ctx.received is not None and ctx.received.fresh
             return g, None, None, None, None
         if record.y.shape != y.shape:
             raise RuntimeError(f"the output of {record.operation} was read in a way that was not seen.")

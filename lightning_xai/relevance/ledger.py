@@ -38,7 +38,7 @@ class Ledger:
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[4.0, -2.0]]), torch.tensor([2.0])
-        >>> own = LRP(composites.Composite([("linear", rules.Epsilon(2.0))]))
+        >>> own = LRP(composites.RuleList([("linear", rules.Epsilon(2.0))]))
         >>> ledger = own.with_ledger(model, torch.tensor([[2.0, 2.0]]), 0)[1]
         >>> ledger.start.item(), ledger.received.item(), ledger.biases.item(), ledger.epsilon.item()
         (6.0, 3.0, 1.5, 1.5)

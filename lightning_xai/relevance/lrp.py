@@ -15,7 +15,7 @@ from lightning_xai._guard import detach_for_autograd, forward_context, frozen, i
 from lightning_xai.attribution import Attribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
-from lightning_xai.relevance.composites import Patterns
+from lightning_xai.relevance.composites import Composite
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
@@ -40,7 +40,7 @@ def _propagate(
     model: nn.Module,
     inputs: Tensor,
     target: Target,
-    composite: Patterns,
+    composite: Composite,
     score: Score,
     recorder: Recorder | None = None,
 ) -> _Passed:
@@ -97,11 +97,11 @@ def _given(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
     return torch.stack([(part.detach() * grad).sum() for part, grad in pairs if grad is not None]).sum()
 
 
-def _check(composite: Patterns) -> None:
-    if not isinstance(composite, Patterns):
+def _check(composite: Composite) -> None:
+    if not isinstance(composite, Composite):
         raise TypeError(
             f"composite must be one of lightning_xai.relevance.composites, e.g. EpsilonPlus(), "
-            f"got {type(composite).__name__}; a single rule for all is Composite([('*', rule)])."
+            f"got {type(composite).__name__}; a single rule for all is RuleList([('*', rule)])."
         )
 
 
@@ -129,11 +129,11 @@ class LRP(Attribution):
         >>> from lightning_xai.relevance import rules
         >>> model = torch.nn.Linear(3, 2, bias=False)
         >>> model.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 1.0]])
-        >>> LRP(composites.Composite([("linear", rules.Zero())]))(model, torch.tensor([[1.0, 1.0, 2.0]]), 0)
+        >>> LRP(composites.RuleList([("linear", rules.Zero())]))(model, torch.tensor([[1.0, 1.0, 2.0]]), 0)
         tensor([[ 1., -2.,  6.]])
     """
 
-    composite: Patterns = field(default_factory=composites.EpsilonPlus)
+    composite: Composite = field(default_factory=composites.EpsilonPlus)
     score: str | Score = "logit"
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class RuleTable:
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in named)
 
 
-def rule_table(model: nn.Module, inputs: Tensor, composite: Patterns) -> RuleTable:
+def rule_table(model: nn.Module, inputs: Tensor, composite: Composite) -> RuleTable:
     """Which rule every operation of a model gets, found by one forward pass of the first sample.
 
     Operations that only move numbers, or whose derivative conserves relevance as it is (sums, pooling), are left out
@@ -258,7 +258,7 @@ class _Derived(Attribution):
     """The derivative with other ReLUs."""
 
     score: str | Score = "logit"
-    _composite: ClassVar[Patterns]
+    _composite: ClassVar[Composite]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "score", as_score(self.score))
@@ -286,7 +286,7 @@ class Deconvnet(_Derived):
         tensor([[ 1., -2.]])
     """
 
-    _composite: ClassVar[Patterns] = composites.Deconvnet()
+    _composite: ClassVar[Composite] = composites.Deconvnet()
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ class GuidedBackprop(_Derived):
                 [3., 1.]])
     """
 
-    _composite: ClassVar[Patterns] = composites.GuidedBackprop()
+    _composite: ClassVar[Composite] = composites.GuidedBackprop()
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,9 @@ class Convolution(LinearMap):
         settings = self._settings(1)
         counts = torch.ops.aten.convolution.default(plane, plane.new_ones(1, 1, *kernel), None, *settings) * inner
         # A channel of the output reads every channel of its group alike: one channel per group says it all.
-        summed = r.reshape(r.shape[0], groups, -1, *r.shape[2:]).sum(2)
+        forward_by_sign = r.reshape(r.shape[0], groups, -1, *r.shape[2:]).sum(2)
         one = like.new_empty(1).expand(like.shape[0], groups, *like.shape[2:])
-        spread = self._transpose(divided(summed, counts), r.new_ones(groups, 1, *kernel), one, groups)
+        spread = self._transpose(divided(forward_by_sign, counts), r.new_ones(groups, 1, *kernel), one, groups)
         return spread.unsqueeze(2).expand(-1, -1, inner, *spread.shape[2:]).reshape(like.shape)
 
     def stacks(self, weight: Tensor) -> bool:
@@ -277,9 +277,9 @@ class Weights:
 
     def plain(self) -> Tensor:
         """The weight of the folded operation."""
-        return self.weight if self.scale is None else self.made("plain", lambda weight: weight)
+        return self.weight if self.scale is None else self.cached("plain", lambda weight: weight)
 
-    def made(self, name: str | tuple[Any, ...], make: Callable[[Tensor], Tensor]) -> Tensor:
+    def cached(self, name: str | tuple[Any, ...], make: Callable[[Tensor], Tensor]) -> Tensor:
         """What a rule makes of the weight, by the name under which it is kept."""
         stamp = self._stamp()
         kept = _kept.setdefault(self.weight, {})
@@ -287,10 +287,10 @@ class Weights:
         if found is None or found[0] != stamp:
             with torch.no_grad():
                 weight = self.weight if self.scale is None else self.weight * self.scale
-                made = make(weight).detach()
-                if image_layout(made):
-                    made = made.contiguous(memory_format=torch.channels_last)
-                found = kept[name, self.key] = (stamp, made)
+                cached = make(weight).detach()
+                if image_layout(cached):
+                    cached = cached.contiguous(memory_format=torch.channels_last)
+                found = kept[name, self.key] = (stamp, cached)
         tensor: Tensor = found[1]
         return tensor
 

@@ -21,14 +21,14 @@ from lightning_xai.operations import (
 )
 from lightning_xai.relevance import functions
 from lightning_xai.relevance.calls import as_functional, linear_call, product_arguments, statistics_of
-from lightning_xai.relevance.composites import Operation, Patterns, first_match
+from lightning_xai.relevance.composites import Composite, Operation, first_match
 from lightning_xai.relevance.fresh import MOVES, Fresh
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.records import Record, Row
 from lightning_xai.relevance.rules import Deconv, Epsilon, FixedScale, Gradient, Guided, Norm, Pass, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON, find_again, given_back
-from lightning_xai.relevance.step import held, signed
+from lightning_xai.relevance.step import representable, signed
 
 _FREE = frozenset({"sum", "concatenation", "pooling", "interpolation", "reshape", "identity", "dropout", "softmax"})
 _SIGNED = frozenset({"pooling", "identity"})
@@ -50,7 +50,7 @@ class Propagation(Operations):
         ledger: Collects where relevance goes; None to collect nothing.
     """
 
-    def __init__(self, model: nn.Module, composite: Patterns, ledger: Recorder | None = None) -> None:
+    def __init__(self, model: nn.Module, composite: Composite, ledger: Recorder | None = None) -> None:
         super().__init__(model)
         self.composite = composite
         self._entries = composite.entries()
@@ -58,7 +58,7 @@ class Propagation(Operations):
         self._seen: set[str] = set()
         self.ledger = ledger
         self.rows: list[Row] = []
-        self._late = composite.speaks_of_last
+        self._late = composite.depends_on_last
         self._found: dict[tuple[Any, ...], Rule | None] = {}
         self._records: Any = WeakTensorKeyDictionary()
         self._kept_of: Any = WeakTensorKeyDictionary()
@@ -173,7 +173,7 @@ class Propagation(Operations):
         self.composite.check_words(self._model, [operation.name, *self._seen])
         raise ValueError(
             f"the composite {type(self.composite).__name__} has no rule for {operation}{reason}; give it one, e.g. "
-            f"Composite([({remedy!r}, rules.Gradient()), ...])."
+            f"RuleList([({remedy!r}, rules.Gradient()), ...])."
         )
 
     # Linear operations.
@@ -336,7 +336,11 @@ class Propagation(Operations):
                 self._refuse(operation)
             return result
         result = func(*args, **kwargs)
-        if isinstance(rule, Norm | Epsilon) and isinstance(result, Tensor) and held(rule.epsilon, result.dtype) > 0:
+        if (
+            isinstance(rule, Norm | Epsilon)
+            and isinstance(result, Tensor)
+            and representable(rule.epsilon, result.dtype) > 0
+        ):
             self._stabilise(result, rule.epsilon)
         if rule is not None:
             self._row(operation, rule)

@@ -13,7 +13,16 @@ from lightning_xai.relevance.calls import LinearCall
 from lightning_xai.relevance.composites import Operation
 from lightning_xai.relevance.maps import Weights
 from lightning_xai.relevance.rules import Gradient, Rule
-from lightning_xai.relevance.step import Absorbed, Link, Step, heavy, joined, large, lies_alone, sliced
+from lightning_xai.relevance.step import (
+    Absorbed,
+    FusedStep,
+    Step,
+    over_slice_budget,
+    over_weight_budget,
+    owns_storage,
+    run_fused,
+    sliced,
+)
 
 
 @dataclass(eq=False)
@@ -69,9 +78,9 @@ class Record:
     handed: list[Tensor] | None = None
     alone: bool = False
     """Whether one operation reads the output."""
-    follower: Tensor | None = None
+    activation_output: Tensor | None = None
     """What that operation, an activation, made of the output, if the relevance came through it."""
-    writable: bool = False
+    owns_gradient: bool = False
     """Whether nobody else reads what came through it."""
     rectified: bool = False
     """Whether that operation is a ReLU."""
@@ -80,7 +89,7 @@ class Record:
     handing: Handing = field(default_factory=Handing)
     before: Record | None = None
     """The linear operation before, if it takes this one along, so that what lies between the two is never whole."""
-    along: tuple[Link, ...] = ()
+    along: tuple[FusedStep, ...] = ()
     """What this one takes along."""
 
     def __post_init__(self) -> None:
@@ -108,7 +117,7 @@ class Record:
         samples.
         """
         x = self.call.x
-        if not large(x) or heavy(self.weights.weight) or not before.takes_relevance():
+        if not over_slice_budget(x) or over_weight_budget(self.weights.weight) or not before.takes_relevance():
             return
         types = {tensor.dtype for record in (self, before) for tensor in (record.call.x, record.weights.weight)}
         apart = all(sliced(record.call.map, x) for record in (self, before))
@@ -140,28 +149,32 @@ class Record:
                 f"the output of {self.operation} was changed in place in a way that was not seen; change it out of "
                 f"place."
             )
-        follower = self.follower
-        tensors = (x, y, g, self.weights.weight) if follower is None else (x, y, g, self.weights.weight, follower)
+        activation_output = self.activation_output
+        tensors = (
+            (x, y, g, self.weights.weight)
+            if activation_output is None
+            else (x, y, g, self.weights.weight, activation_output)
+        )
         common = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
         state = (
             self.absorbed,
-            None if follower is None else follower.to(common),
-            follower is not None and self.rectified,
+            None if activation_output is None else activation_output.to(common),
+            activation_output is not None and self.rectified,
             self.nonnegative,
-            self.writable,
+            self.owns_gradient,
         )
         # Without its history, which would hold what waits for the operation before in a circle.
         values = x.detach().to(common)
         step = Step(self.call.map, self.weights.to(common), values, y.to(common), g.to(common), *state)
-        links = (*self.along, Link(rule.linear, step))
-        self.y = self.follower = None
+        links = (*self.along, FusedStep(rule.linear, step))
+        self.y = self.activation_output = None
         self.along = ()
         if self.before is not None:
             self.before.along = links
             return x.new_full((), math.nan).expand_as(x)  # which nobody reads
         # Rules of the first layer also look at what is the same for all samples.
-        found = joined(links) if rule.multiplies else rule.linear(step)
-        self.handing.fresh = lies_alone(found, tensors)
+        found = run_fused(links) if rule.multiplies else rule.linear(step)
+        self.handing.fresh = owns_storage(found, tensors)
         if self.handed is not None and not rule.multiplies:
             self.handed.append(found.sum())
         return found.to(x.dtype)

@@ -21,7 +21,7 @@ class Absorbed:
 
 
 @dataclass(frozen=True)
-class BySign:
+class SignedWeights:
     """Weights of which inputs meet one or another by their sign.
 
     Attributes:
@@ -35,7 +35,7 @@ class BySign:
     negative: Callable[[Tensor], Tensor]
 
 
-POSITIVE = BySign(("positive", 1.0), lambda weight: weight.clamp(min=0), lambda weight: weight.clamp(max=0))
+POSITIVE = SignedWeights(("positive", 1.0), lambda weight: weight.clamp(min=0), lambda weight: weight.clamp(max=0))
 """Weights whose contributions are all positive."""
 
 
@@ -48,7 +48,7 @@ class Step:
         weights: Its weights.
         x: Its input.
         y: Its output; an empty tensor if the rule said that it does not read it.
-        g: Relevance of the output, divided by the output, or by ``follower`` if there is one.
+        g: Relevance of the output, divided by the output, or by ``activation_output`` if there is one.
         absorbed: Where a rule notes what it does not hand on; None if nobody asks.
         follower: What the activation that follows made of the output, if the relevance came through it.
         rectified: Whether outputs <= 0 have no relevance.
@@ -62,26 +62,28 @@ class Step:
     y: Tensor
     g: Tensor
     absorbed: Absorbed | None = None
-    follower: Tensor | None = None
+    activation_output: Tensor | None = None
     rectified: bool = False
     known_nonnegative: bool | None = None
-    writable: bool = False
+    owns_gradient: bool = False
 
-    def part(self, samples: slice, g: Tensor, *, writable: bool) -> Step:
+    def part(self, samples: slice, g: Tensor, *, owns_gradient: bool) -> Step:
         """The same of some samples only, with their ``g``."""
         y = self.y[samples] if self.y.numel() else self.y
-        follower = None if self.follower is None else self.follower[samples]
-        return replace(self, x=self.x[samples], y=y, g=g, follower=follower, writable=writable)
+        activation_output = None if self.activation_output is None else self.activation_output[samples]
+        return replace(
+            self, x=self.x[samples], y=y, g=g, activation_output=activation_output, owns_gradient=owns_gradient
+        )
 
     def relevance(self) -> Tensor:
         """R = y g, in memory that the rule may use up; to be asked for once."""
-        if self.follower is None:
+        if self.activation_output is None:
             return self.y * self.g
-        return self.g.mul_(self.follower) if self.writable else self.g * self.follower
+        return self.g.mul_(self.activation_output) if self.owns_gradient else self.g * self.activation_output
 
-    def held(self, epsilon: float) -> float:
+    def representable(self, epsilon: float) -> float:
         """An epsilon as the relevance's type holds it."""
-        return held(epsilon, self.g.dtype)
+        return representable(epsilon, self.g.dtype)
 
     def bias(self) -> Tensor:
         """The bias, shaped to be added to y; 0 if there is none."""
@@ -96,7 +98,7 @@ class Step:
 
     def absolute(self) -> Tensor:
         """The weights' magnitudes."""
-        return self.weights.made("absolute", torch.abs)
+        return self.weights.cached("absolute", torch.abs)
 
     def positive(self) -> Tensor:
         """The weights' positive parts."""
@@ -110,15 +112,15 @@ class Step:
         """The operation with another input and weight."""
         return self.map.forward(x, weight, bias)
 
-    def back(self, s: Tensor, weight: Tensor) -> Tensor:
+    def transpose(self, s: Tensor, weight: Tensor) -> Tensor:
         """The transposed operation."""
         return self.map.transpose(s, weight, self.x)
 
     def own_sums(self) -> bool:
-        """Whether the sums of :meth:`summed` cost no more than what is known of the output could save."""
+        """Whether the sums of :meth:`forward_by_sign` cost no more than what is known of the output could save."""
         return self.nonnegative() or self.map.stacks(self.weights.weight)
 
-    def summed(self, weights: BySign, bias: Tensor | None, epsilon: float = 0.0) -> Tensor:
+    def forward_by_sign(self, weights: SignedWeights, bias: Tensor | None, epsilon: float = 0.0) -> Tensor:
         """What the outputs would be with these weights and this bias, plus epsilon."""
         if epsilon:
             bias = self.g.new_full((self.map.channels(self.g),), epsilon) if bias is None else bias + epsilon
@@ -129,17 +131,17 @@ class Step:
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         return self.forward(above, self._made(weights, 0), bias).add_(self.forward(below, self._made(weights, 1)))
 
-    def shared(self, s: Tensor, weights: BySign) -> Tensor:
+    def transpose_by_sign(self, s: Tensor, weights: SignedWeights) -> Tensor:
         """The transposed operation with the weight that each input meets."""
         if self.nonnegative():
-            return self.back(s, self._made(weights, 0))
+            return self.transpose(s, self._made(weights, 0))
         if self.map.stacks(self.weights.weight):
             above, below = self.map.transpose_stacked(s, self._made(weights, 2), self.x)
         else:
-            above, below = (self.back(s, self._made(weights, side)) for side in (0, 1))
+            above, below = (self.transpose(s, self._made(weights, side)) for side in (0, 1))
         return where_negative(self.x, below, above)
 
-    def _made(self, weights: BySign, side: int) -> Tensor:
+    def _made(self, weights: SignedWeights, side: int) -> Tensor:
         """The weight of inputs >= 0 (0), of inputs < 0 (1), or the two stacked (2)."""
 
         def make(weight: Tensor) -> Tensor:
@@ -147,14 +149,14 @@ class Step:
                 return (weights.positive, weights.negative)[side](weight)
             return self.map.stacked(weights.positive(weight), weights.negative(weight))
 
-        return self.weights.made((*weights.name, side), make)
+        return self.weights.cached((*weights.name, side), make)
 
     def positive_part(self, bias: bool = True, epsilon: float = 0.0) -> Tensor:
         r""":math:`z^+_k = \sum_j \max(z_{jk}, 0) + \max(b_k, 0) + \epsilon`, by one more run of the operation."""
         own = self.weights.full_bias()
         added = own.clamp(min=0) if bias and own is not None else None
         if self.own_sums():
-            return self.summed(POSITIVE, added, epsilon)
+            return self.forward_by_sign(POSITIVE, added, epsilon)
         # max(z, 0) = (z + |z|) / 2, and the sum of the z is known.
         z = self.forward(self.x.abs(), self.absolute(), None if own is None else -own)
         z = z.add_(self.y).mul_(0.5).clamp_(min=0)
@@ -177,7 +179,7 @@ WEIGHT_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class FusedStep:
     """A linear operation with the rule that finds what it hands down.
 
     Attributes:
@@ -203,7 +205,7 @@ class Link:
         return found.to(step.x.dtype)
 
 
-def joined(links: Sequence[Link]) -> Tensor:
+def run_fused(links: Sequence[FusedStep]) -> Tensor:
     """What the last of some rules finds, each of which takes what the one before it found.
 
     Where outputs are large a few samples at a time go through all of them: fresh memory costs more than arithmetic.
@@ -217,12 +219,12 @@ def joined(links: Sequence[Link]) -> Tensor:
     found = torch.empty_like(links[-1].step.x)
     for start in range(0, samples, count):
         part = slice(start, start + count)
-        g, writable = step.g[part], step.writable
+        g, owns_gradient = step.g[part], step.owns_gradient
         for link in links:
-            some = link.step.part(part, g, writable=writable)
+            some = link.step.part(part, g, owns_gradient=owns_gradient)
             g = link.find(some)
-            read = (some.x, some.y, some.g, some.weights.weight, some.follower)
-            writable = lies_alone(g, (tensor for tensor in read if tensor is not None))
+            read = (some.x, some.y, some.g, some.weights.weight, some.activation_output)
+            owns_gradient = owns_storage(g, (tensor for tensor in read if tensor is not None))
         found[part] = g
     return found
 
@@ -232,27 +234,27 @@ def sliced(map: LinearMap, like: Tensor) -> bool:
     return map.samples_apart() and like.device.type == "cpu"
 
 
-def large(values: Tensor) -> bool:
+def over_slice_budget(values: Tensor) -> bool:
     """Whether a tensor is more than is taken at once."""
     return values.nbytes > SLICE_BYTES
 
 
-def heavy(weight: Tensor) -> bool:
+def over_weight_budget(weight: Tensor) -> bool:
     """Whether a weight is too large to be read for a few samples."""
     return weight.nbytes > WEIGHT_BYTES
 
 
-def lies_alone(found: Tensor, others: Iterable[Tensor]) -> bool:
+def owns_storage(found: Tensor, others: Iterable[Tensor]) -> bool:
     """Whether a tensor fills memory of its own."""
     memory = found.untyped_storage()
     taken = {tensor.untyped_storage().data_ptr() for tensor in others}
     return memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
 
 
-def held(epsilon: float, dtype: torch.dtype) -> float:
+def representable(epsilon: float, dtype: torch.dtype) -> float:
     """An epsilon as numbers of a type hold it: 0 if it is too small for them.
 
-    >>> held(1e-6, torch.float16), held(1e-8, torch.float16)
+    >>> representable(1e-6, torch.float16), representable(1e-8, torch.float16)
     (1e-06, 0.0)
     """
     facts = torch.finfo(dtype)

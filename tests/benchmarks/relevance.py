@@ -90,7 +90,7 @@ def by_zennit(model: nn.Module, x: Tensor, composite: type, canonizer: type, *gi
 def compare(name: str, model: nn.Module, x: Tensor, canonizer: type | None, rounds: int) -> None:
     """Print the ratios for one model."""
     bounds = [torch.tensor(bound).view(1, 3, 1, 1) for bound in (LOW, HIGH)]
-    presets: dict[str, tuple[composites.Patterns, type | None, list[Tensor]]] = {
+    presets: dict[str, tuple[composites.Composite, type | None, list[Tensor]]] = {
         "EpsilonPlusFlat": (composites.EpsilonPlusFlat(), zennit.composites.EpsilonPlusFlat, []),
         "EpsilonGammaBox": (composites.EpsilonGammaBox(LOW, HIGH), zennit.composites.EpsilonGammaBox, bounds),
         "EpsilonAlpha2Beta1": (composites.EpsilonAlpha2Beta1(), zennit.composites.EpsilonAlpha2Beta1, []),

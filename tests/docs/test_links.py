@@ -48,7 +48,6 @@ NO_QUANTITY = {
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
     "lightning_xai.perturbation.selection.Selection": "what the selections share",
     "lightning_xai.relevance.composites.patterns.matches": "reads a pattern",
-    "lightning_xai.scores._StrongestClass": "the class of CombClasses, as a number",
 }
 
 

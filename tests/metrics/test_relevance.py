@@ -28,7 +28,7 @@ from lightning_xai.relevance import (
 )
 
 N, SHAPE, CLASSES = 6, (2, 4, 6), 3
-PLAIN = composites.Composite([("convolution", rules.Epsilon(0.1)), ("linear", rules.Epsilon(0.1)), ("*", rules.Zero())])
+PLAIN = composites.RuleList([("convolution", rules.Epsilon(0.1)), ("linear", rules.Epsilon(0.1)), ("*", rules.Zero())])
 METHODS = {
     "LRP": LRP(),
     "saliency": Saliency(absolute=False),

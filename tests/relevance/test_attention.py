@@ -8,7 +8,7 @@ from torch.nn import functional
 from lightning_xai.relevance import LRP, composites, rules
 
 ATTN = composites.AttnLRP(epsilon=0.0)
-ZERO = composites.Composite([("linear", rules.Zero()), ("norm", rules.FixedScale())])
+ZERO = composites.RuleList([("linear", rules.Zero()), ("norm", rules.FixedScale())])
 
 
 def module(function, **children):
@@ -223,7 +223,7 @@ def test_norms_divide_by_a_constant(norm, shape, linear):
 
 def test_a_norm_with_parameters_needs_a_rule():
     model, x = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)), torch.randn(2, 4)
-    alone = composites.Composite([("linear", rules.Epsilon())])
+    alone = composites.RuleList([("linear", rules.Epsilon())])
     with pytest.raises(ValueError, match=r"no rule for layer_norm in '0'; .*'norm', rules.Gradient"):
         LRP(alone)(model, x, 1)
     plain = nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), model[1])

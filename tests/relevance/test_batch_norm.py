@@ -37,7 +37,7 @@ def test_a_batch_norm_behind_a_changed_output_stands_alone(change, rule):
         return head(norm(y).mean((2, 3)))
 
     x = draw(2, 2, 3, 3)
-    composite = composites.Composite([("convolution", rule), ("*", rules.Zero())])
+    composite = composites.RuleList([("convolution", rule), ("*", rules.Zero())])
     maps = [
         LRP(composite)(module(lambda x, c=copied: changed(x, c), conv=conv, norm=norm, head=head), x, 1)
         for copied in (True, False)

@@ -10,7 +10,7 @@ from networks import plain, residual, settled, vgg
 from torch import nn
 
 from lightning_xai.relevance import LRP, composites, rule_table, rules
-from lightning_xai.relevance.composites import Composite, Operation
+from lightning_xai.relevance.composites import Operation, RuleList
 
 PRESETS = [
     composites.EpsilonPlus(),
@@ -25,7 +25,7 @@ PRESETS = [
     composites.GuidedBackprop(),
     composites.Deconvnet(),
     composites.ExcitationBackprop(),
-    Composite([("first", rules.Flat()), ("*", rules.ZPlus())]),
+    RuleList([("first", rules.Flat()), ("*", rules.ZPlus())]),
 ]
 
 
@@ -63,7 +63,7 @@ def test_the_table_of_a_preset():
 
 def test_patterns_by_place_name_wildcard_and_function():
     model, x = plain().double(), draw(1, 3, 16, 16)
-    mine = Composite(
+    mine = RuleList(
         [
             ("last", rules.Zero()),
             ("first convolution", rules.WSquare()),
@@ -111,7 +111,7 @@ def test_the_last_operation_is_the_one_nearest_to_the_score():
         return main
 
     model.forward = forward
-    found = assigned(model, torch.randn(2, 4), Composite([("last", rules.Zero()), ("*", rules.ZPlus())]))
+    found = assigned(model, torch.randn(2, 4), RuleList([("last", rules.Zero()), ("*", rules.ZPlus())]))
     assert found["head"] == "Zero()"
     assert found["body"] == found["side"] == "ZPlus(epsilon=1e-06, bias=True)"
 
@@ -127,14 +127,14 @@ def test_every_stem_that_the_input_reaches_is_first():
 
 def test_what_nothing_matches_names_itself_and_the_remedy():
     model, x = plain().double(), draw(1, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"no rule for linear in '5'; .*Composite\(\[\('linear', rules.Gradient\(\)\)"):
-        rule_table(model, x, Composite([("convolution", rules.ZPlus())]))
+    with pytest.raises(ValueError, match=r"no rule for linear in '5'; .*RuleList\(\[\('linear', rules.Gradient\(\)\)"):
+        rule_table(model, x, RuleList([("convolution", rules.ZPlus())]))
 
 
 def test_a_rule_for_another_kind_is_refused():
     model, x = plain().double(), draw(1, 3, 16, 16)
     with pytest.raises(ValueError, match=r"gives Pass\(\) to conv2d in '0'.*rule for activation"):
-        rule_table(model, x, Composite([("convolution", rules.Pass()), ("*", rules.Epsilon())]))
+        rule_table(model, x, RuleList([("convolution", rules.Pass()), ("*", rules.Epsilon())]))
 
 
 def test_names_that_do_not_exist_list_the_near_misses():
@@ -143,9 +143,9 @@ def test_names_that_do_not_exist_list_the_near_misses():
     model.add_module("decoder", nn.Linear(4, 2))
     for word in ("encodr", "name:encodr"):
         with pytest.raises(ValueError, match=r"encodr' is unknown. Did you mean 'encoder'"):
-            rule_table(model, x, Composite([(word, rules.ZPlus()), ("*", rules.Epsilon())]))
+            rule_table(model, x, RuleList([(word, rules.ZPlus()), ("*", rules.Epsilon())]))
     with pytest.raises(ValueError, match=r"'convolutoin' is unknown. Did you mean 'convolution'"):
-        rule_table(model, x, Composite([("convolutoin", rules.ZPlus())]))
+        rule_table(model, x, RuleList([("convolutoin", rules.ZPlus())]))
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_names_that_do_not_exist_list_the_near_misses():
 )
 def test_what_is_no_list_of_pairs(given):
     with pytest.raises(TypeError, match="list of pairs"):
-        Composite(given)
+        RuleList(given)
 
 
 def test_other_wrong_arguments():
     with pytest.raises(ValueError, match="at least one pair"):
-        Composite([])
+        RuleList([])
     with pytest.raises(TypeError, match=r"composite must be one of .* got ZPlus"):
         LRP(rules.ZPlus())
     with pytest.raises(ValueError, match="both low and high"):
@@ -188,13 +188,13 @@ def test_the_constructor_checks_the_numbers_of_its_rules(make):
 
 def test_a_mapping_is_a_list_too():
     pairs = [("convolution", rules.ZPlus()), ("linear", rules.Epsilon())]
-    assert Composite(dict(pairs)) == Composite(pairs)
+    assert RuleList(dict(pairs)) == RuleList(pairs)
 
 
 def test_pass_for_a_batch_norm_that_stands_alone():
     model = settled(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False)))
     x = draw(3, 4)
-    passing = Composite([("affine_norm", rules.Pass()), ("linear", rules.Zero())])
+    passing = RuleList([("affine_norm", rules.Pass()), ("linear", rules.Zero())])
     found = LRP(passing)(model, x, 1)
     hidden = model[0](x) * model[1].weight[1]
     torch.testing.assert_close(found, hidden.detach())
@@ -203,5 +203,5 @@ def test_pass_for_a_batch_norm_that_stands_alone():
 def test_a_relu6_has_the_name_of_its_function_and_its_own():
     model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 2)), torch.ones(1, 3)
     for word in ("hardtanh", "relu6", "activation"):
-        table = rule_table(model, x, Composite([("linear", rules.Zero()), (word, rules.Gradient())]))
+        table = rule_table(model, x, RuleList([("linear", rules.Zero()), (word, rules.Gradient())]))
         assert table.rows[1] == ("1", "hardtanh", "Gradient()")

@@ -48,8 +48,8 @@ N = 6  # of a batch, so that what runs once for all samples can be told apart
 
 # Per composite: convolutions of the whole batch beside the 4 of the forward pass, of a single sample, and backward.
 COSTS = {
-    "zero": (composites.Composite([("*", rules.Zero())]), 0, 0, 4),
-    "epsilon": (composites.Composite([("*", rules.Epsilon())]), 0, 0, 4),
+    "zero": (composites.RuleList([("*", rules.Zero())]), 0, 0, 4),
+    "epsilon": (composites.RuleList([("*", rules.Epsilon())]), 0, 0, 4),
     # one extra per convolution; the first has inputs of both signs, whose two parts are stacked into one
     "z+": (composites.EpsilonPlus(), 4, 0, 4),
     "z+, flat": (composites.EpsilonPlusFlat(), 3, 1, 4),

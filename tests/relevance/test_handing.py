@@ -103,16 +103,16 @@ PRESETS = {
     "plus": composites.EpsilonPlus(),
     "alpha-beta": composites.EpsilonAlpha2Beta1(),
     "box": composites.EpsilonGammaBox(-4.0, 4.0),
-    "gamma": composites.Composite([("*", rules.Gamma(0.5))]),
-    "gamma, no epsilon": composites.Composite([("*", rules.Gamma(0.5, 0.0))]),
-    "z+, no epsilon": composites.Composite([("*", rules.ZPlus(0.0))]),
-    "alpha-beta, no epsilon": composites.Composite([("*", rules.AlphaBeta(3.0, 2.0, 0.0))]),
-    "epsilon": composites.Composite([("*", rules.Epsilon(0.01))]),
-    "no epsilon": composites.Composite([("*", rules.Epsilon(0.0))]),
-    "neither gamma nor epsilon": composites.Composite([("*", rules.Gamma(0.0, 0.0))]),
-    "last": composites.Composite([("last", rules.Zero()), ("*", rules.ZPlus())]),
-    "zero": composites.Composite([("*", rules.Zero())]),
-    "some gradients": composites.Composite([("second", rules.Gradient()), ("*", rules.Gamma())]),
+    "gamma": composites.RuleList([("*", rules.Gamma(0.5))]),
+    "gamma, no epsilon": composites.RuleList([("*", rules.Gamma(0.5, 0.0))]),
+    "z+, no epsilon": composites.RuleList([("*", rules.ZPlus(0.0))]),
+    "alpha-beta, no epsilon": composites.RuleList([("*", rules.AlphaBeta(3.0, 2.0, 0.0))]),
+    "epsilon": composites.RuleList([("*", rules.Epsilon(0.01))]),
+    "no epsilon": composites.RuleList([("*", rules.Epsilon(0.0))]),
+    "neither gamma nor epsilon": composites.RuleList([("*", rules.Gamma(0.0, 0.0))]),
+    "last": composites.RuleList([("last", rules.Zero()), ("*", rules.ZPlus())]),
+    "zero": composites.RuleList([("*", rules.Zero())]),
+    "some gradients": composites.RuleList([("second", rules.Gradient()), ("*", rules.Gamma())]),
 }
 
 
@@ -216,7 +216,7 @@ def test_what_a_rule_hands_on_as_it_is_is_not_written_to(late):
     torch.manual_seed(0)
     model = Branches(late).double().eval().requires_grad_(False)
     x = torch.randn(3, 2, 5, 4, dtype=torch.float64)
-    composite = composites.Composite([("second", HandedOn()), ("convolution", rules.Epsilon(0.01))])
+    composite = composites.RuleList([("second", HandedOn()), ("convolution", rules.Epsilon(0.01))])
     found = LRP(composite)(model, x, 1)
     g = torch.zeros_like(x)
     g[:, 1] = 1

@@ -26,7 +26,7 @@ from lightning_xai.relevance import (
     rules,
 )
 
-PLUS_ZERO = composites.Composite([("convolution", rules.ZPlus()), ("linear", rules.Zero())])
+PLUS_ZERO = composites.RuleList([("convolution", rules.ZPlus()), ("linear", rules.Zero())])
 
 
 def draw(*shape):
@@ -60,7 +60,7 @@ def same(first, second):
 @pytest.mark.parametrize("convolutions", [rules.ZPlus(), rules.AlphaBeta(), rules.Gamma(), rules.Epsilon(0.1)])
 def test_functions_in_place_and_modules_give_the_same(convolutions):
     model, x = settled(vgg()), draw(2, 3, 16, 16)
-    composite = composites.Composite([("first", rules.Flat()), ("convolution", convolutions), ("*", rules.Zero())])
+    composite = composites.RuleList([("first", rules.Flat()), ("convolution", convolutions), ("*", rules.Zero())])
     close(LRP(composite)(Spelled(model), x, 2), LRP(composite)(model, x, 2))
 
 
@@ -108,7 +108,7 @@ def test_a_module_used_twice_is_two_layers():
     twice = module(lambda x: layer(relu(layer(x))), layer=layer, relu=relu)
     apart = nn.Sequential(layer, nn.ReLU(), copy.deepcopy(layer))
     x = draw(3, 4)
-    composite = composites.Composite([("linear", rules.AlphaBeta())])
+    composite = composites.RuleList([("linear", rules.AlphaBeta())])
     close(LRP(composite)(twice, x, 1), LRP(composite)(apart, x, 1))
     _, ledger = LRP(composite).with_ledger(twice, x, 1)
     assert list(ledger.layers) == ["layer", "relu", "layer#2"]
@@ -133,7 +133,7 @@ def test_captums_epsilon_lrp():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its hooks
         expected = CaptumLRP(peer).attribute(x.clone().requires_grad_(), target=2).detach()
-    everywhere = composites.Composite([("*", rules.Epsilon(1e-9))])
+    everywhere = composites.RuleList([("*", rules.Epsilon(1e-9))])
     found = LRP(everywhere)(model, x, 2)
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
@@ -143,7 +143,7 @@ def test_deep_taylor_is_alpha_1_beta_0_inside_and_never_negative():
     target = model(x).argmax(1)
     positive = model(x).amax(1) > 0
     own, first = rules.AlphaBeta(1.0, 0.0), rules.WSquare()
-    stack = composites.Composite([("first", first), ("convolution", own), ("linear", own)])
+    stack = composites.RuleList([("first", first), ("convolution", own), ("linear", own)])
     found = DeepTaylor()(model, x, target)
     close(found, LRP(stack)(model, x, target))
     assert positive.any()
@@ -232,7 +232,7 @@ def test_first_layer_rules_reach_through_normalisation_padding_and_reshapes():
 
     x = draw(2, 5, 6, 3)
     inner = functional.pad((x.permute(0, 3, 1, 2) - mean) / 0.5, (1, 0, 0, 0))
-    composite = composites.Composite([("first", rules.Flat()), ("*", rules.Zero())])
+    composite = composites.RuleList([("first", rules.Flat()), ("*", rules.Zero())])
     found = LRP(composite)(module(prepared, conv=conv, head=head), x, 1)
     expected = LRP(composite)(module(network, conv=conv, head=head), inner, 1)
     close(found, expected[..., 1:].permute(0, 2, 3, 1))
@@ -245,7 +245,7 @@ def test_an_input_that_enters_twice_gets_both_parts():
         return head(torch.cat([functional.relu(conv(x)), x], 1).mean((2, 3)))
 
     x = draw(3, 2, 4, 4)
-    composite = composites.Composite([("conv", rules.Flat()), ("*", rules.Zero())])
+    composite = composites.RuleList([("conv", rules.Flat()), ("*", rules.Zero())])
     model = module(network, conv=conv, head=head)
     found, ledger = LRP(composite).with_ledger(model, x, 1)
     close(found.flatten(1).sum(1), model(x)[:, 1].detach())
@@ -261,7 +261,7 @@ def test_an_input_that_enters_twice_gets_both_parts():
 
 def test_rules_without_a_factor_x_are_refused_inside():
     model, x = plain().double(), draw(2, 3, 16, 16)
-    hidden = composites.Composite([("convolution", rules.Flat()), ("*", rules.Epsilon())])
+    hidden = composites.RuleList([("convolution", rules.Flat()), ("*", rules.Epsilon())])
     with pytest.raises(ValueError, match=r"Flat\(\) was given to conv2d in '2'.*pattern 'first'"):
         LRP(hidden)(model, x, 1)
     pooled = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 2, 7), nn.Flatten(), nn.Linear(8, 2)).double()
@@ -378,12 +378,12 @@ def test_operations_that_no_rule_is_known_for():
     custom = module(lambda x: layer(Cube.apply(x)), layer=layer)
     with pytest.raises(ValueError, match=r"no rule for Cube.*autograd.Function"):
         LRP()(custom, x, 1)
-    allowed = composites.Composite([("Cube", rules.Gradient()), ("*", rules.Zero())])
+    allowed = composites.RuleList([("Cube", rules.Gradient()), ("*", rules.Zero())])
     close(LRP(allowed)(custom, x, 1), (3 * x**3 * layer.weight[1]).detach())
     distance = module(lambda x: layer(torch.cdist(x, x.detach())[:, :1] * x), layer=layer)
     with pytest.raises(ValueError, match=r"no rule for cdist in the model itself; .*\('cdist', rules.Gradient\(\)\)"):
         LRP()(distance, x, 1)
-    known = composites.Composite([("cdist", rules.Gradient()), ("*", rules.Zero())])
+    known = composites.RuleList([("cdist", rules.Gradient()), ("*", rules.Zero())])
     assert LRP(known)(distance, x, 1).isfinite().all()
 
 
@@ -409,7 +409,7 @@ def test_every_shape_of_inputs_and_independence_of_the_batch():
 
 def test_scores_of_all_kinds_are_shared_out():
     model, x = bias_free(), torch.rand(2, 2, 8, 8, dtype=torch.float64)
-    everywhere = composites.Composite([("*", rules.Zero())])
+    everywhere = composites.RuleList([("*", rules.Zero())])
     output = model(x).detach()
     margin = output[:, 1] - output[:, [0, 2]].amax(1)
     close(LRP(everywhere, score="margin")(model, x, 1).flatten(1).sum(1), margin)
@@ -441,7 +441,7 @@ def test_nothing_is_left_on_the_model():
     for method in (LRP(), LRP(composites.EpsilonPlusFlat()), DeepTaylor(), GuidedBackprop()):
         method(model, x, 1)
     LRP().with_ledger(model, x, 1)
-    nothing = composites.Composite([("convolution", rules.Zero())])
+    nothing = composites.RuleList([("convolution", rules.Zero())])
     with pytest.raises(ValueError, match=r"no rule for linear in '8'"):
         LRP(nothing)(model, x, 1)
     same(before, state(model))

@@ -164,7 +164,7 @@ every_rule = pytest.mark.parametrize(("rule", "formula"), RULES.values(), ids=RU
 
 
 def everywhere(rule):
-    return composites.Composite([("convolution", rule), ("linear", rule)])
+    return composites.RuleList([("convolution", rule), ("linear", rule)])
 
 
 def seeded_score(output, target):
@@ -250,7 +250,7 @@ def test_conservation_of_the_rules_that_promise_it():
     total = model(x)[:, 1].detach()
     exact = [rules.Zero(), rules.ZPlus(0.0), rules.Gamma(0.25, 0.0), rules.AlphaBeta(2, 1, 0.0)]
     for first in (rules.Flat(), rules.WSquare(0.0), rules.ZBox(-1.0, 1.0, 0.0)):
-        mine = composites.Composite([("first", first), ("convolution", rules.Gamma(0.5, 0.0)), ("*", rules.Zero())])
+        mine = composites.RuleList([("first", first), ("convolution", rules.Gamma(0.5, 0.0)), ("*", rules.Zero())])
         close(LRP(mine)(model, x, 1).flatten(1).sum(1), total)
     for rule in exact[:3]:
         close(LRP(everywhere(rule))(model, x, 1).flatten(1).sum(1), total)
@@ -288,13 +288,13 @@ def test_zero_denominators_lose_relevance_and_make_no_nan(rule):
 
 
 def test_weights_are_made_once_and_follow_the_model():
-    made = []
+    cached = []
 
     class Counting(rules.ZPlus):
         def linear(self, step):
             class Weights(type(step.weights)):
-                def made(self, name, make):
-                    return super().made(name, lambda weight: made.append(name) or make(weight))
+                def cached(self, name, make):
+                    return super().cached(name, lambda weight: cached.append(name) or make(weight))
 
             fields = {key: getattr(step.weights, key) for key in ("weight", "bias", "scale", "shift", "key")}
             step.weights = Weights(**fields)
@@ -303,19 +303,19 @@ def test_weights_are_made_once_and_follow_the_model():
     model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
     model = settled(model)
     x = torch.rand(2, 2, 3, 3, dtype=torch.float64)
-    ask = LRP(composites.Composite([("convolution", Counting()), ("linear", rules.Epsilon())]))
+    ask = LRP(composites.RuleList([("convolution", Counting()), ("linear", rules.Epsilon())]))
 
     def asked():
-        made.clear()
+        cached.clear()
         found = ask(model, x, 1)
         close(found, LRP(ask.composite)(copy.deepcopy(model), x, 1))
         return found
 
     first = asked()
-    assert made
-    made.clear()
+    assert cached
+    cached.clear()
     assert torch.equal(ask(model, x, 1), first)
-    assert made == []
+    assert cached == []
     with torch.no_grad():
         model[0].weight.mul_(1.5)
     second = asked()
@@ -420,7 +420,7 @@ def test_a_rule_of_ones_own_meets_the_relevance_behind_an_activation():
         applies = frozenset({"linear"})
 
         def linear(self, step):
-            return step.back(step.relevance() / step.y, step.weights.plain()) / 2
+            return step.transpose(step.relevance() / step.y, step.weights.plain()) / 2
 
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).double()
     model[0].weight.data = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
@@ -483,7 +483,7 @@ def test_an_epsilon_of_pooling_too_small_for_the_type_is_0(make):
     model, x = nn.Sequential(nn.AvgPool1d(2), nn.Flatten()), torch.tensor([[[3.0, -3.0, 1.0, 2.0]]])
     mixed = nn.Sequential(model, nn.Linear(2, 1))
     maps = [
-        LRP(composites.Composite([("pooling", make(epsilon)), ("linear", rules.Zero())]))(mixed, x, 0)
+        LRP(composites.RuleList([("pooling", make(epsilon)), ("linear", rules.Zero())]))(mixed, x, 0)
         for epsilon in (1e-60, 0.0)
     ]
     assert maps[1].isfinite().all()
@@ -493,5 +493,5 @@ def test_an_epsilon_of_pooling_too_small_for_the_type_is_0(make):
 def test_the_sign_of_zero_is_one_for_minus_zero_too():
     """Where rounding leaves something of an activation's value at 0, it must not change sign."""
     one = torch.ones(1, 1)
-    given = Step(Dense(), Weights(one, None), one, -0.0 * one, one, follower=1e-3 * one)
+    given = Step(Dense(), Weights(one, None), one, -0.0 * one, one, activation_output=1e-3 * one)
     torch.testing.assert_close(rules.Epsilon(1e-3).linear(given), one)

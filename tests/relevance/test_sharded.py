@@ -44,7 +44,7 @@ ATTRIBUTIONS = [
     LRP(composites.EpsilonPlus()),
     LRP(composites.EpsilonPlusFlat()),
     LRP(composites.EpsilonGammaBox(-4.0, 4.0)),
-    LRP(composites.Composite([("last", rules.Epsilon(0.5)), ("*", rules.AlphaBeta())])),
+    LRP(composites.RuleList([("last", rules.Epsilon(0.5)), ("*", rules.AlphaBeta())])),
     DeepTaylor(),
     GuidedBackprop(),
     IntegratedGradients(steps=3),

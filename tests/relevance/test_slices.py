@@ -45,7 +45,7 @@ def runs(monkeypatch, samples_at_once, find):
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_slices_make_no_difference(rule, monkeypatch):
     model, x = network(), torch.randn(5, 3, 8, 6, dtype=torch.float64)
-    lrp = LRP(composites.Composite([("linear", rules.Epsilon()), ("convolution", rule), ("*", rules.Pass())]))
+    lrp = LRP(composites.RuleList([("linear", rules.Epsilon()), ("convolution", rule), ("*", rules.Pass())]))
     whole, of_all = runs(monkeypatch, 5, lambda: lrp(model, x, 1))
     sliced, of_some = runs(monkeypatch, 2, lambda: lrp(model, x, 1))
     torch.testing.assert_close(sliced, whole, rtol=1e-12, atol=1e-13)
@@ -110,7 +110,7 @@ def test_what_others_read_is_taken_by_itself(between, monkeypatch):
 
 
 def test_an_activation_with_a_rule_of_its_own_is_no_part_of_a_chain(monkeypatch):
-    rule = composites.Composite([("relu", rules.Deconv()), ("activation", rules.Pass()), ("*", rules.ZPlus())])
+    rule = composites.RuleList([("relu", rules.Deconv()), ("activation", rules.Pass()), ("*", rules.ZPlus())])
     model, x = chain(in_a_row), images()
     found, expected = (runs(monkeypatch, samples, lambda: LRP(rule)(model, x, 1))[0] for samples in (1, 5))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
@@ -193,7 +193,7 @@ class Follower(rules.Rule):
     """Answers with what the activation behind it has made, which is not its own."""
 
     def linear(self, step):
-        return step.follower
+        return step.activation_output
 
 
 @pytest.mark.parametrize("rule", [Wider(), Follower()])
@@ -205,7 +205,7 @@ def test_rules_may_answer_with_other_types_and_with_what_they_were_given(rule, m
         kept.append(kept[-1].detach().clone())
         return kept[-2]
 
-    composite = composites.Composite([("second", rule), ("convolution", rules.Epsilon(0.1)), ("*", rules.Pass())])
+    composite = composites.RuleList([("second", rule), ("convolution", rules.Epsilon(0.1)), ("*", rules.Pass())])
     model, x = chain(between).float(), images(1, 3, 8, 6).float()
     found, expected = (runs(monkeypatch, samples, lambda: LRP(composite)(model, x, 1))[0] for samples in (0, 5))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -222,7 +222,7 @@ class Broadcast(rules.Rule):
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_a_rule_that_answers_in_another_shape_is_refused(samples, monkeypatch):
-    composite = composites.Composite([("second", Broadcast()), ("*", rules.Epsilon())])
+    composite = composites.RuleList([("second", Broadcast()), ("*", rules.Epsilon())])
     with pytest.raises(ValueError, match=r"shaped like step\.x, \[\d, 6, 8, 6\], got \[\]"):
         runs(monkeypatch, samples, lambda: LRP(composite)(chain(in_a_row), images(), 1))
 
@@ -236,7 +236,7 @@ def test_what_waits_holds_no_history(monkeypatch):
             return super().linear(step)
 
     seen = []
-    runs(monkeypatch, 5, lambda: LRP(composites.Composite([("*", Looks())]))(chain(in_a_row), images(), 1))
+    runs(monkeypatch, 5, lambda: LRP(composites.RuleList([("*", Looks())]))(chain(in_a_row), images(), 1))
     assert set(seen) == {None}
 
 

@@ -117,7 +117,7 @@ def test_one_rule_everywhere_with_stabilisers_that_matter(network, ours, theirs)
     x, target = drawn()
     model = settled(network())
     peer = LayerMapComposite([*BASE, (zennit.types.Linear, theirs)])
-    mine = LRP(composites.Composite([("convolution", ours), ("linear", ours)]))
+    mine = LRP(composites.RuleList([("convolution", ours), ("linear", ours)]))
     agree(mine(model, x, target), by_zennit(peer, model, x, target))
 
 
@@ -139,7 +139,7 @@ def test_first_layer_rules(network, ours, theirs):
     model = settled(network())
     others = [*BASE, (zennit.types.Linear, zennit.rules.Gamma(0.3, stabilizer=1e-3))]
     peer = SpecialFirstLayerMapComposite(others, [(zennit.types.Linear, theirs)])
-    mine = composites.Composite([("first", ours), ("convolution linear", ours), ("*", rules.Gamma(0.3, 1e-3))])
+    mine = composites.RuleList([("first", ours), ("convolution linear", ours), ("*", rules.Gamma(0.3, 1e-3))])
     agree(LRP(mine)(model, x, target), by_zennit(peer, model, x, target))
 
 
@@ -151,8 +151,8 @@ def test_norm_over_sums_and_pooling_with_a_stabiliser(stabilizer):
     layers = [(zennit.types.Activation, zennit.rules.Pass()), (Sum, norm), (zennit.types.AvgPool, norm)]
     peer = LayerMapComposite([*layers, (zennit.types.Linear, zennit.rules.Epsilon(1e-3))])
     own = rules.Norm(stabilizer)
-    mine = composites.Composite([("sum", own), ("adaptive_avg_pool2d", own), ("convolution", rules.Epsilon(1e-3))])
-    mine = composites.Composite([*mine.rules, ("linear", rules.Epsilon(1e-3))])
+    mine = composites.RuleList([("sum", own), ("adaptive_avg_pool2d", own), ("convolution", rules.Epsilon(1e-3))])
+    mine = composites.RuleList([*mine.rules, ("linear", rules.Epsilon(1e-3))])
     agree(LRP(mine)(model, x, target), by_zennit(peer, model, x, target))
 
 

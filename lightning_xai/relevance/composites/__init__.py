@@ -2,7 +2,7 @@
 
 from lightning_xai.relevance.composites.patterns import Composite as Composite
 from lightning_xai.relevance.composites.patterns import Operation as Operation
-from lightning_xai.relevance.composites.patterns import Patterns as Patterns
+from lightning_xai.relevance.composites.patterns import RuleList as RuleList
 from lightning_xai.relevance.composites.patterns import first_match as first_match
 from lightning_xai.relevance.composites.patterns import matches as matches
 from lightning_xai.relevance.composites.presets import AttnLRP as AttnLRP

@@ -72,7 +72,7 @@ def matches(pattern: str, operation: Operation) -> bool:
 
 
 def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> Rule | None:
-    """The rule of the first pattern that matches; see :meth:`Patterns.rule_for`.
+    """The rule of the first pattern that matches; see :meth:`Composite.rule_for`.
 
     A rule for other kinds of operations is passed over.
 
@@ -100,7 +100,7 @@ def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> Ru
     return None
 
 
-class Patterns(ABC):
+class Composite(ABC):
     """What a relevance method does at each operation: an ordered list, the first match wins."""
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class Patterns(ABC):
         return first_match(self.entries(), operation)
 
     @property
-    def speaks_of_last(self) -> bool:
+    def depends_on_last(self) -> bool:
         """Whether a pattern needs to know which operation is the last."""
         return any("last" in pattern.split() for pattern, _ in self.entries())
 
@@ -165,7 +165,7 @@ _TOLD = frozenset({"convolution", "linear"})
 
 
 @dataclass(frozen=True)
-class Composite(Patterns):
+class RuleList(Composite):
     """A list "pattern -> rule" of one's own; the first match wins.
 
     A pattern is one or more words, all of which must fit: a kind of operation (``convolution``, ``linear``,
@@ -187,7 +187,7 @@ class Composite(Patterns):
 
     Example:
         >>> from lightning_xai.relevance import rules
-        >>> mine = Composite([("first", rules.Flat()), ("layer4", rules.Epsilon(0.1)), ("*", rules.ZPlus())])
+        >>> mine = RuleList([("first", rules.Flat()), ("layer4", rules.Epsilon(0.1)), ("*", rules.ZPlus())])
         >>> mine.rule_for(Operation("conv2d", "convolution", "layer4.1.conv2"))
         Epsilon(epsilon=0.1)
     """

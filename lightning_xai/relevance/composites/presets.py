@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_xai.relevance import rules
-from lightning_xai.relevance.composites.patterns import Patterns
+from lightning_xai.relevance.composites.patterns import Composite
 from lightning_xai.relevance.rules import Bound, Rule
 
 _NORMS: tuple[tuple[str, Rule], ...] = (("affine_norm", rules.Zero()), ("norm", rules.FixedScale()))
 
 
 @dataclass(frozen=True)
-class EpsilonPlus(Patterns):
+class EpsilonPlus(Composite):
     """Epsilon for linear layers, z+ for convolutions.
 
     ============  ==========================================
@@ -165,7 +165,7 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
 
 
 @dataclass(frozen=True)
-class EpsilonGammaBox(Patterns):
+class EpsilonGammaBox(Composite):
     r"""z-box for the first layer, gamma for convolutions, epsilon for linear layers.
 
     ============  ==========================================
@@ -216,7 +216,7 @@ class EpsilonGammaBox(Patterns):
 
 
 @dataclass(frozen=True)
-class DeepTaylor(Patterns):
+class DeepTaylor(Composite):
     r"""Deep Taylor decomposition: z+ everywhere, at the input z-box if its bounds are known and w2 if not.
 
     ==================  ==========================================
@@ -269,7 +269,7 @@ class DeepTaylor(Patterns):
 
 
 @dataclass(frozen=True)
-class AttnLRP(Patterns):
+class AttnLRP(Composite):
     """LRP for transformers.
 
     ============  ==========================================
@@ -321,7 +321,7 @@ class AttnLRP(Patterns):
 
 
 @dataclass(frozen=True)
-class GuidedBackprop(Patterns):
+class GuidedBackprop(Composite):
     """The derivative, with guided ReLUs.
 
     ============  ==========================================
@@ -350,7 +350,7 @@ class GuidedBackprop(Patterns):
 
 
 @dataclass(frozen=True)
-class Deconvnet(Patterns):
+class Deconvnet(Composite):
     """The derivative, with the ReLUs of the deconvnet.
 
     ============  ==========================================
@@ -379,7 +379,7 @@ class Deconvnet(Patterns):
 
 
 @dataclass(frozen=True)
-class ExcitationBackprop(Patterns):
+class ExcitationBackprop(Composite):
     """Marginal winning probabilities: z+ without biases.
 
     ==================  ==========================================

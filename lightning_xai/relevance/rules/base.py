@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lightning_xai.relevance.step import BySign, Step
+from lightning_xai.relevance.step import SignedWeights, Step
 
 LINEAR = frozenset({"convolution", "linear"})
 SHARED = frozenset({"sum", "pooling", "affine_norm", "interpolation"})
@@ -21,9 +21,9 @@ def check_epsilon(epsilon: float) -> None:
         raise ValueError(f"epsilon must be a number >= 0, got {epsilon!r}.")
 
 
-def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -> BySign:
+def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -> SignedWeights:
     """Weights that give contributions of one sign: negative inputs meet what positive ones do not."""
-    return BySign((name, factor), of_positive, lambda weight: -of_positive(-weight))
+    return SignedWeights((name, factor), of_positive, lambda weight: -of_positive(-weight))
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Rule:
         ...     applies = frozenset({"linear"})
         ...
         ...     def linear(self, step):
-        ...         return step.back(step.relevance() / step.y, step.weights.plain()) / 2
+        ...         return step.transpose(step.relevance() / step.y, step.weights.plain()) / 2
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[3.0, -1.0]]), torch.tensor([1.0])
-        >>> LRP(composites.Composite([("*", Half())]))(model, torch.tensor([[2.0, 4.0]]), 0)
+        >>> LRP(composites.RuleList([("*", Half())]))(model, torch.tensor([[2.0, 4.0]]), 0)
         tensor([[ 3., -2.]])
     """
 
@@ -58,5 +58,5 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} is no rule for linear operations.")
 
     def reads_output(self, step: Step) -> bool:
-        """Whether :meth:`linear` reads ``step.y`` when there is a ``step.follower``."""
+        """Whether :meth:`linear` reads ``step.y`` when there is a ``step.activation_output``."""
         return True

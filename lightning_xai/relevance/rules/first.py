@@ -26,7 +26,7 @@ class Flat(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, 5.0, -2.0]]), torch.tensor([9.0])
-        >>> LRP(composites.Composite([("first", rules.Flat())]))(model, torch.tensor([[3.0, 0.0, 3.0]]), 0)
+        >>> LRP(composites.RuleList([("first", rules.Flat())]))(model, torch.tensor([[3.0, 0.0, 3.0]]), 0)
         tensor([[2., 2., 2.]])
     """
 
@@ -61,7 +61,7 @@ class WSquare(Rule):
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([2.0])
         >>> x = torch.tensor([[5.0, -1.0, 7.0]])
-        >>> LRP(composites.Composite([("first", rules.WSquare(epsilon=0.0))]))(model, x, 0)
+        >>> LRP(composites.RuleList([("first", rules.WSquare(epsilon=0.0))]))(model, x, 0)
         tensor([[1., 4., 0.]])
     """
 
@@ -74,13 +74,13 @@ class WSquare(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        squared = step.weights.made("squared", torch.square)
+        squared = step.weights.cached("squared", torch.square)
         bias = step.bias().square()
         z = step.forward(torch.ones_like(step.x[:1]), squared) + bias
-        epsilon = step.held(self.epsilon)
+        epsilon = step.representable(self.epsilon)
         s = quotient(step.relevance(), z, epsilon)
         step.note(s, bias, epsilon)
-        return step.back(s, squared)
+        return step.transpose(s, squared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class ZBox(Rule):
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -2.0]]), torch.tensor([1.0])
         >>> rule = rules.ZBox(low=[-1.0, -5.0], high=[4.0, 2.0], epsilon=0.0)
-        >>> LRP(composites.Composite([("first", rule)]))(model, torch.tensor([[1.0, -1.0]]), 0)
+        >>> LRP(composites.RuleList([("first", rule)]))(model, torch.tensor([[1.0, -1.0]]), 0)
         tensor([[1., 3.]])
     """
 
@@ -148,7 +148,7 @@ class ZBox(Rule):
         low, high = (self._bound(bound, step.x) for bound in (self.low, self.high))
         plus, minus = step.positive(), step.negative()
         z = torch.sub(step.y, step.bias()).sub_(step.forward(low, plus)).sub_(step.forward(high, minus))
-        epsilon = signed(step.held(self.epsilon), z)
+        epsilon = signed(step.representable(self.epsilon), z)
         s = quotient(step.relevance(), z, epsilon)
         step.note(s, None, epsilon)
         del z

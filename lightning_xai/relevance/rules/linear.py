@@ -24,7 +24,7 @@ class Gradient(Rule):
         :math:`-p^2 = -1/9`; times 3:
 
         >>> from lightning_xai.relevance import LRP, composites, rules
-        >>> own = LRP(composites.Composite([("softmax", rules.Gradient())]), score="value")
+        >>> own = LRP(composites.RuleList([("softmax", rules.Gradient())]), score="value")
         >>> own(torch.nn.Softmax(1), torch.tensor([[3.0, 3.0, 3.0]]), 0)
         tensor([[ 0.6667, -0.3333, -0.3333]])
     """
@@ -33,7 +33,7 @@ class Gradient(Rule):
         """See the base class."""
         if step.absorbed is not None:
             step.absorbed.bias = step.absorbed.bias + (step.g * step.bias()).sum()
-        return step.back(step.g, step.weights.plain())
+        return step.transpose(step.g, step.weights.plain())
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Zero(Gradient):
         >>> model = torch.nn.Linear(3, 2)
         >>> model.weight.data = torch.tensor([[1.0, -2.0, -3.0], [0.0, 4.0, 1.0]])
         >>> model.bias.data = torch.tensor([1.0, -2.0])
-        >>> own = LRP(composites.Composite([("linear", rules.Zero())]))
+        >>> own = LRP(composites.RuleList([("linear", rules.Zero())]))
         >>> own(model, torch.tensor([[2.0, 1.0, -1.0], [2.0, 1.0, -1.0]]), torch.tensor([0, 1]))
         tensor([[ 2., -2.,  3.],
                 [ 0.,  4., -1.]])
@@ -77,7 +77,7 @@ class Epsilon(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[2.0, -1.0]]), torch.tensor([1.0])
-        >>> own = LRP(composites.Composite([("linear", rules.Epsilon(1.0))]))
+        >>> own = LRP(composites.RuleList([("linear", rules.Epsilon(1.0))]))
         >>> own(model, torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), 0)
         tensor([[ 3.0000, -1.5000],
                 [-2.0000,  1.0000]])
@@ -91,17 +91,17 @@ class Epsilon(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        if step.held(self.epsilon) == 0:
-            if step.follower is None:
+        if step.representable(self.epsilon) == 0:
+            if step.activation_output is None:
                 return Zero().linear(step)
             s = divided(step.relevance(), step.y)
             step.note(s, step.bias(), 0.0)
-            return step.back(s, step.weights.plain())
+            return step.transpose(s, step.weights.plain())
         y = step.y
         s = step.relevance().div_(y.abs().add_(self.epsilon).copysign_(y + 0.0))  # the sign of 0 is 1, of -0.0, too
         if step.absorbed is not None:  # the stabilisers of all outputs are a tensor that nobody else needs
             step.note(s, step.bias(), signed(self.epsilon, step.y))
-        return step.back(s, step.weights.plain())
+        return step.transpose(s, step.weights.plain())
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Norm(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Sequential(torch.nn.AvgPool1d(3), torch.nn.Flatten())
         >>> x = torch.tensor([[[3.0, 6.0, -6.0, -3.0, 0.0, -3.0]]])
-        >>> own = LRP(composites.Composite([("pooling", rules.Norm(1.0))]))
+        >>> own = LRP(composites.RuleList([("pooling", rules.Norm(1.0))]))
         >>> own(model, x, 0) + own(model, x, 1)
         tensor([[[ 0.5000,  1.0000, -1.0000, -0.6667,  0.0000, -0.6667]]])
     """
@@ -159,9 +159,9 @@ class ZPlus(Rule):
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([3.0])
         >>> x = torch.tensor([[2.0, 1.0, -2.0]])
-        >>> LRP(composites.Composite([("linear", rules.ZPlus())]))(model, x, 0)
+        >>> LRP(composites.RuleList([("linear", rules.ZPlus())]))(model, x, 0)
         tensor([[1.3333, 0.0000, 2.6667]])
-        >>> LRP(composites.Composite([("linear", rules.ZPlus(epsilon=0.0, bias=False))]))(model, x, 0)
+        >>> LRP(composites.RuleList([("linear", rules.ZPlus(epsilon=0.0, bias=False))]))(model, x, 0)
         tensor([[2., 0., 4.]])
     """
 
@@ -174,11 +174,11 @@ class ZPlus(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        epsilon = step.held(self.epsilon)
+        epsilon = step.representable(self.epsilon)
         z = step.positive_part(self.bias, epsilon)
         s = divided(step.relevance(), z) if epsilon == 0 else step.relevance().div_(z)
         step.note(s, step.bias().clamp(min=0) if self.bias else None, epsilon)
-        return step.shared(s, POSITIVE)
+        return step.transpose_by_sign(s, POSITIVE)
 
     def reads_output(self, step: Step) -> bool:
         """See the base class."""
@@ -211,7 +211,7 @@ class AlphaBeta(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, -2.0]]), torch.tensor([2.0])
-        >>> LRP(composites.Composite([("linear", rules.AlphaBeta())]))(model, torch.tensor([[2.0, 1.0, -2.0]]), 0)
+        >>> LRP(composites.RuleList([("linear", rules.AlphaBeta())]))(model, torch.tensor([[2.0, 1.0, -2.0]]), 0)
         tensor([[ 2.5000, -5.0000,  5.0000]])
     """
 
@@ -231,7 +231,7 @@ class AlphaBeta(Rule):
         """See the base class."""
         if self.beta == 0:
             return ZPlus(self.epsilon).linear(step)
-        alpha, beta, epsilon = self.alpha, self.beta, step.held(self.epsilon)
+        alpha, beta, epsilon = self.alpha, self.beta, step.representable(self.epsilon)
         above = step.positive_part(epsilon=epsilon)
         below = torch.sub(step.y, above).clamp_(max=-epsilon)
         r = step.relevance()
@@ -244,9 +244,11 @@ class AlphaBeta(Rule):
             bias = step.bias()
             step.note(alpha * up, bias.clamp(min=0), epsilon)
             step.note(-beta * down, bias.clamp(max=0), -epsilon)
-        found = step.shared(up, by_sign("alpha", alpha, lambda weight: weight.clamp(min=0) * alpha))
+        found = step.transpose_by_sign(up, by_sign("alpha", alpha, lambda weight: weight.clamp(min=0) * alpha))
         del up
-        return found.add_(step.shared(down, by_sign("beta", beta, lambda weight: weight.clamp(max=0) * -beta)))
+        return found.add_(
+            step.transpose_by_sign(down, by_sign("beta", beta, lambda weight: weight.clamp(max=0) * -beta))
+        )
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class Gamma(Rule):
         >>> model.weight.data = torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
         >>> model.bias.data = torch.tensor([2.0, -2.0])
         >>> x = torch.tensor([[3.0, -2.0], [3.0, -2.0]])
-        >>> LRP(composites.Composite([("linear", rules.Gamma())]))(model, x, torch.tensor([0, 1]))
+        >>> LRP(composites.RuleList([("linear", rules.Gamma())]))(model, x, torch.tensor([0, 1]))
         tensor([[ 5.0000, -2.6667],
                 [-5.0000,  2.6667]])
     """
@@ -290,7 +292,7 @@ class Gamma(Rule):
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
-        gamma, x, y, epsilon = self.gamma, step.x, step.y, step.held(self.epsilon)
+        gamma, x, y, epsilon = self.gamma, step.x, step.y, step.representable(self.epsilon)
         if gamma == 0:
             return Epsilon(self.epsilon).linear(step)
         if step.rectified and step.own_sums():
@@ -311,25 +313,27 @@ class Gamma(Rule):
         step.note(up, bias + gamma * bias.clamp(min=0), epsilon)
         del r, plus, z
         if step.nonnegative():
-            favoured = step.weights.made(("gamma", gamma), lambda weight: weight + gamma * weight.clamp(min=0))
-            found = step.back(up, favoured)
+            favoured = step.weights.cached(("gamma", gamma), lambda weight: weight + gamma * weight.clamp(min=0))
+            found = step.transpose(up, favoured)
             if down is not None:
-                disfavoured = step.weights.made(("-gamma", gamma), lambda weight: weight + gamma * weight.clamp(max=0))
-                found.add_(step.back(down, disfavoured))
+                disfavoured = step.weights.cached(
+                    ("-gamma", gamma), lambda weight: weight + gamma * weight.clamp(max=0)
+                )
+                found.add_(step.transpose(down, disfavoured))
             return found
         total, difference = (up, up) if down is None else (up + down, up - down)
-        own = step.back(difference, step.absolute()).mul_(gamma / 2)
-        return step.back(total, step.weights.plain()).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
+        own = step.transpose(difference, step.absolute()).mul_(gamma / 2)
+        return step.transpose(total, step.weights.plain()).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
 
     def _rectified(self, step: Step) -> Tensor:
         """Where only positive outputs have relevance: their denominator is a run with the favoured weights."""
-        gamma, bias, epsilon = self.gamma, step.weights.full_bias(), step.held(self.epsilon)
+        gamma, bias, epsilon = self.gamma, step.weights.full_bias(), step.representable(self.epsilon)
         favoured = by_sign("favoured", gamma, lambda weight: weight + gamma * weight.clamp(min=0))
         if bias is not None:
             bias = bias + gamma * bias.clamp(min=0)
-        z = step.summed(favoured, bias, epsilon)
+        z = step.forward_by_sign(favoured, bias, epsilon)
         s = divided(step.relevance(), z) if epsilon == 0 else step.relevance().div_(z.clamp_(min=epsilon))
-        return step.shared(s, favoured)
+        return step.transpose_by_sign(s, favoured)
 
     def reads_output(self, step: Step) -> bool:
         """See the base class."""

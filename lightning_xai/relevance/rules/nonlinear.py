@@ -26,7 +26,7 @@ class Pass(Rule):
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Sigmoid())
         >>> model[0].weight.data = torch.tensor([[2.0, -1.0]]) * math.log(3)
         >>> choice = {"activation": rules.Pass(), "linear": rules.Zero()}
-        >>> LRP(composites.Composite(choice), score="value")(model, torch.ones(1, 2), 0)
+        >>> LRP(composites.RuleList(choice), score="value")(model, torch.ones(1, 2), 0)
         tensor([[ 0.5000, -0.2500]])
     """
 
@@ -49,7 +49,7 @@ class FixedScale(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.LayerNorm(4, eps=0.0)
         >>> model.weight.data, model.bias.data = torch.tensor([2.0, 1.0, 1.0, 1.0]), torch.full((4,), 5.0)
-        >>> own = LRP(composites.Composite([("norm", rules.FixedScale())]), score="value")
+        >>> own = LRP(composites.RuleList([("norm", rules.FixedScale())]), score="value")
         >>> own(model, torch.tensor([[3.0, 1.0, 1.0, 3.0]]), 0)
         tensor([[ 4.5000, -0.5000, -0.5000, -1.5000]])
     """
@@ -74,7 +74,7 @@ class Uniform(Rule):
         >>> class Product(torch.nn.Module):
         ...     def forward(self, x):
         ...         return x[:, :1] * x[:, 1:]
-        >>> own = LRP(composites.Composite([("product", rules.Uniform())]), score="value")
+        >>> own = LRP(composites.RuleList([("product", rules.Uniform())]), score="value")
         >>> own(Product(), torch.tensor([[3.0, 4.0, -5.0]]), 1)
         tensor([[-7.5000,  0.0000, -7.5000]])
     """
@@ -95,7 +95,7 @@ class Deconv(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 1, bias=False))
         >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0, -5.0]])
-        >>> own = LRP(composites.Composite([("relu", rules.Deconv()), ("*", rules.Gradient())]))
+        >>> own = LRP(composites.RuleList([("relu", rules.Deconv()), ("*", rules.Gradient())]))
         >>> own(model, torch.tensor([[2.0, -2.0, 2.0, -2.0]]), 0)
         tensor([[ 6., -6.,  0.,  0.]])
     """
@@ -116,7 +116,7 @@ class Guided(Rule):
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 1, bias=False))
         >>> model[1].weight.data = torch.tensor([[3.0, 3.0, -5.0, -5.0]])
-        >>> own = LRP(composites.Composite([("relu", rules.Guided()), ("*", rules.Gradient())]))
+        >>> own = LRP(composites.RuleList([("relu", rules.Guided()), ("*", rules.Gradient())]))
         >>> own(model, torch.tensor([[2.0, -2.0, 2.0, -2.0]]), 0)
         tensor([[6., 0., 0., 0.]])
     """
