@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from lightning_xai.callbacks.writer import load_explanations as load_explanations
     from lightning_xai.figures import Pictures as Pictures
     from lightning_xai.figures import preview as preview
-    from lightning_xai.perturbation.regions import Segments as Segments
-    from lightning_xai.perturbation.regions import Windows as Windows
+    from lightning_xai.regions import Segments as Segments
+    from lightning_xai.regions import Windows as Windows
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ExplanationMonitor": "lightning_xai.callbacks.monitor",
     "Pictures": "lightning_xai.figures",
-    "Segments": "lightning_xai.perturbation.regions",
-    "Windows": "lightning_xai.perturbation.regions",
+    "Segments": "lightning_xai.regions",
+    "Windows": "lightning_xai.regions",
     "explain": "lightning_xai.callbacks.explain",
     "load_explanations": "lightning_xai.callbacks.writer",
     "preview": "lightning_xai.figures",

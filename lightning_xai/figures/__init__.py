@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer, spatial_shape
-from lightning_xai.perturbation.regions import Regions
+from lightning_xai.regions import Regions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

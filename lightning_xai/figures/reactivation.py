@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.figures import _figure, _height, _is_number, _limits, _plane, _show, _slice, _without_ticks
-from lightning_xai.perturbation.regions import Regions
+from lightning_xai.regions import Regions
 from lightning_xai.units.counts import Reactivation
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_xai.perturbation.regions import BoundRegions, Regions, Segments
 from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, SweepResult, check_sweep, sweep
+from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.scores import Target
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from torch import Tensor
 from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
 from lightning_xai.perturbation.importance import relative_importance
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
-from lightning_xai.scores import Score, as_score
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import Score
 
 
 class Importance(MapMetric, SweepMetric):
@@ -56,16 +56,16 @@ class Importance(MapMetric, SweepMetric):
 
     def __init__(
         self,
-        regions: Regions,
-        perturbation: Perturbation,
+        regions: RegionsLike,
+        perturbation: str | Perturbation,
         score: str | Score = "probability",
         chunk_size: int | None = None,
         engine: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
-        self.requests = [Request(perturbation, as_score(score))]
+        self.plan = Plan(as_regions(regions), chunk_size=chunk_size, engine=engine)
+        self.requests = [Request.of(perturbation, score)]
         self.add_sum_state("relative_sum")
         self.fingerprint(self.plan, self.requests)
 

@@ -13,9 +13,9 @@ from lightning_xai.metrics.activation import QuantileMetric, Watched
 from lightning_xai.metrics.base import BatchExplanation, SweepMetric, Table, check_shared
 from lightning_xai.perturbation.capture import Capture
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
-from lightning_xai.scores import Score, as_score
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import Score
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
 from lightning_xai.units.counts import as_unit, per_change, strongest, written
@@ -86,8 +86,8 @@ class Reactivation(QuantileMetric, SweepMetric):
     def __init__(
         self,
         layer: str | None,
-        regions: Regions,
-        perturbation: Perturbation,
+        regions: RegionsLike,
+        perturbation: str | Perturbation,
         p: float = 0.005,
         threshold: str | Tensor | Sequence[float] = "activation",
         unit: str | UnitGroups = "channel",
@@ -101,10 +101,10 @@ class Reactivation(QuantileMetric, SweepMetric):
         if not isinstance(threshold, str):
             threshold = torch.as_tensor(threshold)
         check_threshold(threshold)
-        check_shared(regions, "Reactivation")
         self.layer, self.unit, self.threshold = layer, unit, threshold
-        self.plan = Plan(regions, chunk_size=chunk_size)
-        self.requests = [Request(perturbation, as_score(score))]
+        self.plan = Plan(as_regions(regions), chunk_size=chunk_size)
+        check_shared(self.plan.regions, "Reactivation")
+        self.requests = [Request.of(perturbation, score)]
         capture: Capture = LayerChange(
             layer,
             activation,
@@ -118,7 +118,7 @@ class Reactivation(QuantileMetric, SweepMetric):
                     "unit='position')."
                 )
             capture = PositionChange(layer, threshold, activation)
-        self.captures = [CaptureRequest(perturbation, capture)]
+        self.captures = [CaptureRequest(self.requests[0].perturbation, capture)]
         self.add_state("changes", [], dist_reduce_fx="cat")
         self.add_sum_state("change_sum")
         for name in ("counts", "feature_counts", "unit_counts"):

@@ -13,7 +13,7 @@ from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import BatchExplanation, MapMetric, check_shared, precise
-from lightning_xai.perturbation.regions import Regions
+from lightning_xai.regions import Regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
 from lightning_xai.scores import BoundScore, Target, as_score

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
-from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
+from lightning_xai.perturbation.kinds import Perturbation, as_perturbation
 from lightning_xai.perturbation.speed import fit_slope, state_abscissae
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
+from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Score, as_score
 
 
@@ -59,8 +59,8 @@ class Speed(MapMetric, SweepMetric):
 
     def __init__(
         self,
-        regions: Regions,
-        perturbations: Perturbation | Sequence[Perturbation],
+        regions: RegionsLike,
+        perturbations: str | Perturbation | Sequence[Perturbation],
         strengths: Sequence[float] | None = None,
         abscissa: str = "index",
         score: str | Score = "probability",
@@ -69,7 +69,7 @@ class Speed(MapMetric, SweepMetric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
+        self.plan = Plan(as_regions(regions), chunk_size=chunk_size, engine=engine)
         states = _states(perturbations, strengths)
         self.requests = [Request(state, as_score(score)) for state in states]
         self.abscissae = state_abscissae(states, abscissa)
@@ -94,9 +94,9 @@ class Speed(MapMetric, SweepMetric):
 
 
 def _states(
-    perturbations: Perturbation | Sequence[Perturbation], strengths: Sequence[float] | None
+    perturbations: str | Perturbation | Sequence[Perturbation], strengths: Sequence[float] | None
 ) -> list[Perturbation]:
-    if not isinstance(perturbations, Perturbation):
+    if not isinstance(perturbations, str | Perturbation):
         if strengths is not None:
             raise ValueError("strengths goes with a single perturbation; perturbations already holds the states.")
         return list(perturbations)
@@ -106,4 +106,4 @@ def _states(
         raise TypeError(f"strengths must be a list of numbers, e.g. [0.1, 0.2, 0.3], got {strengths!r}.")
     if len(set(strengths)) < len(strengths):
         raise ValueError(f"strengths must differ, got {list(strengths)}.")
-    return [perturbations.at(float(strength)) for strength in strengths]
+    return [as_perturbation(perturbations).at(float(strength)) for strength in strengths]

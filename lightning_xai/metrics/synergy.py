@@ -10,10 +10,10 @@ from torch import Tensor
 from lightning_xai._checks import as_integer
 from lightning_xai.metrics.base import BatchExplanation, SweepMetric, check_shared, precise
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.perturbation.synergy import beyond_single, joint_importance
-from lightning_xai.scores import Score, as_score
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import Score
 
 
 class Synergy(SweepMetric):
@@ -65,8 +65,8 @@ class Synergy(SweepMetric):
 
     def __init__(
         self,
-        regions: Regions,
-        perturbation: Perturbation,
+        regions: RegionsLike,
+        perturbation: str | Perturbation,
         anchor: int | None = None,
         score: str | Score = "probability",
         chunk_size: int | None = None,
@@ -74,12 +74,12 @@ class Synergy(SweepMetric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        check_shared(regions, "Synergy")
         if anchor is not None:
             anchor = as_integer("anchor", anchor, least=0)
-        self.plan = Plan(regions, chunk_size=chunk_size, engine=engine)
-        pair = Request(perturbation, as_score(score), "all" if anchor is None else anchor)
-        self.requests = [pair, Request(perturbation, as_score(score))]
+        self.plan = Plan(as_regions(regions), chunk_size=chunk_size, engine=engine)
+        check_shared(self.plan.regions, "Synergy")
+        pair = Request.of(perturbation, score, "all" if anchor is None else anchor)
+        self.requests = [pair, Request.of(perturbation, score)]
         self.add_sum_state("joint_sum", "joint_count", "interaction_sum", "interaction_count")
         self.add_sum_state("mean_abs_sum", "redundant_sum", "measured")
         self.fingerprint(self.plan, self.requests)

@@ -3,16 +3,16 @@ r"""Local and relative importance: what the score loses when a feature is pertur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai.attribution import Attribution
-from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
+from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
+from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import CombClasses, Score, Target, _StrongestClass, as_score
 
 
@@ -21,8 +21,8 @@ def importance(
     inputs: Tensor,
     target: Target,
     *,
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     score: str | Score = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
@@ -65,8 +65,8 @@ def importance(
         tensor([[3., 7.],
                 [4., 4.]])
     """
-    request = Request(perturbation, as_score(score))
-    swept = sweep(model, inputs, target, [request], Plan(regions, chunk_size, engine), sample_ids)
+    request = Request.of(perturbation, score)
+    swept = sweep(model, inputs, target, [request], Plan(as_regions(regions), chunk_size, engine), sample_ids)
     return swept.local(request)
 
 
@@ -121,8 +121,8 @@ def comb_classes(
     inputs: Tensor,
     target: Target,
     *,
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     output: str | int | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
@@ -165,8 +165,8 @@ def comb_classes(
         tensor([[2, 2]])
     """
     value, index = CombClasses(output=output), _StrongestClass(output=output)
-    requests = [Request(perturbation, value), Request(perturbation, index)]
-    swept = sweep(model, inputs, target, requests, Plan(regions, chunk_size, engine), sample_ids)
+    requests = [Request.of(perturbation, value), Request.of(perturbation, index)]
+    swept = sweep(model, inputs, target, requests, Plan(as_regions(regions), chunk_size, engine), sample_ids)
     local = swept.local(requests[0])
     leading = swept.arms[requests[0]].nan_to_num().abs().argmax(0, keepdim=True)
     strongest = swept.arms[requests[1]].gather(0, leading).squeeze(0)
@@ -181,6 +181,8 @@ class PerturbationImportance(Attribution):
         regions: The features j.
         perturbation: R.
         score: s.
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+        engine: ``"auto"`` or ``"dense"``.
 
     Cells that no feature reaches are NaN; where features overlap a cell has the mean of their importances.
 
@@ -195,15 +197,23 @@ class PerturbationImportance(Attribution):
         tensor([[[4., 5., 6.]]])
     """
 
-    regions: Regions
-    perturbation: Perturbation
+    regions: RegionsLike
+    perturbation: str | Perturbation
     score: str | Score = "probability"
+    chunk_size: int | None = field(default=None, kw_only=True)
+    engine: str = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "regions", as_regions(self.regions))
+        object.__setattr__(self, "perturbation", as_perturbation(self.perturbation))
         object.__setattr__(self, "score", as_score(self.score))
+        self._plan()  # refuses what makes no sense
+
+    def _plan(self) -> Plan:
+        return Plan(as_regions(self.regions), self.chunk_size, self.engine)
 
     def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        request = Request(self.perturbation, as_score(self.score))
-        swept = sweep(model, inputs, target, [request], Plan(self.regions), sample_ids)
+        request = Request.of(self.perturbation, self.score)
+        swept = sweep(model, inputs, target, [request], self._plan(), sample_ids)
         painted = swept.regions.paint(swept.local(request))
         return painted if inputs.ndim == 2 else painted.unsqueeze(1)

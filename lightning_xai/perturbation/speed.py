@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
-from lightning_xai.scores import Score, Target, as_score
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import Score, Target
 
 _ABSCISSAE = ("index", "strength")
 
@@ -33,7 +33,7 @@ def speed(
     inputs: Tensor,
     target: Target,
     *,
-    regions: Regions,
+    regions: RegionsLike,
     perturbations: Sequence[Perturbation],
     abscissa: str = "index",
     score: str | Score = "probability",
@@ -78,8 +78,8 @@ def speed(
         (tensor([[0.5000, 1.0000, 2.0000]]), tensor([[1., 1., 1.]]))
     """
     abscissae = state_abscissae(perturbations, abscissa)
-    requests = [Request(perturbation, as_score(score)) for perturbation in perturbations]
-    swept = sweep(model, inputs, target, requests, Plan(regions, chunk_size, engine), sample_ids)
+    requests = [Request.of(perturbation, score) for perturbation in perturbations]
+    swept = sweep(model, inputs, target, requests, Plan(as_regions(regions), chunk_size, engine), sample_ids)
     return fit_slope(abscissae, torch.stack([swept.local(request) for request in requests]))
 
 

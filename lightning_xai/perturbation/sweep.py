@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult, Looks, Watch, attended
-from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation
+from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
-from lightning_xai.perturbation.regions import BoundRegions, Regions
-from lightning_xai.scores import BoundScore, Score, Target, check_labels
+from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.scores import BoundScore, Score, Target, as_score, check_labels
 
 ENGINES = ("auto", "dense")
 
@@ -45,8 +45,10 @@ class Request:
     score: Score
     partner: Partner = None
 
-    def __post_init__(self) -> None:
-        _check_kind(self.perturbation)
+    @classmethod
+    def of(cls, perturbation: str | Perturbation, score: str | Score, partner: Partner = None) -> Request:
+        """A request by names: ``Request.of("blur", "margin")``."""
+        return cls(as_perturbation(perturbation), as_score(score), partner)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,6 @@ class CaptureRequest:
 
     perturbation: Perturbation
     capture: Capture
-
-    def __post_init__(self) -> None:
-        _check_kind(self.perturbation)
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,6 @@ class Plan:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.regions, Regions):
-            raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(self.regions).__name__}.")
         if self.engine not in ENGINES:
             raise ValueError(unknown("engine", self.engine, ENGINES))
         if self.chunk_size is not None:
@@ -375,14 +372,6 @@ class _Samples:
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
         return scores.view(len(readers), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
-
-
-def _check_kind(perturbation: Perturbation) -> None:
-    if not isinstance(perturbation, Perturbation):
-        raise TypeError(
-            f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur(), "
-            f"got {type(perturbation).__name__}."
-        )
 
 
 def _numbers(scores: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import Regions
 from lightning_xai.perturbation.sweep import Partner, Plan, Request, SweepResult, sweep
-from lightning_xai.scores import Score, Target, as_score
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import Score, Target
 
 
 def synergy(
@@ -18,8 +18,8 @@ def synergy(
     inputs: Tensor,
     target: Target,
     *,
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     anchor: int | Tensor | None = None,
     score: str | Score = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
@@ -65,7 +65,7 @@ def synergy(
         tensor([[nan, 6., 11.]])
     """
     pair, _ = _requests(perturbation, score, anchor)
-    swept = sweep(model, inputs, target, [pair], Plan(regions, chunk_size, engine), sample_ids)
+    swept = sweep(model, inputs, target, [pair], Plan(as_regions(regions), chunk_size, engine), sample_ids)
     return joint_importance(swept, pair)
 
 
@@ -74,8 +74,8 @@ def interaction(
     inputs: Tensor,
     target: Target,
     *,
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     anchor: int | Tensor | None = None,
     score: str | Score = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
@@ -102,7 +102,7 @@ def interaction(
     tensor([[nan, -6., 0.]])
     """
     pair, single = _requests(perturbation, score, anchor)
-    swept = sweep(model, inputs, target, [pair, single], Plan(regions, chunk_size, engine), sample_ids)
+    swept = sweep(model, inputs, target, [pair, single], Plan(as_regions(regions), chunk_size, engine), sample_ids)
     return beyond_single(joint_importance(swept, pair), swept.local(single), pair.partner)
 
 
@@ -127,7 +127,9 @@ def beyond_single(joint: Tensor, single: Tensor, partner: Partner) -> Tensor:
     return joint - single.gather(1, anchors) - single
 
 
-def _requests(perturbation: Perturbation, score: str | Score, anchor: int | Tensor | None) -> tuple[Request, Request]:
+def _requests(
+    perturbation: str | Perturbation, score: str | Score, anchor: int | Tensor | None
+) -> tuple[Request, Request]:
     """What the pairs need, and what the single features need."""
     partner: Partner = "all"
     if anchor is not None:
@@ -135,4 +137,4 @@ def _requests(perturbation: Perturbation, score: str | Score, anchor: int | Tens
         if anchors.is_floating_point():
             raise TypeError(f"anchor must be a feature index or one per sample, got {anchors.dtype}.")
         partner = tuple(anchors.tolist()) if anchors.ndim else int(anchors)
-    return Request(perturbation, as_score(score), partner), Request(perturbation, as_score(score))
+    return Request.of(perturbation, score, partner), Request.of(perturbation, score)

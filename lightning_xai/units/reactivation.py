@@ -14,8 +14,8 @@ from lightning_xai._checks import check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.regions import BoundRegions, Regions
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
+from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.units.activation import (
     Threshold,
     activation_threshold,

@@ -8,14 +8,15 @@ from importlib.resources import files
 import pytest
 from hydra.utils import get_object, instantiate
 
-from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, relevance, scores
+from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, regions, relevance, scores
 from lightning_xai.app.main import build_attribution, build_monitor
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
-from lightning_xai.perturbation import kinds, selection
+from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import composites
 
 CONF = files("lightning_xai.conf")
+EVEN = regions.Slice(step=2)
 FILES = sorted(
     f"{group.name}/{file.name.removesuffix('.yaml')}"
     for group in CONF.iterdir()
@@ -137,7 +138,7 @@ def test_what_the_default_config_builds_shows_every_argument(place, built, fille
 
 @pytest.mark.parametrize(
     ("group", "base", "module", "missing"),
-    [("score", scores.Score, scores, {"custom"}), ("select", selection.Selection, selection, ())],
+    [("score", scores.Score, scores, {"custom"}), ("select", regions.Selection, regions, ())],
 )
 def test_every_choice_of_an_open_set_has_a_file(group, base, module, missing):
     classes = inspect.getmembers(module, lambda entry: inspect.isclass(entry) and issubclass(entry, base))
@@ -180,7 +181,10 @@ def test_a_metric_keeps_what_its_own_entry_says(composed):
 @pytest.mark.parametrize(
     ("overrides", "regions"),
     [
-        (["regions.size=[2,3]", "+select=even"], Windows((2, 3), select=selection.Even())),
+        (
+            ["regions.size=[2,3]", "+select=slice", "regions.select.step=2"],
+            Windows((2, 3), select=EVEN),
+        ),
         (["regions.scope=[[0,8],[4,20]]"], Windows(4, scope=((0, 8), (4, 20)))),
         (["+experiment=blurred_margin"], Windows(6, stride=3)),
     ],

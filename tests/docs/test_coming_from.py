@@ -31,7 +31,7 @@ PEERS = {
     "zennit": [zennit.attribution, zennit.canonizers, zennit.composites, zennit.torchvision],
     "pytorch-grad-cam": [pytorch_grad_cam, pytorch_grad_cam.utils.model_targets],
 }
-MODULES = ("perturbation", "perturbation.kinds", "perturbation.selection", "relevance", "relevance.composites", "units")
+MODULES = ("regions", "perturbation", "perturbation.kinds", "relevance", "relevance.composites", "units")
 OURS = [lightning_xai, *(importlib.import_module(f"lightning_xai.{name}") for name in MODULES)]
 Y = torch.tensor([2, 0, 1])
 

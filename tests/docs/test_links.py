@@ -25,7 +25,7 @@ MODULES = [
     "lightning_xai.scores",
     "lightning_xai.perturbation",
     "lightning_xai.perturbation.kinds",
-    "lightning_xai.perturbation.selection",
+    "lightning_xai.regions",
     "lightning_xai.relevance",
     "lightning_xai.relevance.rules",
     "lightning_xai.relevance.composites",
@@ -46,7 +46,13 @@ NO_QUANTITY = {
     "lightning_xai.metrics.base.BatchExplanation": "carries what a metric found",
     "lightning_xai.metrics.base.update_together": "shares sweeps between metrics",
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
-    "lightning_xai.perturbation.selection.Selection": "what the selections share",
+    "lightning_xai.regions.Regions": "what windows and segments share",
+    "lightning_xai.regions.BoundRegions": "what windows and segments over one input share",
+    "lightning_xai.regions.BoundWindows": "Windows over one input",
+    "lightning_xai.regions.BoundSegments": "Segments over one input",
+    "lightning_xai.regions.Selection": "what the selections share",
+    "lightning_xai.regions.as_regions": "reads an argument",
+    "lightning_xai.perturbation.kinds.base.as_perturbation": "reads an argument",
     "lightning_xai.relevance.composites.patterns.matches": "reads a pattern",
 }
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -300,15 +301,43 @@ def test_a_key_of_a_dict(name, kind):
         (lambda: kinds.Negative(0.5).at(float("nan")), "delta of Negative must be a number, got nan"),
         (lambda: kinds.Replace(), "background must hold at least one sample"),
         (lambda: kinds.Replace(torch.zeros(0, 1, 4)), "background must hold at least one sample"),
-        (lambda: kinds.Constant(channels=-1), "channels must be channel indices from 0, got -1"),
+        (lambda: kinds.Constant(channels=-1), "channels must be at least 0, got -1"),
         (lambda: kinds.Constant(channels=[]), "channels must be channel indices"),
-        (lambda: kinds.Constant(channels=[0.5]), "channels must be channel indices"),
-        (lambda: kinds.Constant(channels=0.5), "channels must be channel indices"),
     ],
 )
 def test_wrong_numbers_fail_when_the_kind_is_built(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: kinds.Constant(channels=[0.5]), "channels must be an integer, got 0.5"),
+        (lambda: kinds.Constant(channels=True), "channels must be an integer, got True"),
+        (lambda: kinds.Custom("half"), "factor must be a number, a list of numbers or a tensor, got 'half'"),
+        (lambda: kinds.CustomSum(True), "summand must be a number, a list of numbers or a tensor, got True"),
+        (lambda: kinds.Replace([None]), r"background must be a number, a list of numbers or a tensor, got \[None\]"),
+        (lambda: kinds.Blur(sigma=True), "sigma of Blur must be a number, got True"),
+    ],
+)
+def test_what_is_no_number_is_named(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_every_kind_with_defaults_can_be_given_by_name():
+    files = {file.stem for file in (Path(__file__).parents[2] / "conf" / "perturbation").glob("*.yaml")}
+    others = {"zero", "mean", "replace"}  # two that are another kind, one that needs samples to draw from
+    assert {type(kinds.as_perturbation(name)).__name__ for name in files - others} == KINDS.keys() - {"Replace"}
+    model, x = nn.Flatten(), draw(3, 2, 4, 5)
+    named = importance(model, x, 0, regions=(2, 5), perturbation="channel_mean", score="logit")
+    built = importance(model, x, 0, regions=Windows((2, 5)), perturbation=kinds.ChannelMean(), score="logit")
+    assert torch.equal(named, built)
+    with pytest.raises(ValueError, match=r"perturbation 'blr' is unknown\. Did you mean 'blur'"):
+        kinds.as_perturbation("blr")
+    with pytest.raises(ValueError, match="background must hold at least one sample"):
+        kinds.as_perturbation("replace")
 
 
 @pytest.mark.parametrize(

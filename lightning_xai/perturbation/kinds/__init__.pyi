@@ -1,6 +1,7 @@
 from lightning_xai.perturbation.kinds.base import Keys as Keys
 from lightning_xai.perturbation.kinds.base import Perturbation as Perturbation
 from lightning_xai.perturbation.kinds.base import WindowPerturbation as WindowPerturbation
+from lightning_xai.perturbation.kinds.base import as_perturbation as as_perturbation
 from lightning_xai.perturbation.kinds.given import ClassInterchange as ClassInterchange
 from lightning_xai.perturbation.kinds.given import Custom as Custom
 from lightning_xai.perturbation.kinds.given import CustomSum as CustomSum
@@ -30,3 +31,5 @@ from lightning_xai.perturbation.kinds.random import UniformNoise as UniformNoise
 from lightning_xai.perturbation.kinds.spatial import Blur as Blur
 from lightning_xai.perturbation.kinds.spatial import ChannelMean as ChannelMean
 from lightning_xai.perturbation.kinds.spatial import LocalMean as LocalMean
+
+__all__: list[str]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import check_numbers
+from lightning_xai._checks import as_integer, check_numbers, unknown
 from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
@@ -61,10 +63,10 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         if self.channels is not None:
-            chosen = tuple(self.channels) if isinstance(self.channels, Sequence) else (self.channels,)
-            if not chosen or not all(isinstance(channel, int) and channel >= 0 for channel in chosen):
-                raise ValueError(f"channels must be channel indices from 0, got {self.channels!r}.")
-            object.__setattr__(self, "channels", chosen)
+            chosen = self.channels if isinstance(self.channels, Sequence) else (self.channels,)
+            if not chosen:
+                raise ValueError("channels must be channel indices from 0, got none.")
+            object.__setattr__(self, "channels", tuple(as_integer("channels", channel, 0) for channel in chosen))
         check_numbers(self)
         self.check()
 
@@ -169,9 +171,51 @@ def check_range(low: float, high: float) -> None:
         raise ValueError(f"low must not exceed high, got {low} and {high}.")
 
 
-def as_numbers(value: Any) -> Tensor:
-    """A tensor as it is; numbers in double precision, so that inputs of any dtype see them unrounded."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+def as_perturbation(perturbation: str | Perturbation) -> Perturbation:
+    """A perturbation, or that of a name with its defaults; names are those of the kinds in snake case.
+
+    Raises:
+        ValueError: If the name is unknown, or its kind has no defaults.
+        TypeError: If it is neither.
+
+    >>> as_perturbation("channel_mean"), as_perturbation("relu")
+    (ChannelMean(channels=None), ReLU(channels=None, bias=0.0))
+    """
+    if isinstance(perturbation, Perturbation):
+        return perturbation
+    if not isinstance(perturbation, str):
+        raise TypeError(
+            f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur() or 'blur', "
+            f"got {type(perturbation).__name__}."
+        )
+    from lightning_xai.perturbation import kinds
+
+    exported = {_snake_case(name): getattr(kinds, name) for name in kinds.__all__ if name[0].isupper()}
+    known = {name: kind for name, kind in exported.items() if issubclass(kind, Perturbation) and not isabstract(kind)}
+    if perturbation not in known:
+        raise ValueError(unknown("perturbation", perturbation, known))
+    found: Perturbation = known[perturbation]()
+    return found
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower()
+
+
+def as_numbers(name: str, value: Any) -> Tensor:
+    """A tensor as it is; numbers in double precision, so that inputs of any dtype see them unrounded.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        if not isinstance(value, bool | str):
+            return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{name} must be a number, a list of numbers or a tensor, got {value!r}.")
 
 
 def over_samples(name: str, value: Any, values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Custom(Perturbation):
     factor: float | Sequence[Any] | Tensor = 1.0
 
     def check(self) -> None:
-        object.__setattr__(self, "factor", as_numbers(self.factor))
+        object.__setattr__(self, "factor", as_numbers("factor", self.factor))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values * over_samples("factor", self.factor, values)
@@ -40,7 +40,7 @@ class CustomSum(Perturbation):
     summand: float | Sequence[Any] | Tensor = 0.0
 
     def check(self) -> None:
-        object.__setattr__(self, "summand", as_numbers(self.summand))
+        object.__setattr__(self, "summand", as_numbers("summand", self.summand))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values + over_samples("summand", self.summand, values)
@@ -60,7 +60,7 @@ class ClassInterchange(Perturbation):
     amount: float = 1.0
 
     def check(self) -> None:
-        object.__setattr__(self, "other", as_numbers(self.other))
+        object.__setattr__(self, "other", as_numbers("other", self.other))
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (1 - self.amount) * values + self.amount * over_samples("other", self.other, values)
@@ -85,7 +85,7 @@ class Replace(Perturbation):
     seed: int = 0
 
     def check(self) -> None:
-        background = as_numbers(self.background)
+        background = as_numbers("background", self.background)
         if background.ndim < 2 or background.shape[0] == 0:
             raise ValueError("background must hold at least one sample [B, C, *S].")
         object.__setattr__(self, "background", background.unsqueeze(1) if background.ndim == 2 else background)

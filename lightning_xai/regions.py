@@ -1,20 +1,21 @@
-r"""The features :math:`j \in J` of an input: windows of a grid, or the segments of a label map."""
+r"""The features :math:`j \in J` of an input: windows of a regular grid, or the segments of a label map."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer, spatial_shape
-from lightning_xai.perturbation.selection import Selection
+from lightning_xai._checks import as_integer, check_numbers, spatial_shape
+
+RegionsLike: TypeAlias = "Regions | int | Sequence[int]"
 
 _REMAINDERS = ("partial", "center", "left", "right")
 
@@ -70,6 +71,102 @@ class Regions(ABC):
         """These regions over inputs [N, C, *S] (or a table [N, F]), or over that shape."""
 
 
+class Selection(ABC):
+    """A choice of windows of a grid; they are counted row by row, the last axis fastest."""
+
+    @abstractmethod
+    def mask(self, count: int) -> Tensor:
+        """Which of ``count`` windows are evaluated, Boolean [count]."""
+
+
+@dataclass(frozen=True)
+class Slice(Selection):
+    """The windows ``start``, ``start + step``, ... before ``stop``, as of a Python slice.
+
+    Raises:
+        TypeError: If a field is not an integer.
+        ValueError: If ``start`` is negative, or ``stop`` or ``step`` less than 1.
+
+    >>> Slice(start=1, step=2).mask(5)
+    tensor([False,  True, False,  True, False])
+    """
+
+    start: int = 0
+    stop: int | None = None
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("start", 0), ("stop", 1), ("step", 1)):
+            if getattr(self, name) is not None:
+                as_integer(name, getattr(self, name), least)
+
+    def mask(self, count: int) -> Tensor:
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[self.start : self.stop : self.step] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Fraction(Selection):
+    r"""The first :math:`\lfloor p J \rfloor` windows.
+
+    Raises:
+        ValueError: If p is not above 0, or above 1.
+
+    >>> Fraction(0.5).mask(5)
+    tensor([ True,  True, False, False, False])
+    """
+
+    p: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not 0 < self.p <= 1:
+            raise ValueError(f"p must be above 0 and at most 1, got {self.p}.")
+
+    def mask(self, count: int) -> Tensor:
+        return torch.arange(count) < int(self.p * count)
+
+
+@dataclass(frozen=True)
+class Random(Fraction):
+    r"""A seeded draw of :math:`\lfloor p J \rfloor` windows, the same everywhere.
+
+    Raises:
+        ValueError: If p is not above 0, or above 1.
+
+    >>> int(Random(0.4, seed=3).mask(10).sum())
+    4
+    """
+
+    p: float = 0.5
+    seed: int = 0
+
+    def mask(self, count: int) -> Tensor:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
+        return torch.zeros(count, dtype=torch.bool).index_fill(0, order[: int(self.p * count)], True)
+
+
+@dataclass(frozen=True)
+class Custom(Selection):
+    """The windows whose entry is true.
+
+    >>> Custom([1, 0, 1]).mask(3)
+    tensor([ True, False,  True])
+    """
+
+    keep: Sequence[bool]
+
+    def __post_init__(self) -> None:
+        keep = self.keep.tolist() if isinstance(self.keep, Tensor) else self.keep
+        object.__setattr__(self, "keep", tuple(bool(entry) for entry in keep))
+
+    def mask(self, count: int) -> Tensor:
+        if len(self.keep) != count:
+            raise ValueError(f"keep has {len(self.keep)} entries, the grid has {count} windows.")
+        return torch.tensor(self.keep)
+
+
 @dataclass(frozen=True)
 class Windows(Regions):
     r"""Windows of a regular grid over one to three spatial axes, or over the columns of a table.
@@ -103,14 +200,14 @@ class Windows(Regions):
     select: Selection | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _whole("size", self.size))
-        object.__setattr__(self, "stride", self.size if self.stride is None else _whole("stride", self.stride))
+        object.__setattr__(self, "size", _sizes("size", self.size))
+        object.__setattr__(self, "stride", self.size if self.stride is None else _sizes("stride", self.stride))
         if self.scope is not None:
             object.__setattr__(self, "scope", _pairs(self.scope))
         if self.remainder not in _REMAINDERS:
             raise ValueError(f"remainder must be one of {', '.join(_REMAINDERS)}, got {self.remainder!r}.")
         if self.select is not None and not isinstance(self.select, Selection):
-            raise TypeError(f"select must be a selection, e.g. selection.Even(), got {type(self.select).__name__}.")
+            raise TypeError(f"select must be e.g. regions.Slice(step=2), got {type(self.select).__name__}.")
 
     def bind(self, inputs: Tensor | Sequence[int]) -> BoundWindows:
         """The grid over inputs [N, C, *S] or [N, F], or over that shape."""
@@ -268,7 +365,15 @@ class Segments(Regions):
 
 @dataclass(frozen=True, eq=False)
 class BoundSegments(BoundRegions):
-    """A label map [N, *S], or [1, *S] for all samples."""
+    """A label map [N, *S], or [1, *S] for all samples.
+
+    Attributes:
+        labels: The feature of each cell, -1 for none.
+        count: J, the number of features.
+
+    >>> list(Segments([0, 1, 0]).bind((1, 1, 3)).cells(torch.tensor([[[5.0, 6.0, 7.0]]]), 0))
+    [(slice(None, None, None), tensor([[[5., 7.]]]))]
+    """
 
     labels: Tensor
     count: int
@@ -314,16 +419,35 @@ class BoundSegments(BoundRegions):
         return found.scatter_(1, labels, True)[:, 1:]
 
 
-def _whole(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
-    several = isinstance(value, Sequence) and not isinstance(value, str)
+def as_regions(regions: RegionsLike) -> Regions:
+    """Regions, or the size of windows that cover the input.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is a size that is not positive.
+
+    >>> as_regions(4)
+    Windows(size=4, stride=4, scope=None, remainder='partial', select=None)
+    """
+    if isinstance(regions, Regions):
+        return regions
+    if isinstance(regions, int | Sequence) and not isinstance(regions, str):
+        return Windows(regions)
+    raise TypeError(
+        f"regions must be Windows(...), Segments(...) or the size of windows, got {type(regions).__name__}."
+    )
+
+
+def _sizes(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
     try:
-        given: Iterable[Any] = value if isinstance(value, Sequence) and several else (value,)
-        numbers = tuple(as_integer(name, number, least=1) for number in given)
+        if not isinstance(value, Sequence):
+            return as_integer(name, value, least=1)
+        sizes = tuple(as_integer(name, number, least=1) for number in value)
+        if not sizes:
+            raise ValueError(f"{name} is empty.")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.") from error
-    if not numbers:
-        raise ValueError(f"{name} must be a positive integer or one per spatial axis, got {value!r}.")
-    return numbers if several else numbers[0]
+    return sizes
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai.perturbation import Segments, Windows, importance, kinds, selection, synergy
+from lightning_xai import regions
+from lightning_xai.perturbation import Segments, Windows, importance, kinds, synergy
 
 REMAINDERS = ("partial", "center", "left", "right")
 
@@ -119,16 +120,15 @@ class TestGridsOfSeveralAxes:
     ("select", "kept"),
     [
         (None, [0, 1, 2, 3, 4, 5, 6]),
-        (selection.All(), [0, 1, 2, 3, 4, 5, 6]),
-        (selection.First(3), [0, 1, 2]),
-        (selection.First(99), [0, 1, 2, 3, 4, 5, 6]),
-        (selection.FirstFraction(0.5), [0, 1, 2]),
-        (selection.EveryOther(), [0, 2, 4, 6]),
-        (selection.EveryOther(start=1), [1, 3, 5]),
-        (selection.Even(), [0, 2, 4, 6]),
-        (selection.Odd(), [1, 3, 5]),
-        (selection.Custom([0, 1, 1, 0, 0, 0, 1]), [1, 2, 6]),
-        (selection.Custom(torch.tensor([1, 0, 0, 0, 0, 0, 0])), [0]),
+        (regions.Slice(), [0, 1, 2, 3, 4, 5, 6]),
+        (regions.Slice(stop=3), [0, 1, 2]),
+        (regions.Slice(stop=99), [0, 1, 2, 3, 4, 5, 6]),
+        (regions.Slice(step=2), [0, 2, 4, 6]),
+        (regions.Slice(start=1, step=2), [1, 3, 5]),
+        (regions.Slice(2, 6, 3), [2, 5]),
+        (regions.Fraction(0.5), [0, 1, 2]),
+        (regions.Custom([0, 1, 1, 0, 0, 0, 1]), [1, 2, 6]),
+        (regions.Custom(torch.tensor([1, 0, 0, 0, 0, 0, 0])), [0]),
     ],
     ids=repr,
 )
@@ -141,7 +141,7 @@ def test_selections(select, kept):
 
 
 def test_a_random_selection_is_the_seeds_and_of_its_size():
-    masks = [selection.Random(0.3, seed=seed).mask(20) for seed in (0, 0, 1)]
+    masks = [regions.Random(0.3, seed=seed).mask(20) for seed in (0, 0, 1)]
     assert [int(mask.sum()) for mask in masks] == [6, 6, 6]
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
@@ -151,7 +151,7 @@ def test_selected_windows_are_the_same_as_all_of_them_at_their_place():
     x, model = torch.randn(2, 9), nn.Linear(9, 3)
     ask = {"perturbation": kinds.GaussianNoise()}
     every = importance(model, x, 1, regions=Windows(3), **ask)
-    odd = importance(model, x, 1, regions=Windows(3, select=selection.Odd()), **ask)
+    odd = importance(model, x, 1, regions=Windows(3, select=regions.Slice(start=1, step=2)), **ask)
     torch.testing.assert_close(odd, every[:, [1]])
 
 
@@ -241,12 +241,14 @@ def test_segments_of_a_grid_are_its_windows(cnn, kind, per_sample):
         (
             lambda: Windows(2, select=[1, 0]),
             TypeError,
-            r"select must be a selection, e.g. selection.Even\(\), got list",
+            r"select must be e.g. regions.Slice\(step=2\), got list",
         ),
-        (lambda: selection.First(0), ValueError, "n must be at least 1"),
-        (lambda: selection.FirstFraction(0.0), ValueError, "fraction must be above 0 and at most 1"),
-        (lambda: selection.Random(1.5), ValueError, "fraction must be above 0 and at most 1"),
-        (lambda: selection.EveryOther(2), ValueError, "start must be 0 or 1"),
+        (lambda: regions.Slice(stop=0), ValueError, "stop must be at least 1"),
+        (lambda: regions.Slice(step=True), TypeError, "step must be an integer, got True"),
+        (lambda: regions.Slice(start=-1), ValueError, "start must be at least 0"),
+        (lambda: regions.Fraction(0.0), ValueError, "p must be above 0 and at most 1"),
+        (lambda: regions.Random(1.5), ValueError, "p must be above 0 and at most 1"),
+        (lambda: regions.Random("half"), TypeError, "p of Random must be a number"),
         (lambda: Segments(torch.tensor([0.0, 1.0])), ValueError, "labels must be integers, got torch.float32"),
         (lambda: Segments(torch.tensor([True, False])), ValueError, "labels must be integers, got torch.bool"),
         (lambda: Segments(torch.tensor([-2, 0])), ValueError, "labels must run from 0"),
@@ -270,8 +272,8 @@ def test_what_no_input_could_mend_fails_when_it_is_built(build, error, message):
         (Windows(2, scope=(2, 5)), (1, 1, 4), ValueError, r"scope \(2, 5\) of axis 0 must lie within 0 and 4"),
         (Windows(2, scope=(-1, 3)), (1, 1, 4), ValueError, r"scope \(-1, 3\) of axis 0 must lie within"),
         (Windows(1, scope=(2, 2)), (1, 1, 4), ValueError, r"scope \(2, 2\) of axis 0 must lie within"),
-        (Windows(2, select=selection.FirstFraction(0.1)), (1, 1, 8), ValueError, "select=.* leaves none of the 4"),
-        (Windows(2, select=selection.Custom([1])), (1, 1, 8), ValueError, "keep has 1 entries, the grid has 4"),
+        (Windows(2, select=regions.Fraction(0.1)), (1, 1, 8), ValueError, "select=.* leaves none of the 4"),
+        (Windows(2, select=regions.Custom([1])), (1, 1, 8), ValueError, "keep has 1 entries, the grid has 4"),
         (Windows(1), (1,), ValueError, "inputs must be .* one to three spatial axes"),
         (Windows(1), (1, 1, 2, 2, 2, 2), ValueError, "inputs must be .* one to three spatial axes"),
         (Segments(LABELS), (1, 1, 4), ValueError, r"labels are \[2, 4\], the inputs need \[4\]"),
