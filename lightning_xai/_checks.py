@@ -12,8 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 _MOST_NAMES = 60
-_REAL, _WHOLE = ("a number", numbers.Real, float), ("an integer", numbers.Integral, int)
-_NUMBERS: dict[Any, tuple[str, type, type]] = {float: _REAL, "float": _REAL, int: _WHOLE, "int": _WHOLE}
+_KINDS: dict[str, tuple[str, type, type]] = {
+    "float": ("a number", numbers.Real, float),
+    "int": ("an integer", numbers.Integral, int),
+    "bool": ("True or False", bool, bool),
+}
 
 
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
@@ -76,23 +79,27 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
     return ids
 
 
-def check_numbers(choice: Any) -> None:
-    """Refuse fields of a frozen dataclass that are declared as numbers and hold none; numpy's become Python's.
+def check_fields(choice: Any) -> None:
+    """Refuse what does not fit the fields of a frozen dataclass that are declared as numbers or as Booleans.
+
+    Numbers of numpy's become Python's. A field that is also declared as None may be None.
 
     Raises:
-        TypeError: If a value is not a number, or not an integer where one is declared.
-        ValueError: If it is NaN.
+        TypeError: If a value is not of the declared kind.
+        ValueError: If a number is NaN.
     """
     for part in fields(choice):
-        if part.type not in _NUMBERS:
-            continue
-        words, kind, make = _NUMBERS[part.type]
+        declared = part.type if isinstance(part.type, str) else getattr(part.type, "__name__", str(part.type))
         value = getattr(choice, part.name)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        kind = declared.removesuffix(" | None")
+        if kind not in _KINDS or (value is None and kind != declared):
+            continue
+        words, abstract, make = _KINDS[kind]
+        if not isinstance(value, abstract) or (isinstance(value, bool) and kind != "bool"):
             raise TypeError(f"{part.name} of {type(choice).__name__} must be {words}, got {value!r}.")
         if value != value:
             raise ValueError(f"{part.name} of {type(choice).__name__} must be {words}, got nan.")
-        if not isinstance(value, int | float):
+        if type(value) is not make and not isinstance(value, int):
             object.__setattr__(choice, part.name, make(value))
 
 

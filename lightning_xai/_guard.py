@@ -66,6 +66,12 @@ def set_forward_context(context: Callable[[], AbstractContextManager[Any]]) -> I
         _around_calls.reset(token)
 
 
+def forward(model: nn.Module, inputs: Tensor) -> Any:
+    """Call the model inside :func:`isolated_eval` on its own copy of the inputs, in which it may work in place."""
+    with forward_context():
+        return model(inputs.clone())
+
+
 def detach_for_autograd(tensor: Tensor) -> Tensor:
     """``tensor`` detached, and copied if it was made in inference mode, so that autograd can save it."""
     with torch.inference_mode(False):

@@ -8,33 +8,86 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
 
 from lightning_xai._checks import unknown
+from lightning_xai._guard import detach_for_autograd
 
-Target = Tensor | int | Literal["predicted"]
+Target = Tensor | int | Sequence[int] | Literal["predicted"] | None
+
+_WRAP = "wrap the model in a module whose forward returns the tensor to be scored"
 
 
-def check_labels(target: Tensor, samples: int) -> None:
-    """Refuse a target that is not one class index per sample.
+@overload
+def as_target(target: Tensor | int | Sequence[int], samples: int) -> Tensor: ...
+
+
+@overload
+def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | None: ...
+
+
+def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | None:
+    """Bring a target into one of three forms: class indices [N], ``"predicted"`` or None.
+
+    Args:
+        target: Class indices [N], as a tensor, an array, a list or a tuple; one index for all samples; a tensor without
+            axes for one sample; ``"predicted"``; None for an output with one column.
+        samples: N.
 
     Raises:
-        ValueError: If the target does not hold integers, or not ``samples`` of them.
+        TypeError: If the target is none of these.
+        ValueError: If it does not hold integers, or not ``samples`` of them.
 
-    >>> check_labels(torch.tensor([0, 2, 1]), samples=3)
-    >>> check_labels(torch.tensor([0, 2, 1]), samples=2)
+    >>> as_target([0, 2], samples=2), as_target(1, samples=3), as_target(torch.tensor(4), samples=1)
+    (tensor([0, 2]), tensor([1, 1, 1]), tensor([4]))
+    >>> as_target(torch.tensor([0, 2, 1]), samples=2)
     Traceback (most recent call last):
     ValueError: target must have one class index per sample, shape [2], got [3].
     """
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise ValueError(f"target must hold integer class indices, got {target.dtype}; use target.long().")
-    if target.shape != (samples,):
-        raise ValueError(f"target must have one class index per sample, shape [{samples}], got {list(target.shape)}.")
+    if isinstance(target, str) and target != "predicted":
+        raise ValueError(f"target must be class indices or 'predicted', got {target!r}.")
+    if target is None or isinstance(target, str):
+        return target
+    try:
+        indices = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"target must be class indices or 'predicted', got {type(target).__name__}.") from error
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise ValueError(f"target must hold integer class indices, got {indices.dtype}; use target.long().")
+    # A tensor without axes is the argmax over a whole batch as likely as one index for all samples.
+    if indices.ndim == 0 and (samples == 1 or not isinstance(target, Tensor)):
+        indices = indices.expand(samples)
+    if indices.shape != (samples,):
+        raise ValueError(f"target must have one class index per sample, shape [{samples}], got {list(indices.shape)}.")
+    return detach_for_autograd(indices).long()
+
+
+def check_range(target: Tensor, classes: int) -> None:
+    """Refuse class indices that the model's output does not have.
+
+    Raises:
+        ValueError: If an index is out of range.
+
+    >>> check_range(torch.tensor([0, 2, 5]), classes=5)
+    Traceback (most recent call last):
+    ValueError: target [5] is out of range: the model's output has 5 classes, so a target is 0 to 4.
+    """
+    outside = sorted({index for index in target.tolist() if not 0 <= index < classes})
+    if outside and classes == 1:
+        raise ValueError(
+            f"target {outside} is out of range: the model's output has one column. Use target=0, with score='sigmoid' "
+            f"for a binary classifier or score='value' for a regression."
+        )
+    if outside:
+        raise ValueError(
+            f"target {outside} is out of range: the model's output has {classes} classes, so a target is 0 to "
+            f"{classes - 1}."
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +100,12 @@ class Score(ABC):
     Args:
         output: Which tensor to read if the model returns a dict (its key), a tuple (its index) or an object (its
             attribute).
+
+    Class attributes:
+        by_region: Whether an output with positions is read where the target is predicted.
     """
+
+    by_region: ClassVar[bool] = True
 
     output: str | int | None = field(default=None, kw_only=True)
 
@@ -64,7 +122,7 @@ class Score(ABC):
 
         Args:
             output: What the model returned for the clean inputs.
-            target: Class indices [N], one index for all, or ``"predicted"``.
+            target: The explained classes, in any form that :func:`as_target` takes.
             samples: N, the number of samples that went in.
 
         Raises:
@@ -73,7 +131,7 @@ class Score(ABC):
         clean = self._columns(output, samples)
         resolved = self._resolve(target, clean)
         region = None
-        if clean.ndim > 2 and not isinstance(self, RawOutput):
+        if clean.ndim > 2 and self.by_region:
             region = clean.argmax(1) == resolved.view(-1, *[1] * (clean.ndim - 2))
         fixed = self.fix(clean, resolved, region)
         return BoundScore(self, resolved, region, fixed, self.predict(clean), self.classes(clean))
@@ -83,38 +141,26 @@ class Score(ABC):
         return clean.argmax(1).flatten(1).mode(1).values if clean.ndim > 2 else clean.argmax(1)
 
     def classes(self, clean: Tensor) -> int:
-        """The number of classes a target may name."""
+        """The number of classes a target may name; 0 if only the score knows."""
         return clean.shape[1]
 
     def _resolve(self, target: Target, clean: Tensor) -> Tensor:
-        count, samples = self.classes(clean), clean.shape[0]
-        if isinstance(target, str):
-            if target != "predicted":
-                raise ValueError(f"target must be class indices, an int or 'predicted', got {target!r}.")
+        classes = self.classes(clean)
+        indices = as_target(target, len(clean))
+        if isinstance(indices, str):
             return self.predict(clean)
-        if isinstance(target, Tensor):
-            check_labels(target, samples)
-            resolved = target.to(clean.device, torch.long)
-        elif isinstance(target, int) and not isinstance(target, bool):
-            resolved = torch.full((samples,), target, device=clean.device)
-        else:
-            raise TypeError(f"target must be a tensor, an int or 'predicted', got {type(target).__name__}.")
-        if samples and (int(resolved.min()) < 0 or int(resolved.max()) >= count):
-            if count == 1:
-                raise ValueError(
-                    f"target {sorted(set(resolved.tolist()))} is out of range: the model's output has one column. Use "
-                    f"target=0, with score='sigmoid' for a binary classifier or score='value' for a regression."
-                )
-            raise ValueError(
-                f"target {sorted(set(resolved.tolist()))} is out of range: the model's output has {count} classes, "
-                f"so a target is 0 to {count - 1}."
-            )
-        return resolved
+        if indices is None and classes != 1:
+            raise ValueError("the output has classes, so a target is needed: class indices or 'predicted'.")
+        if indices is None:
+            return torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+        if classes:
+            check_range(indices, classes)
+        return indices.to(clean.device)
 
     def _columns(self, output: Any, samples: int) -> Tensor:
         tensor = self._pick(output)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            found = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {_WRAP}"
             raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {found}.")
         if tensor.ndim == 0 or tensor.shape[0] != samples:
             raise ValueError(
@@ -127,20 +173,23 @@ class Score(ABC):
 
     def _pick(self, output: Any) -> Any:
         key = self.output
+        if key is None and not isinstance(output, Mapping | tuple | list):
+            return output
         if key is None:
-            if isinstance(output, Mapping):
-                choice = f"a dict with the keys {list(output)}"
-            elif isinstance(output, tuple | list):
-                choice = f"{len(output)} values"
+            parts = list(output.values() if isinstance(output, Mapping) else output)
+            several = f"a dict with the keys {list(output)}" if isinstance(output, Mapping) else f"{len(parts)} values"
+            if any(isinstance(part, Tensor) for part in parts):
+                remedy = f"say which to explain, e.g. score={type(self).__name__}(output=...)"
             else:
-                return output
-            name = type(self).__name__
-            raise ValueError(f"the model returned {choice}: say which to explain, e.g. score={name}(output=...).")
+                remedy = f"none of them is a tensor; {_WRAP}"
+            raise ValueError(f"the model returned {several}: {remedy}.")
         try:
             return getattr(output, key) if isinstance(key, str) and not isinstance(output, Mapping) else output[key]
         except (KeyError, IndexError, AttributeError, TypeError) as error:
-            there = list(output) if isinstance(output, Mapping) else type(output).__name__
-            raise ValueError(f"the score's output={key!r} is not in the model's output ({there}).") from error
+            known = list(output) if isinstance(output, Mapping) else type(output).__name__
+            raise ValueError(
+                f"the score's output={key!r} is not in the model's output ({known}); where it is nested, {_WRAP}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -313,12 +362,14 @@ class Sigmoid(Score):
 class RawOutput(Score):
     r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
 
-    With one column the target is 0. Positions are averaged over all of them, not over a predicted region.
+    With one column no target is needed. Positions are averaged over all of them, not over a predicted region.
 
     >>> z = torch.tensor([1.5, -2.0])
-    >>> RawOutput().bind(z, 0, samples=2)(z)
+    >>> RawOutput().bind(z, None, samples=2)(z)
     tensor([ 1.5000, -2.0000])
     """
+
+    by_region: ClassVar[bool] = False
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
         return _over(region, _column(output, target))
@@ -375,6 +426,9 @@ class _StrongestClass(CombClasses):
 class Custom(Score):
     """Any function ``(output [N, classes, *P], target [N]) -> [N]``.
 
+    Which axis of an output with positions the target counts is the function's own affair: targets are not compared with
+    the classes there.
+
     Args:
         function: Reads the score; a function of a module, not a lambda, if the metric is to be pickled.
         output: Which tensor of the model's output the function is given.
@@ -389,17 +443,22 @@ class Custom(Score):
     tensor([3., 3.])
     """
 
+    by_region: ClassVar[bool] = False
+
     function: Callable[[Tensor, Tensor], Tensor]
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"function must be callable, got {type(self.function).__name__}.")
 
+    def classes(self, clean: Tensor) -> int:
+        return super().classes(clean) if clean.ndim == 2 else 0
+
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
         return self.function(output, target)
 
 
-_BY_NAME: dict[str, type[Score]] = {
+BY_NAME: dict[str, type[Score]] = {
     "probability": Probability,
     "logit": Logit,
     "log_probability": LogProbability,
@@ -425,9 +484,9 @@ def as_score(score: str | Score | Callable[[Tensor, Tensor], Tensor]) -> Score:
     if isinstance(score, type):
         raise TypeError(f"score must be an object, not a class: score={score.__name__}().")
     if isinstance(score, str):
-        if score not in _BY_NAME:
-            raise ValueError(unknown("score", score, _BY_NAME))
-        return _BY_NAME[score]()
+        if score not in BY_NAME:
+            raise ValueError(unknown("score", score, BY_NAME))
+        return BY_NAME[score]()
     if callable(score):
         return Custom(function=score)
     raise TypeError(f"score must be a name, a Score or a function, got {type(score).__name__}.")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.attribution import Attribution
+from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.perturbation import PerturbationImportance, Segments, Windows, importance, kinds
 from lightning_xai.scores import Margin, Probability
 
@@ -19,10 +19,11 @@ class Ids(Attribution):
 
     shape: tuple[int, ...] | None = None
 
-    def attribute(self, model, inputs, target, sample_ids):
+    def attribute(self, model, inputs, target, sample_ids, details):
+        bound, score = self.clean(model, inputs, target)
         ids = torch.tensor(sample_ids).view(-1, 1, *[1] * (inputs.ndim - 2))
         found = ids * torch.ones_like(inputs if inputs.ndim == 2 else inputs[:, :1])
-        return found if self.shape is None else found.new_zeros(self.shape)
+        return Explanation.of(bound, score, found if self.shape is None else found.new_zeros(self.shape))
 
 
 @pytest.mark.parametrize("given", [None, [7, 3], torch.tensor([7, 3])])
@@ -72,7 +73,7 @@ def test_perturbation_importance_is_importance_painted(shape, regions):
     x, target, ids = torch.randn(shape).double(), torch.tensor([0, 2, 1]), [5, 1, 9]
     model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3)).double()
     kind = kinds.GaussianNoise(seed=2)
-    found = PerturbationImportance(regions, kind, "margin")(model, x, target, ids)
+    found = PerturbationImportance(regions, kind, score="margin")(model, x, target, ids)
     local = importance(model, x, target, regions=regions, perturbation=kind, score="margin", sample_ids=ids)
     painted = regions.bind(x).paint(local)
     assert found.shape == (shape if x.ndim == 2 else (3, 1, *shape[2:]))
@@ -80,8 +81,8 @@ def test_perturbation_importance_is_importance_painted(shape, regions):
 
 
 def test_perturbation_importance_is_a_value():
-    this = PerturbationImportance(Windows(2), kinds.Blur(), "margin")
-    assert this == PerturbationImportance(Windows(2), kinds.Blur(), Margin())
+    this = PerturbationImportance(Windows(2), kinds.Blur(), score="margin")
+    assert this == PerturbationImportance(Windows(2), kinds.Blur(), score=Margin())
     assert this != PerturbationImportance(Windows(2), kinds.Blur())
     assert PerturbationImportance(Windows(2), kinds.Blur()).score == Probability()
     assert pickle.loads(pickle.dumps(this)) == this
@@ -89,7 +90,7 @@ def test_perturbation_importance_is_a_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         this.score = "logit"
     with pytest.raises(ValueError, match=r"score 'margins' is unknown. Did you mean 'margin'"):
-        PerturbationImportance(Windows(2), kinds.Blur(), "margins")
+        PerturbationImportance(Windows(2), kinds.Blur(), score="margins")
 
 
 def test_the_form_is_abstract():

@@ -20,7 +20,7 @@ from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Tabl
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.network import progress_to
 from lightning_xai.perturbation.sweep import evaluations
-from lightning_xai.scores import check_labels
+from lightning_xai.scores import as_target
 
 Unpack = Callable[[Any], Sequence[Any]]
 Results = dict[str, dict[str, Any]]
@@ -161,8 +161,8 @@ class Collector:
         if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool):
             column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
             if column.ndim == 1:
-                check_labels(column, samples)
-                return detach_for_autograd(column).long()[chosen.to(column.device)]
+                indices = as_target(column, samples)
+                return indices[chosen.to(column.device)]
         warn_once(self._said, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 

@@ -261,7 +261,7 @@ class MapMetric(ExplanationMetric, ABC):
         self.add_to_state("map_sum", values.sum(0))
         self.add_to_state("map_abs_sum", values.abs().sum(0))
         self.add_to_state("map_count", number.sum(0))
-        if found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
+        if found.classes and found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
             blank = values.new_zeros(found.classes, *values.shape[1:])
             self.add_to_state("class_sum", blank.index_add(0, found.target, values))
             self.add_to_state("class_count", blank.index_add(0, found.target, number.to(values)))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import BatchExplanation, MapMetric, check_shared, precise
 from lightning_xai.regions import Regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
-from lightning_xai.scores import BoundScore, Target, as_score
+from lightning_xai.scores import Target, as_target, check_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 BINS = 65  # odd, so that 0 lies in the middle of one
 
 _ENDS = ("input", "bias", "epsilon")
-
-
-@runtime_checkable
-class _Accounting(Protocol):
-    """An attribution that can also say where its relevance went."""
-
-    def with_ledger(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> tuple[Tensor, Ledger]: ...
 
 
 @dataclass(frozen=True)
@@ -131,13 +121,13 @@ class Relevance(MapMetric):
         check_shared(regions, "Relevance")
         part_of(torch.zeros(1), part)
         self.attribution = attribution
-        self.score = as_score(getattr(attribution, "score", "logit"))
         self.part = part
         self.regions = regions
-        self.ledger = ledger and isinstance(attribution, _Accounting)
+        self.ledger = ledger and "ledger" in attribution.details
         self.layers: tuple[str, ...] = ()
         self.add_sum_state("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
-        self.add_sum_state(*(f"{name}_sum" for name in attribution.details), "details_count")
+        self.numbers = [name for name in attribution.details if name != "ledger"]
+        self.add_sum_state(*(f"{name}_sum" for name in self.numbers), "details_count")
         if self.ledger:
             self.add_sum_state("ledger_sum", "input_sum", "bias_sum", "epsilon_sum", "start_sum")
         self.fingerprint(attribution, part, regions, ledger)
@@ -146,36 +136,42 @@ class Relevance(MapMetric):
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
-        ids = check_inputs(inputs, sample_ids)
-        bound, score = self._bound(model, inputs, target)
-        totals: dict[str, Tensor] = {}
-        layers: tuple[str, ...] = ()
-        if self.ledger:
-            assert isinstance(self.attribution, _Accounting)
-            found, ledger = self.attribution.with_ledger(model, inputs, bound.target, ids)
-            details: dict[str, Tensor] = {}
-            layers = tuple(ledger.layers)
-            totals = {"bias": ledger.biases, "epsilon": ledger.epsilon, "start": ledger.start.sum()}
-            totals["input"] = ledger.received.sum()
-            totals["ledger"] = torch.stack([*ledger.layers.values()]) if ledger.layers else score.new_zeros(0)
-        else:
-            found, details = self.attribution.with_details(model, inputs, bound.target, ids)
-        tensors = {"map": pool_channels(found, self.part), **details}
-        tensors["gap"], tensors["score"] = score - found.flatten(1).sum(1).to(score), score
-        finite = found.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        if self.regions is not None or found.ndim == 2:
+        names = [name for name in self.attribution.details if name != "ledger" or self.ledger]
+        found = self.attribution.explain(model, inputs, target, sample_ids, details=names)
+        details = dict(found.details)
+        ledger = details.pop("ledger", None)
+        relevance, score = found.map, found.score
+        tensors = {"map": pool_channels(relevance, self.part), **details, "score": score}
+        tensors["gap"] = score - relevance.to(score).flatten(1).sum(1)
+        finite = relevance.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        if self.regions is not None or relevance.ndim == 2:
             parts = part_of(finite, self.part) if self.regions is None else self._by_feature(finite)
             size = part_of(finite, "absolute").flatten(1).sum(1, keepdim=True)
             tensors["by_feature"] = torch.where(size > 0, parts / size, 0.0)
-        nonfinite = (~found.isfinite()).flatten(1).sum(1)
-        return _Accounted(tensors, bound.target, bound.prediction, nonfinite, bound.classes, totals, layers)
+        nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
+        totals = {} if ledger is None else self._totals(ledger, score)
+        layers = () if ledger is None else tuple(ledger.layers)
+        return _Accounted(tensors, found.target, found.prediction, nonfinite, found.classes, totals, layers)
+
+    @staticmethod
+    def _totals(ledger: Ledger, score: Tensor) -> dict[str, Tensor]:
+        found = {
+            "bias": ledger.biases,
+            "epsilon": ledger.epsilon,
+            "start": ledger.start.sum(),
+            "input": ledger.received.sum(),
+            "ledger": torch.stack([*ledger.layers.values()]) if ledger.layers else score.new_zeros(0),
+        }
+        # Of a batch without a score that is a number nothing is known.
+        return found if score.isfinite().any() else {name: torch.zeros_like(total) for name, total in found.items()}
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of a forward pass, and of its first sample."""
+        """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
         check_inputs(inputs)
-        if isinstance(target, Tensor):
-            self._bound(model, inputs, target)
-        super().check(model, inputs, target)
+        indices = as_target(target, len(inputs))
+        found = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
+        if isinstance(indices, Tensor) and found.classes:
+            check_range(indices, found.classes)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch, and what belongs to them."""
@@ -199,12 +195,11 @@ class Relevance(MapMetric):
         self.add_to_state("score_sum", torch.where(known, score, 0.0).abs().sum())
         if "by_feature" in found.tensors:
             self.add_to_state("feature_sum", precise(found.tensors["by_feature"]).sum(0))
-        if not self.ledger:
-            details = [precise(found.tensors[name]) for name in self.attribution.details]
-            there = torch.stack([detail.isfinite() for detail in details]).all(0) if details else known
-            for name, detail in zip(self.attribution.details, details, strict=True):
-                self.add_to_state(f"{name}_sum", torch.where(there, detail, 0.0).sum())
-            self.add_to_state("details_count", there.sum())
+        details = [precise(found.tensors[name]) for name in self.numbers]
+        there = torch.stack([detail.isfinite() for detail in details]).all(0) if details else known
+        for name, detail in zip(self.numbers, details, strict=True):
+            self.add_to_state(f"{name}_sum", torch.where(there, detail, 0.0).sum())
+        self.add_to_state("details_count", there.sum())
         for name, value in found.totals.items():
             self.add_to_state(f"{name}_sum", precise(value))
 
@@ -222,9 +217,8 @@ class Relevance(MapMetric):
         if self.ledger:
             whole = torch.where(self.start_sum == 0, 1.0, self.start_sum)
             shares = {f"{name}_share": getattr(self, f"{name}_sum") / whole for name in _ENDS}
-            return found | shares | {"ledger": self.ledger_sum / whole}
-        details = {name: getattr(self, f"{name}_sum") / self.details_count for name in self.attribution.details}
-        return found | details
+            found |= shares | {"ledger": self.ledger_sum / whole}
+        return found | {name: getattr(self, f"{name}_sum") / self.details_count for name in self.numbers}
 
     def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:
         """The histogram, the share of every feature, and the ledger if there is one."""
@@ -237,14 +231,6 @@ class Relevance(MapMetric):
             ends = {name: float(result[f"{name}_share"]) for name in _ENDS}
             drawn["ledger"] = relevance.draw_ledger(result["ledger"], self.layers, title, ends)
         return drawn
-
-    def _bound(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
-        """The score bound to the clean output, and its values."""
-        with isolated_eval(model):
-            with forward_context():
-                output = model(detach_for_autograd(inputs).clone())
-            bound = self.score.bind(output, target, len(inputs))
-            return bound, bound(output)
 
     def _by_feature(self, relevance: Tensor) -> Tensor:
         assert self.regions is not None

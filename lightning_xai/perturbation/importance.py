@@ -2,14 +2,14 @@ r"""Local and relative importance: what the score loses when a feature is pertur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.attribution import Attribution
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
@@ -174,7 +174,7 @@ def comb_classes(
 
 
 @dataclass(frozen=True)
-class PerturbationImportance(Attribution):
+class PerturbationImportance(ScoreAttribution):
     r"""Importance as an attribution: :math:`LI_j` painted over the input, [N, 1, \*S].
 
     Args:
@@ -197,23 +197,29 @@ class PerturbationImportance(Attribution):
         tensor([[[4., 5., 6.]]])
     """
 
+    needs_gradient: ClassVar[bool] = False
+
     regions: RegionsLike
     perturbation: str | Perturbation
-    score: str | Score = "probability"
+    score: str | Score | Callable[[Tensor, Tensor], Tensor] = field(default="probability", kw_only=True)
     chunk_size: int | None = field(default=None, kw_only=True)
     engine: str = field(default="auto", kw_only=True)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         object.__setattr__(self, "regions", as_regions(self.regions))
         object.__setattr__(self, "perturbation", as_perturbation(self.perturbation))
-        object.__setattr__(self, "score", as_score(self.score))
-        self._plan()  # refuses what makes no sense
+        self._plan()
+
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        request = Request.of(self.perturbation, as_score(self.score))
+        swept = sweep(model, inputs, target, [request], self._plan(), sample_ids)
+        painted = swept.regions.paint(swept.local(request))
+        relevance = painted if inputs.ndim == 2 else painted.unsqueeze(1)
+        score = request.score
+        facts = swept.clean[score], swept.target[score], swept.prediction[score], swept.classes[score]
+        return Explanation(relevance, *facts)
 
     def _plan(self) -> Plan:
         return Plan(as_regions(self.regions), self.chunk_size, self.engine)
-
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        request = Request.of(self.perturbation, self.score)
-        swept = sweep(model, inputs, target, [request], self._plan(), sample_ids)
-        painted = swept.regions.paint(swept.local(request))
-        return painted if inputs.ndim == 2 else painted.unsqueeze(1)

@@ -19,7 +19,7 @@ from lightning_xai.perturbation.capture import Capture, CaptureResult, Looks, Wa
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions, Regions
-from lightning_xai.scores import BoundScore, Score, Target, as_score, check_labels
+from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
 
 ENGINES = ("auto", "dense")
 
@@ -140,8 +140,7 @@ def sweep(
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
     """
     ids = check_inputs(inputs, sample_ids)
-    if isinstance(target, Tensor):
-        check_labels(target, len(ids))
+    target = as_target(target, len(ids))
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
         bound = plan.regions.bind(inputs)
@@ -177,8 +176,7 @@ def check_sweep(
 ) -> None:
     """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one."""
     check_inputs(inputs)
-    if isinstance(target, Tensor):
-        check_labels(target, len(inputs))
+    target = as_target(target, len(inputs))
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
         bound = plan.regions.bind(inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import named_layer
-from lightning_xai._guard import detach_for_autograd, hook_outputs, isolated_eval, leaf_at, observe_modules, uncompiled
+from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, observe_modules, uncompiled
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import unwrapped
-from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
+from lightning_xai.relevance.gradients import gradient
 from lightning_xai.scores import BoundScore, Logit, RawOutput, Target
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -70,12 +71,9 @@ class LayerAttribution(ScoreAttribution, ABC):
         if self.upsample not in ("bilinear", None):
             raise ValueError(f"upsample must be 'bilinear' or None, got {self.upsample!r}.")
 
-    @property
-    def own_size(self) -> bool:
-        """Whether the map has the layer's size."""
-        return self.upsample is None
-
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
         if inputs.ndim < 3:
             raise ValueError(
                 f"{type(self).__name__} needs inputs with spatial axes [N, C, *S], got a table {list(inputs.shape)}: "
@@ -83,18 +81,21 @@ class LayerAttribution(ScoreAttribution, ABC):
             )
         model = unwrapped(model)
         with isolated_eval(model), uncompiled(model):
-            x = detach_for_autograd(inputs)
-            layer = self._found(model, x)
-            found = self.map(model, layer, x, target).detach()
-            found = found.relu() if self.relu else found
-            if self.upsample is not None and found.shape[2:] != x.shape[2:]:
-                mode = _MODES[x.ndim - 2]
-                found = functional.interpolate(found, x.shape[2:], mode=mode, align_corners=False)
-            return found
+            found = self.map(model, self._found(model, inputs), inputs, target)
+            relevance = found.map.detach()
+            relevance = relevance.relu() if self.relu else relevance
+            if self.upsample is not None and relevance.shape[2:] != inputs.shape[2:]:
+                mode = _MODES[inputs.ndim - 2]
+                relevance = functional.interpolate(relevance, inputs.shape[2:], mode=mode, align_corners=False)
+            return replace(found, map=relevance)
+
+    def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
+        # The layer's own size is what `upsample=None` asks for.
+        super().check_map(relevance, inputs if self.upsample is not None else relevance)
 
     @abstractmethod
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
-        r"""The map [N, 1, \*S'] of the layer's own size."""
+    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
+        r"""The explanation by a map [N, 1, \*S'] of the layer's own size."""
 
     def shaped(self, activation: Tensor, x: Tensor) -> Tensor:
         r"""The layer's output, or something of its form, as [N, K, \*S'].
@@ -116,7 +117,7 @@ class LayerAttribution(ScoreAttribution, ABC):
         """A clean pass without gradients."""
         shown: list[Tensor] = []
         with hook_outputs(model, {layer: lambda output: shown.append(output.detach().clone())}):
-            output = run(model, x)
+            output = forward(model, x)
         bound = self.bind(output, target, len(x))
         return Seen(model, layer, x, only(shown, layer), bound, bound(output))
 
@@ -136,7 +137,7 @@ class LayerAttribution(ScoreAttribution, ABC):
                 spatial.append(name)
 
         with observe_modules(model, see):
-            run(model, x[:1])
+            forward(model, x[:1])
         once = [name for name in spatial if runs[name] == 1]
         if not once:
             raise ValueError(
@@ -154,13 +155,14 @@ class GradientCAM(LayerAttribution, ABC):
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         r"""The map [N, 1, \*S'], from activation and gradient [N, K, \*S']."""
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
+    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         with leaf_at(model, layer) as leaves:
-            output = run(model, x)
+            output = forward(model, x)
         leaf = only(leaves, layer)
-        score = self.bind(output, target, len(x))(output)
-        found = gradient(score, leaf, f"layer {layer!r}")
-        return self.combine(self.shaped(leaf.detach(), x), self.shaped(found, x))
+        bound = self.bind(output, target, len(x))
+        score = bound(output)
+        slope = gradient(score, leaf, f"layer {layer!r}")
+        return Explanation.of(bound, score, self.combine(self.shaped(leaf.detach(), x), self.shaped(slope, x)))
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,7 @@ class CAM(LayerAttribution):
         if type(self.score) not in (Logit, RawOutput):
             raise ValueError(f"CAM explains a class's logit: score must be 'logit' or 'value', got {self.score!r}.")
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
+    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         linear: dict[str, nn.Linear] = {}
 
         def see(name: str, _output: Any) -> None:
@@ -332,7 +334,7 @@ class CAM(LayerAttribution):
             for pool in (torch.mean, torch.sum):
                 off = (pool(found.flatten(1), 1) + bias - seen.score).abs()
                 if bool((off <= rounding * (pool(size, 1) + bias.abs())).all()):
-                    return found
+                    return Explanation.of(seen.bound, seen.score, found)
         raise ValueError(
             f"CAM needs global pooling and one linear layer right after the layer it looks at, which is not what "
             f"stands between {layer!r} and the output (the linear layer looked at is {name!r}): name others with "
@@ -370,7 +372,7 @@ class ScoreCAM(LayerAttribution):
         super().check()
         check_chunk(self.chunk_size)
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
+    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         seen = self.see(model, layer, x, target)
         activation = self.shaped(seen.activation, x)
 
@@ -388,9 +390,10 @@ class ScoreCAM(LayerAttribution):
             mask = masked(channels).to(x.dtype)
             batch = (x.unsqueeze(1) * mask.unsqueeze(2)).flatten(0, 1)
             rows = torch.arange(len(x), device=x.device).repeat_interleave(len(channels))
-            scores.append(seen.bound.at(rows)(run(model, batch)).view(len(x), -1))
+            scores.append(seen.bound.at(rows)(forward(model, batch)).view(len(x), -1))
         weights = torch.cat(scores, 1).softmax(1)
-        return weighted(activation, weights.view(*weights.shape, *[1] * (x.ndim - 2)).to(activation))
+        weights = weights.view(*weights.shape, *[1] * (x.ndim - 2)).to(activation)
+        return Explanation.of(seen.bound, seen.score, weighted(activation, weights))
 
 
 @dataclass(frozen=True)
@@ -420,7 +423,7 @@ class AblationCAM(LayerAttribution):
         super().check()
         check_chunk(self.chunk_size)
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Tensor:
+    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         seen = self.see(model, layer, x, target)
         activation = self.shaped(seen.activation, x)
         channel_of = self._channels(seen.activation, x)
@@ -433,11 +436,12 @@ class AblationCAM(LayerAttribution):
                 return output.masked_fill(removed, 0.0)
 
             with hook_outputs(model, {layer: ablate}):
-                scores = seen.bound.at(rows)(run(model, x[rows]))
+                scores = seen.bound.at(rows)(forward(model, x[rows]))
             lost.append(seen.score.unsqueeze(1) - scores.view(len(x), -1))
         total = torch.where(seen.score == 0, 1.0, seen.score).unsqueeze(1)
         weights = torch.cat(lost, 1) / total
-        return weighted(activation, weights.view(*weights.shape, *[1] * (x.ndim - 2)).to(activation))
+        weights = weights.view(*weights.shape, *[1] * (x.ndim - 2)).to(activation)
+        return Explanation.of(seen.bound, seen.score, weighted(activation, weights))
 
     def _channels(self, activation: Tensor, x: Tensor) -> Tensor:
         """Which channel every element of a sample of the layer's output belongs to after reshaping; -1 for none."""

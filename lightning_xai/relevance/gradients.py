@@ -5,45 +5,15 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
-from lightning_xai.attribution import Attribution
+from lightning_xai._guard import forward, isolated_eval
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import unwrapped
-from lightning_xai.scores import BoundScore, CombClasses, Score, Target, as_score
-
-
-@dataclass(frozen=True)
-class ScoreAttribution(Attribution, ABC):
-    """An attribution of a score that is bound to the clean output.
-
-    Args:
-        score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
-    """
-
-    score: str | Score = field(default="logit", kw_only=True)
-
-    def __post_init__(self) -> None:
-        score = as_score(self.score)
-        if isinstance(score, CombClasses):
-            raise ValueError(
-                "score='comb_classes' is 0 at the clean input, where it has no gradient: use score='margin' instead."
-            )
-        object.__setattr__(self, "score", score)
-        self.check()
-
-    def check(self) -> None:
-        """Refuse hyper-parameters that make no sense; called once, when the attribution is built."""
-
-    def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
-        """The score, bound to a clean output."""
-        target = (
-            detach_for_autograd(target) if isinstance(target, Tensor) else target
-        )  # a backward pass may have to keep it
-        return as_score(self.score).bind(output, target, samples)
+from lightning_xai.scores import Target
 
 
 @dataclass(frozen=True)
@@ -54,14 +24,16 @@ class GradientAttribution(ScoreAttribution, ABC):
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         r"""The map, from inputs and gradient of the same shape [N, C, \*S]."""
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
         model = unwrapped(model)
         with isolated_eval(model, gradients=True):
-            leaf = detach_for_autograd(inputs).requires_grad_()
-            output = run(model, leaf)
-            score = self.bind(output, target, len(leaf))(output)
-            found = gradient(score, leaf)
-            return self.read(leaf.detach(), found)
+            leaf = inputs.detach().requires_grad_()
+            output = forward(model, leaf)
+            bound = self.bind(output, target, len(leaf))
+            score = bound(output)
+            return Explanation.of(bound, score, self.read(leaf.detach(), gradient(score, leaf)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,7 @@ class Saliency(GradientAttribution):
     In units of the score per unit of the input.
 
     Args:
-        absolute: The magnitude; with its sign if not.
+        absolute: Take the magnitude; with its sign if not.
         score: s.
 
     Source: :cite:`simonyan2014`.
@@ -85,7 +57,7 @@ class Saliency(GradientAttribution):
             [0., 5., 4.]])
     """
 
-    absolute: bool = True
+    absolute: bool = field(default=True, kw_only=True)
 
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         return gradient.abs() if self.absolute else gradient
@@ -132,20 +104,16 @@ class GradientXInput(GradientAttribution):
     tensor([[ 2., -2.,  0.]])
     """
 
+    conserves: ClassVar[bool] = True
+
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         return inputs * gradient
-
-
-def run(model: nn.Module, inputs: Tensor) -> Any:
-    """What the model returns for inputs, of which it may change its own copy in place."""
-    with forward_context():
-        return model(inputs.clone())
 
 
 def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     r"""The gradient of every sample's score [N] with respect to its row of a leaf [N, ...].
 
-    The parameters' gradients are not computed.
+    The parameters' gradients are not computed. A sample whose score is not finite has the gradient 0.
 
     Args:
         score: The scores.
@@ -157,7 +125,8 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     """
     found = None
     if score.requires_grad:
-        (found,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
+        # A gradient of 0 from above keeps a NaN out of what the samples share on the way back.
+        (found,) = torch.autograd.grad(score, leaf, score.isfinite().to(score), allow_unused=True)
     if found is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "

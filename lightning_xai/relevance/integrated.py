@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import unknown
-from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
+from lightning_xai._guard import forward, forward_context, isolated_eval
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import largest_activation, unwrapped
-from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
+from lightning_xai.relevance.gradients import gradient
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
 from lightning_xai.scores import BoundScore, Target
 
@@ -31,8 +32,8 @@ class IntegratedGradients(ScoreAttribution):
 
     .. math:: R = (x - x') \odot \int_0^1 \nabla s(x' + t (x - x'))\, dt, \qquad \sum R = s(x) - s(x')
 
-    In units of the score. The second equation holds up to the error of the quadrature, which :meth:`with_details`
-    gives as ``completeness_gap``, :math:`|s(x) - s(x') - \sum R|` [N]. Memory does not depend on the number of steps.
+    In units of the score. The second equation holds up to the error of the quadrature, which is the
+    detail ``completeness_gap``, :math:`|s(x) - s(x') - \sum R|` [N]. Memory does not depend on the number of steps.
 
     Args:
         steps: How many points of the path are evaluated.
@@ -53,13 +54,15 @@ class IntegratedGradients(ScoreAttribution):
         >>> class Product(nn.Module):
         ...     def forward(self, x):
         ...         return x.prod(1, keepdim=True)
-        >>> relevance, found = IntegratedGradients(steps=2).with_details(Product(), torch.tensor([[2.0, 3.0]]), 0)
-        >>> relevance, bool(found["completeness_gap"] < 1e-5)
+        >>> method, x = IntegratedGradients(steps=2), torch.tensor([[2.0, 3.0]])
+        >>> found = method.explain(Product(), x, details=["completeness_gap"])
+        >>> found.map, bool(found.details["completeness_gap"] < 1e-5)
         (tensor([[3., 3.]]), True)
     """
 
     details: ClassVar[tuple[str, ...]] = ("completeness_gap",)
 
+    _: KW_ONLY
     steps: int = 50
     method: str = "gausslegendre"
     baseline: Reference = 0.0
@@ -75,31 +78,22 @@ class IntegratedGradients(ScoreAttribution):
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
         object.__setattr__(self, "baseline", as_reference("baseline", self.baseline))
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        return self._integrate(model, inputs, target)[0]
-
-    def attribute_with_details(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        found, bound, clean = self._integrate(model, inputs, target)
-        with isolated_eval(unwrapped(model)):
-            start = bound(run(unwrapped(model), at_reference("baseline", self.baseline, detach_for_autograd(inputs))))
-        gap = clean - start - found.to(clean.dtype).flatten(1).sum(1)
-        return found, {"completeness_gap": gap.abs()}
-
-    def _integrate(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
-        model = unwrapped(model)
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        model, x = unwrapped(model), inputs
+        start = at_reference("baseline", self.baseline, x)
+        bound, score = self.clean(model, x, target)
         with isolated_eval(model):
-            x = detach_for_autograd(inputs)
-            start = at_reference("baseline", self.baseline, x)
-            output = run(model, x)
-            bound = self.bind(output, target, len(x))
-            clean = bound(output)
-            del output
             limit = self.chunk_size or _inputs_per_pass(model, x)
         with isolated_eval(model, gradients=True):
             mean = torch.cat([self._mean(model, x[rows], start[rows], bound, rows, limit) for rows in _rows(x, limit)])
-        return ((x - start) * mean).to(x.dtype), bound, clean
+        found = Explanation.of(bound, score, ((x - start) * mean).to(x.dtype))
+        if "completeness_gap" in details:
+            with isolated_eval(model):
+                change = score - bound(forward(model, start))
+            found.details["completeness_gap"] = (change - found.map.to(change).flatten(1).sum(1)).abs()
+        return found
 
     def _mean(self, model: nn.Module, x: Tensor, start: Tensor, bound: BoundScore, rows: slice, limit: int) -> Tensor:
         """The mean gradient of some samples, as many steps at a time as the limit allows."""
@@ -112,7 +106,7 @@ class IntegratedGradients(ScoreAttribution):
             shape = (len(some), *[1] * x.ndim)
             path = torch.lerp(start.to(wide), x.to(wide), some.view(shape)).to(x.dtype)
             leaf = path.flatten(0, 1).requires_grad_()
-            score = bound.at(index.repeat(len(some)))(run(model, leaf))
+            score = bound.at(index.repeat(len(some)))(forward(model, leaf))
             slopes = gradient(score, leaf, "the path").view(path.shape)
             mean += (share.view(shape) * slopes).sum(0)
         return mean

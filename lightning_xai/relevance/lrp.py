@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
-from lightning_xai.attribution import Attribution
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite
@@ -25,11 +26,12 @@ from lightning_xai.scores import BoundScore, Score, Target, as_score
 
 
 @dataclass(eq=False)
-class _Passed:
-    """One pass forward and back: R, g and the score, and what was recorded."""
+class Passed:
+    """The result of one pass forward and back: R, g and the score, and what was recorded."""
 
     relevance: Tensor
     gradient: Tensor
+    bound: BoundScore
     score: Tensor
     given: Tensor
     replaced: Tensor
@@ -43,7 +45,7 @@ def _propagate(
     composite: Composite,
     score: Score,
     recorder: Recorder | None = None,
-) -> _Passed:
+) -> Passed:
     """Run the model once under a composite, and differentiate once."""
     network = unwrapped(model)
     check_visible(network)
@@ -63,7 +65,8 @@ def _propagate(
         given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
         leaves = [leaf] if receiver is None else [leaf, receiver]
         try:
-            found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+            # A sample whose score is no number hands out nothing.
+            found = torch.autograd.grad(value, leaves, value.isfinite().to(value), allow_unused=True)
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
         if all(part is None for part in found):
@@ -72,7 +75,7 @@ def _propagate(
         replaced = rest[0] if rest else torch.zeros_like(gradient)
         relevance = torch.addcmul(replaced, leaf.detach(), gradient)
         facts = (value.detach(), given, replaced.sum() if recorder is not None else given)
-        return _Passed(relevance.contiguous(), gradient.contiguous(), *facts, run.rows)
+        return Passed(relevance.contiguous(), gradient.contiguous(), bound, *facts, run.rows)
 
 
 def _detached(output: Any) -> Any:
@@ -106,7 +109,43 @@ def _check(composite: Composite) -> None:
 
 
 @dataclass(frozen=True)
-class LRP(Attribution):
+class PropagationAttribution(ScoreAttribution, ABC):
+    """An attribution that one backward pass under the rules of a composite gives.
+
+    Args:
+        score: s; a score that is not linear in the model's output is shared out as its first-order part.
+    """
+
+    @abstractmethod
+    def rules(self) -> Composite:
+        """The composite."""
+
+    def read(self, passed: Passed) -> Tensor:
+        """The map, out of the pass."""
+        return passed.relevance
+
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        recorder = Recorder() if "ledger" in details else None
+        passed = self._propagate(model, inputs, target, recorder)
+        found = Explanation.of(passed.bound, passed.score, self.read(passed))
+        if recorder is not None:
+            known = passed.score.isfinite()
+            if known.any() and not known.all():
+                # A ledger adds up over the samples: one that is no number is left out of all of it.
+                recorder = Recorder()
+                passed = self._propagate(model, inputs[known], passed.bound.target[known], recorder)
+            received = passed.relevance.flatten(1).sum(1)
+            found.details["ledger"] = recorder.ledger(passed.score, received, passed.given, passed.replaced)
+        return found
+
+    def _propagate(self, model: nn.Module, inputs: Tensor, target: Target, recorder: Recorder | None) -> Passed:
+        return _propagate(model, inputs, target, self.rules(), as_score(self.score), recorder)
+
+
+@dataclass(frozen=True)
+class LRP(PropagationAttribution):
     r"""Layer-wise relevance propagation: every operation hands the relevance of its output to its inputs by a rule.
 
     .. math:: R_x = x \odot g, \qquad R_{\text{score}} = s(x)
@@ -116,8 +155,7 @@ class LRP(Attribution):
 
     Args:
         composite: Which rule where.
-        score: What is shared out; the target's logit, as usual. A score that is not linear in the model's output is
-            shared out as its first-order part.
+        score: s, what is shared out; a score that is not linear in the model's output as its first-order part.
 
     Raises:
         TypeError: If the composite is none.
@@ -133,33 +171,30 @@ class LRP(Attribution):
         tensor([[ 1., -2.,  6.]])
     """
 
+    details: ClassVar[tuple[str, ...]] = ("ledger",)
+    conserves: ClassVar[bool] = True
+
     composite: Composite = field(default_factory=composites.EpsilonPlus)
-    score: str | Score = "logit"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _check(self.composite)
-        object.__setattr__(self, "score", as_score(self.score))
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        r"""The relevance of every number of the inputs [N, C, \*S]."""
-        return _propagate(model, inputs, target, self.composite, as_score(self.score)).relevance
+    def rules(self) -> Composite:
+        return self.composite
 
     def with_ledger(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, Ledger]:
-        """The map, and where the relevance went: to which layers, and to what that takes it and hands nothing on.
+        """The map, and the detail ``ledger``: where the relevance of the samples went whose score is a number.
 
-        Args:
-            model: The network; left as it was.
-            inputs: Inputs as for the map alone.
-            target: Class indices [N], one index for all, or ``"predicted"``.
-            sample_ids: As for any attribution; not used.
+        The arguments are those of a call.
         """
-        check_inputs(inputs, sample_ids)
-        recorder = Recorder()
-        found = _propagate(model, inputs, target, self.composite, as_score(self.score), recorder)
-        received = found.relevance.flatten(1).sum(1)
-        return found.relevance, recorder.ledger(found.score, received, found.given, found.replaced)
+        found = self.explain(model, inputs, target, sample_ids, details=["ledger"])
+        return found.map, found.details["ledger"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +242,7 @@ def rule_table(model: nn.Module, inputs: Tensor, composite: Composite) -> RuleTa
 
 
 @dataclass(frozen=True)
-class DeepTaylor(Attribution):
+class DeepTaylor(PropagationAttribution):
     r"""Deep Taylor decomposition: z+ inside, at the input z-box if its bounds are given and w2 if not.
 
     Not negative where the score is not.
@@ -215,7 +250,7 @@ class DeepTaylor(Attribution):
     Args:
         low: The least value the inputs can have: a number, one per channel, or a tensor [C, \*S].
         high: The largest.
-        stabilizer: The epsilon of the denominators.
+        epsilon: The stabiliser of the denominators.
         score: What is shared out.
 
     Raises:
@@ -231,45 +266,26 @@ class DeepTaylor(Attribution):
         >>> model[0].weight.data = torch.tensor([[1.0, 2.0], [1.0, -1.0]])
         >>> model[2].weight.data = torch.tensor([[1.0, -2.0]])
         >>> x = torch.tensor([[2.0, 1.0]])
-        >>> DeepTaylor(stabilizer=0.0)(model, x, 0), DeepTaylor(low=0.0, high=3.0, stabilizer=0.0)(model, x, 0)
+        >>> DeepTaylor(epsilon=0.0)(model, x, 0), DeepTaylor(low=0.0, high=3.0, epsilon=0.0)(model, x, 0)
         (tensor([[0.4000, 1.6000]]), tensor([[1., 1.]]))
     """
 
+    conserves: ClassVar[bool] = True
+
+    _: KW_ONLY
     low: Bound | None = None
     high: Bound | None = None
-    stabilizer: float = 1e-6
-    score: str | Score = "logit"
+    epsilon: float = 1e-6
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "score", as_score(self.score))
-        self.composite()
+    def check(self) -> None:
+        self.rules()
 
-    def composite(self) -> composites.DeepTaylor:
-        """The rules it stands for."""
-        return composites.DeepTaylor(self.low, self.high, self.stabilizer)
-
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        r"""The relevance of every number of the inputs [N, C, \*S]."""
-        return _propagate(model, inputs, target, self.composite(), as_score(self.score)).relevance
+    def rules(self) -> Composite:
+        return composites.DeepTaylor(self.low, self.high, self.epsilon)
 
 
 @dataclass(frozen=True)
-class _Derived(Attribution):
-    """The derivative with other ReLUs."""
-
-    score: str | Score = "logit"
-    _composite: ClassVar[Composite]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "score", as_score(self.score))
-
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        r"""The changed derivative by every number of the inputs [N, C, \*S]."""
-        return _propagate(model, inputs, target, self._composite, as_score(self.score)).gradient
-
-
-@dataclass(frozen=True)
-class Deconvnet(_Derived):
+class Deconvnet(PropagationAttribution):
     r"""The derivative of the score in which a ReLU passes what is positive of the signal from above.
 
     .. math:: g_x = \max(g_y, 0)
@@ -282,15 +298,19 @@ class Deconvnet(_Derived):
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU())
         >>> model[0].weight.data = torch.tensor([[1.0, -2.0], [-3.0, 1.0]])
-        >>> Deconvnet("value")(model, torch.ones(1, 2), torch.tensor([0]))
+        >>> Deconvnet(score="value")(model, torch.ones(1, 2), torch.tensor([0]))
         tensor([[ 1., -2.]])
     """
 
-    _composite: ClassVar[Composite] = composites.Deconvnet()
+    def rules(self) -> Composite:
+        return composites.Deconvnet()
+
+    def read(self, passed: Passed) -> Tensor:
+        return passed.gradient
 
 
 @dataclass(frozen=True)
-class GuidedBackprop(_Derived):
+class GuidedBackprop(PropagationAttribution):
     r"""The derivative of the score in which a ReLU passes what is positive of the signal, where its input is positive.
 
     .. math:: g_x = [x > 0] \max(g_y, 0)
@@ -303,16 +323,20 @@ class GuidedBackprop(_Derived):
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU())
         >>> model[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
-        >>> GuidedBackprop("value")(model, torch.ones(2, 2), torch.tensor([0, 1]))
+        >>> GuidedBackprop(score="value")(model, torch.ones(2, 2), torch.tensor([0, 1]))
         tensor([[0., 0.],
                 [3., 1.]])
     """
 
-    _composite: ClassVar[Composite] = composites.GuidedBackprop()
+    def rules(self) -> Composite:
+        return composites.GuidedBackprop()
+
+    def read(self, passed: Passed) -> Tensor:
+        return passed.gradient
 
 
 @dataclass(frozen=True)
-class ExcitationBackprop(Attribution):
+class ExcitationBackprop(PropagationAttribution):
     r"""Excitation backpropagation: the probability that a random walk from the target ends at each number of the input.
 
     .. math:: P(j) = \sum_k \frac{x_j w_{jk}^+}{\sum_i x_i w_{ik}^+} P(k), \qquad P(\text{target}) = 1
@@ -321,7 +345,7 @@ class ExcitationBackprop(Attribution):
 
     Args:
         score: Where the walk starts.
-        stabilizer: The epsilon of the denominators.
+        epsilon: The stabiliser of the denominators.
 
     Source: :cite:`zhang2018`.
 
@@ -337,16 +361,14 @@ class ExcitationBackprop(Attribution):
         tensor([[0.9000, 0.1000]])
     """
 
-    score: str | Score = "logit"
-    stabilizer: float = 1e-6
+    epsilon: float = field(default=1e-6, kw_only=True)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "score", as_score(self.score))
-        composites.ExcitationBackprop(self.stabilizer)
+    def check(self) -> None:
+        self.rules()
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        r"""The probabilities of the numbers of the inputs [N, C, \*S]."""
-        composite = composites.ExcitationBackprop(self.stabilizer)
-        found = _propagate(model, inputs, target, composite, as_score(self.score))
-        start = found.score.view(-1, *[1] * (inputs.ndim - 1))
-        return torch.where(start == 0, 0.0, found.relevance / torch.where(start == 0, 1.0, start))
+    def rules(self) -> Composite:
+        return composites.ExcitationBackprop(self.epsilon)
+
+    def read(self, passed: Passed) -> Tensor:
+        start = passed.score.view(-1, *[1] * (passed.relevance.ndim - 1))
+        return torch.where(start == 0, 0.0, passed.relevance / torch.where(start == 0, 1.0, start))

@@ -3,18 +3,18 @@ r"""Attributions of noisy inputs, averaged."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import detach_for_autograd, isolated_eval, keyed_generator
-from lightning_xai.attribution import Attribution
+from lightning_xai._checks import as_integer
+from lightning_xai._guard import keyed_generator
+from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.operations import unwrapped
-from lightning_xai.relevance.gradients import Saliency, run
-from lightning_xai.scores import Score, Target, as_score
+from lightning_xai.relevance.gradients import Saliency
+from lightning_xai.scores import Score, Target
 
 _INPUTS_TOGETHER = 32
 
@@ -37,47 +37,40 @@ class NoisyAttribution(Attribution, ABC):
     """
 
     attribution: Attribution = field(default_factory=lambda: Saliency(absolute=False))
+    _: KW_ONLY
     sigma: float = 0.1
     draws: int = 25
     relative: bool = False
     seed: int = 0
     chunk_size: int = _INPUTS_TOGETHER
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.attribution, Attribution):
             raise TypeError(f"attribution must be an Attribution, got {type(self.attribution).__name__}.")
         if not 0 <= self.sigma < float("inf"):
             raise ValueError(f"sigma must not be negative, got {self.sigma}.")
         for name in ("draws", "chunk_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
+            as_integer(name, getattr(self, name), least=1)
 
     @property
-    def score(self) -> str | Score:
+    def score(self) -> str | Score | Callable[[Tensor, Tensor], Tensor]:
         """The score of the attribution."""
-        score: str | Score = getattr(self.attribution, "score", "logit")
-        return score
+        return self.attribution.score
 
-    @property
-    def own_size(self) -> bool:
-        """As of the attribution."""
-        return self.attribution.own_size
+    def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
+        self.attribution.check_map(relevance, inputs)
 
     @abstractmethod
     def average(self, maps: Iterator[Tensor]) -> Tensor:
         r"""What is made of the maps [n, N, C, \*S], which come some n draws at a time."""
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        if isinstance(target, str):
-            with isolated_eval(unwrapped(model)):
-                target = (
-                    as_score(self.score)
-                    .bind(run(unwrapped(model), detach_for_autograd(inputs)), target, len(inputs))
-                    .target
-                )
-        return self.average(self._maps(model, detach_for_autograd(inputs), target, sample_ids))
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        bound, score = self.clean(unwrapped(model), inputs, target)
+        return Explanation.of(bound, score, self.average(self._maps(model, inputs, bound.target, sample_ids)))
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Any, ids: tuple[int, ...]) -> Iterator[Tensor]:
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...]) -> Iterator[Tensor]:
         width = torch.full_like(x[:, :1], self.sigma)
         if self.relative:
             cells = x.flatten(1)
@@ -86,8 +79,7 @@ class NoisyAttribution(Attribution, ABC):
         for first in range(0, self.draws, together):
             draws = range(first, min(first + together, self.draws))
             noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in draws])
-            repeated = target.repeat(len(draws)) if isinstance(target, Tensor) else target
-            maps = self.attribution(model, noisy, repeated, ids * len(draws))
+            maps = self.attribution(model, noisy, target.repeat(len(draws)), ids * len(draws))
             yield maps.view(len(draws), len(x), *maps.shape[1:])
 
     def _noise(self, x: Tensor, ids: tuple[int, ...], draw: int) -> Tensor:

@@ -3,14 +3,16 @@ r"""First-order Taylor expansion of the score around a root."""
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai._checks import as_integer
+from lightning_xai._guard import forward, isolated_eval
+from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import unwrapped
-from lightning_xai.relevance.gradients import ScoreAttribution, gradient, run
+from lightning_xai.relevance.gradients import gradient
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
 from lightning_xai.scores import BoundScore, Target
 
@@ -51,6 +53,7 @@ class SimpleTaylor(ScoreAttribution):
         tensor([[3.0000, 1.5000]])
     """
 
+    _: KW_ONLY
     root: Reference | None = None
     baseline: Reference = 0.0
     points: int = 32
@@ -61,28 +64,26 @@ class SimpleTaylor(ScoreAttribution):
             object.__setattr__(self, "root", as_reference("root", self.root))
         object.__setattr__(self, "baseline", as_reference("baseline", self.baseline))
         for name in ("points", "bisections"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}.")
+            as_integer(name, getattr(self, name), least=1)
 
-    def attribute(self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...]) -> Tensor:
-        model = unwrapped(model)
-        with isolated_eval(model):
-            x = detach_for_autograd(inputs)
-            output = run(model, x)
-            bound = self.bind(output, target, len(x))
-            rootless = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            if self.root is not None:
-                root = at_reference("root", self.root, x)
-                difference = x - root
-            else:
-                baseline = at_reference("baseline", self.baseline, x)
-                share, rootless = self._search(model, x, baseline, bound, bound(output))
-                # By shares of x and of the baseline, a root at the baseline 0 is approached at full precision.
-                root, difference = _between(x, baseline, share), ((1 - share) * (x - baseline)).to(x.dtype)
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        model, x = unwrapped(model), inputs
+        bound, score = self.clean(model, x, target)
+        rootless = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if self.root is not None:
+            root = at_reference("root", self.root, x)
+            difference = x - root
+        else:
+            baseline = at_reference("baseline", self.baseline, x)
+            with isolated_eval(model):
+                share, rootless = self._search(model, x, baseline, bound, score)
+            # By shares of x and of the baseline, a root at the baseline 0 is approached at full precision.
+            root, difference = _between(x, baseline, share), ((1 - share) * (x - baseline)).to(x.dtype)
         with isolated_eval(model, gradients=True):
             leaf = root.detach().requires_grad_()
-            slope = gradient(bound(run(model, leaf)), leaf, "the root")
+            slope = gradient(bound(forward(model, leaf)), leaf, "the root")
         if rootless.any():
             named = [sample for sample, lacking in zip(sample_ids, rootless.tolist(), strict=True) if lacking]
             warnings.warn(
@@ -91,7 +92,7 @@ class SimpleTaylor(ScoreAttribution):
                 UserWarning,
                 stacklevel=2,
             )
-        return torch.where(_over(rootless, x), float("nan"), slope * difference)
+        return Explanation.of(bound, score, torch.where(_over(rootless, x), float("nan"), slope * difference))
 
     def _search(
         self, model: nn.Module, x: Tensor, baseline: Tensor, bound: BoundScore, clean: Tensor
@@ -99,7 +100,7 @@ class SimpleTaylor(ScoreAttribution):
         """The share of x [N, 1, ...] at the root, just on its side, and which samples have none [N]."""
 
         def crossed(share: Tensor) -> Tensor:
-            return bound(run(model, _between(x, baseline, _over(share, x)))) * clean.sign() <= 0
+            return bound(forward(model, _between(x, baseline, _over(share, x)))) * clean.sign() <= 0
 
         near, far = torch.ones_like(clean), torch.ones_like(clean)
         found = clean == 0

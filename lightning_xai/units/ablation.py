@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_model, named_layer, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import largest_activation, unwrapped
-from lightning_xai.scores import BoundScore, Score, Target, as_score, check_labels
+from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
 from lightning_xai.units._capture import CaptureResult, all_finite, capture, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
 
@@ -204,8 +204,7 @@ def ablation(
         strict: Refuse activations that are not finite; otherwise the score changes of those samples are NaN.
     """
     ids = check_inputs(inputs, sample_ids)
-    if isinstance(target, Tensor):
-        check_labels(target, len(ids))
+    target = as_target(target, len(ids))
     check_model(model)
     model = unwrapped(model)
     named_layer(model, plan.layer)

@@ -123,7 +123,7 @@ def apart(found, expected):
 def test_captums_occlusion_explains_logits():
     model, x = convolutions(), draw(3, 2, 7, 8)
     peer = captum.attr.Occlusion(model).attribute(x, sliding_window_shapes=(2, 3, 3), strides=(2, 3, 3), target=Y)
-    logit = PerturbationImportance(Windows(3), kinds.Constant(0.0), "logit")(model, x, Y)
+    logit = PerturbationImportance(Windows(3), kinds.Constant(0.0), score="logit")(model, x, Y)
     probability = PerturbationImportance(Windows(3), kinds.Constant(0.0))(model, x, Y)
     assert apart(logit.expand_as(x), peer.double()) < 1e-6
     assert apart(probability.expand_as(x), peer.double()) > 0.1

@@ -12,6 +12,7 @@ PAGES = {path.stem: path.read_text() for path in sorted((DOCS / "definitions").g
 LABEL = re.compile(r"^\s+:label: *(\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^(?:=+|-+|~+)$")
 ROLE = re.compile(r":(?:func|class|meth|mod):`~?([\w.]+)`")
+NAMED = re.compile(r"name ``\"(\w+)\"``")
 # As many characters of code as a page shows before it scrolls.
 WIDE = 92
 # Between an equation and its example: what its letters mean, its fields, and a few words on the example.
@@ -44,7 +45,7 @@ def examples_of(page):
             if after.startswith("..") or title or words > WORDS:
                 break
             if after.startswith(":Code:"):
-                names = tuple(ROLE.findall(after))
+                names = (*ROLE.findall(after), *NAMED.findall(after))
         found.append(Example(label[1] if label else "", names, code))
     return found
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 
 from lightning_xai import ExplanationMonitor, Segments, Windows, explain, load_explanations
-from lightning_xai.attribution import Attribution
+from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.metrics import Importance, Relevance, update_together
 from lightning_xai.perturbation import PerturbationImportance, kinds
 from lightning_xai.relevance import (
@@ -155,7 +155,7 @@ def test_the_completeness_gap_is_the_mean_over_the_samples(cnn, batch):
     method = IntegratedGradients(steps=2, method="trapezoid")
     found = updated(Relevance(method), cnn, batch).compute()
     gaps = [
-        float(method.with_details(cnn, x[None], y[None])[1]["completeness_gap"])
+        float(method.explain(cnn, x[None], y[None], details=["completeness_gap"]).details["completeness_gap"])
         for x, y in zip(*batch[:2], strict=True)
     ]
     close(found["completeness_gap"], np.mean(gaps))
@@ -371,8 +371,9 @@ def test_together_with_metrics_that_sweep(cnn, batch):
 
 
 class Shapeless(Attribution):
-    def attribute(self, model, inputs, target, sample_ids):
-        return inputs[:, :, :1]
+    def attribute(self, model, inputs, target, sample_ids, details):
+        bound, score = self.clean(model, inputs, target)
+        return Explanation.of(bound, score, inputs[:, :, :1])
 
 
 @pytest.mark.parametrize(

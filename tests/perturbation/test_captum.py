@@ -58,7 +58,7 @@ def test_occlusion(cnn, x, score, forward, size, stride):
     expected = Occlusion(forward).attribute(
         x, sliding_window_shapes=(2, *size), strides=(2, *stride), target=TARGET, baselines=BASELINE
     )
-    found = PerturbationImportance(Windows(size, stride), kinds.Constant(BASELINE), score)(cnn, x, TARGET)
+    found = PerturbationImportance(Windows(size, stride), kinds.Constant(BASELINE), score=score)(cnn, x, TARGET)
     close(found.expand_as(x), expected)
 
 
@@ -68,14 +68,14 @@ def test_occlusion_of_one_channel(cnn, x, score, forward):
     )
     for channel in range(2):
         kind = kinds.Constant(BASELINE, channels=channel)
-        found = PerturbationImportance(Windows(3, stride=2), kind, score)(cnn, x, TARGET)
+        found = PerturbationImportance(Windows(3, stride=2), kind, score=score)(cnn, x, TARGET)
         close(found, expected[:, [channel]])
 
 
 def test_feature_ablation(cnn, x, score, forward):
     labels = torch.arange(56).view(7, 8) % 5
     expected = FeatureAblation(forward).attribute(x, feature_mask=labels, target=TARGET, baselines=BASELINE)
-    found = PerturbationImportance(Segments(labels), kinds.Constant(BASELINE), score)(cnn, x, TARGET)
+    found = PerturbationImportance(Segments(labels), kinds.Constant(BASELINE), score=score)(cnn, x, TARGET)
     close(found.expand_as(x), expected)
 
 

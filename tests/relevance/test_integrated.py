@@ -30,18 +30,19 @@ def test_the_nodes_are_those_of_gauss_and_legendre(steps):
 def test_linear_scores_need_one_step(steps, method):
     weight, x, start = draw(2, 5), draw(3, 2, 5), draw(2, 5)
     model = module(lambda z: (z * weight).flatten(1).sum(1, keepdim=True) + 3)
-    found, details = IntegratedGradients(steps, method, baseline=start).with_details(model, x, 0)
-    close(found, weight * (x - start))
-    close(details["completeness_gap"], torch.zeros(3, dtype=torch.float64))
+    own = IntegratedGradients(steps=steps, method=method, baseline=start)
+    found = own.explain(model, x, details=["completeness_gap"])
+    close(found.map, weight * (x - start))
+    close(found.details["completeness_gap"], torch.zeros(3, dtype=torch.float64))
 
 
 def test_polynomials_of_degree_2n_are_exact_with_n_nodes():
     power = torch.arange(1, 9, dtype=torch.float64)  # s = sum_i x_i^i, of degree 8: 4 nodes
     model = module(lambda z: (z**power).sum(1, keepdim=True))
     x, start = draw(3, 8), draw(8)
-    close(IntegratedGradients(4, baseline=start)(model, x, 0), x**power - start**power)
+    close(IntegratedGradients(steps=4, baseline=start)(model, x, 0), x**power - start**power)
     with pytest.raises(AssertionError):
-        close(IntegratedGradients(3, baseline=start)(model, x, 0), x**power - start**power)
+        close(IntegratedGradients(steps=3, baseline=start)(model, x, 0), x**power - start**power)
 
 
 def test_the_trapezoid_by_a_loop():
@@ -50,7 +51,7 @@ def test_the_trapezoid_by_a_loop():
     for place, weight in zip(np.linspace(0, 1, 6), [0.1, 0.2, 0.2, 0.2, 0.2, 0.1], strict=True):
         leaf = (start + place * (x - start)).requires_grad_()
         expected += weight * torch.autograd.grad(model(leaf)[:, 2].sum(), leaf)[0]
-    close(IntegratedGradients(6, "trapezoid", baseline=start)(model, x, 2), expected * (x - start))
+    close(IntegratedGradients(steps=6, method="trapezoid", baseline=start)(model, x, 2), expected * (x - start))
 
 
 @every_method
@@ -58,11 +59,12 @@ def test_the_completeness_gap_is_what_is_missing_and_falls_with_the_steps(method
     model, x, start = smooth(), 3 * draw(4, 2, 4), draw(2, 4)
     gaps = []
     for steps in (2, 4, 8, 16, 32):
-        found, details = IntegratedGradients(steps, method, baseline=start).with_details(model, x, 1)
+        own = IntegratedGradients(steps=steps, method=method, baseline=start)
+        found = own.explain(model, x, 1, details=["completeness_gap"])
         with torch.no_grad():
             rise = model(x)[:, 1] - model(start.unsqueeze(0))[:, 1]
-        close(details["completeness_gap"], (rise - found.flatten(1).sum(1)).abs())
-        gaps.append(details["completeness_gap"].sum().item())
+        close(found.details["completeness_gap"], (rise - found.map.flatten(1).sum(1)).abs())
+        gaps.append(found.details["completeness_gap"].sum().item())
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[-1] < (1e-6 if method == "gausslegendre" else 1e-2)
 
@@ -75,14 +77,16 @@ def test_captum_agrees(method, shape):
     peer = CaptumIntegratedGradients(model).attribute(x, start, target=y, n_steps=9, method=theirs)
     # Captum's trapezoid gives each of its 9 points the weight 1/9 instead of 1/8, though they enclose 8 intervals.
     peer = peer * (9 / 8 if method == "trapezoid" else 1)
-    close(IntegratedGradients(9, method, baseline=start)(model, x, y), peer.detach(), 1e-7)  # its weights are float32
+    close(
+        IntegratedGradients(steps=9, method=method, baseline=start)(model, x, y), peer.detach(), 1e-7
+    )  # its weights are float32
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 5, 7, 1000])
 def test_chunks_do_not_matter(chunk_size):
     model, x, y = smooth(), draw(5, 2, 4), torch.tensor([2, 0, 1, 1, 0])
-    expected = IntegratedGradients(11, score="margin")(model, x, y)
-    close(IntegratedGradients(11, score="margin", chunk_size=chunk_size)(model, x, y), expected, 1e-12)
+    expected = IntegratedGradients(steps=11, score="margin")(model, x, y)
+    close(IntegratedGradients(steps=11, score="margin", chunk_size=chunk_size)(model, x, y), expected, 1e-12)
 
 
 class Counted(nn.Module):
@@ -103,26 +107,26 @@ def test_memory_does_not_grow_with_the_steps(chunk_size):
     model = Counted(nn.Sequential(nn.Linear(4, 2**16), nn.Tanh(), nn.Linear(2**16, 1)))  # 256 KiB per input
     for steps in (25, 100):
         model.most = model.all = 0
-        IntegratedGradients(steps, score="value", chunk_size=chunk_size)(model, torch.rand(3, 4), 0)
+        IntegratedGradients(steps=steps, score="value", chunk_size=chunk_size)(model, torch.rand(3, 4), 0)
         assert model.all == 3 * steps
         assert model.most == 3 * ((chunk_size or 64) // 3)
 
 
 def test_a_batch_over_the_limit_is_split_evenly():
     model = Counted(smooth())
-    IntegratedGradients(3, chunk_size=8)(model, draw(10, 2, 4), 0)
+    IntegratedGradients(steps=3, chunk_size=8)(model, draw(10, 2, 4), 0)
     assert (model.most, model.all) == (5, 30)
 
 
 def test_baselines():
     model, x = smooth(), draw(3, 2, 4)
-    black = IntegratedGradients(5)(model, x, 0)
-    close(IntegratedGradients(5, baseline=torch.zeros(2, 4))(model, x, 0), black)
-    close(IntegratedGradients(5, baseline=[0.0, 0.0, 0.0, 0.0])(model, x, 0), black)
-    close(IntegratedGradients(5, baseline=torch.zeros_like)(model, x, 0), black)
+    black = IntegratedGradients(steps=5)(model, x, 0)
+    close(IntegratedGradients(steps=5, baseline=torch.zeros(2, 4))(model, x, 0), black)
+    close(IntegratedGradients(steps=5, baseline=[0.0, 0.0, 0.0, 0.0])(model, x, 0), black)
+    close(IntegratedGradients(steps=5, baseline=torch.zeros_like)(model, x, 0), black)
     mean = x.mean(-1, keepdim=True).expand_as(x)
-    found = IntegratedGradients(5, baseline=lambda z: z.mean(-1, keepdim=True).expand_as(z))(model, x, 0)
-    close(found, IntegratedGradients(5, baseline=mean)(model, x, 0))
+    found = IntegratedGradients(steps=5, baseline=lambda z: z.mean(-1, keepdim=True).expand_as(z))(model, x, 0)
+    close(found, IntegratedGradients(steps=5, baseline=mean)(model, x, 0))
     assert not torch.allclose(found, black)
     assert IntegratedGradients(baseline=0.0) == IntegratedGradients(baseline=0)
     held = torch.zeros(2, 4)
@@ -136,7 +140,7 @@ def test_baselines():
         ({"method": "riemann"}, ValueError, "method 'riemann' is unknown. .*Known: gausslegendre, trapezoid"),
         ({"steps": 0}, ValueError, "steps must be an integer of at least 1 for 'gausslegendre', got 0"),
         ({"steps": 1, "method": "trapezoid"}, ValueError, "steps must be an integer of at least 2 for 'trapezoid'"),
-        ({"steps": 2.5}, ValueError, "steps must be an integer"),
+        ({"steps": 2.5}, TypeError, "steps of IntegratedGradients must be an integer"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1"),
         ({"baseline": float("inf")}, ValueError, "baseline must hold finite numbers only"),
     ],

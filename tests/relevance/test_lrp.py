@@ -188,7 +188,7 @@ def test_backward_relus_know_relu6_by_its_bounds(low, high, bounded):
     for relu6 in spelled:
         model = nn.Sequential(layer, relu6)
         for method, g in ((GuidedBackprop, guided), (Deconvnet, deconv)):
-            found = method(lambda output, _: output @ seed)(model, x, 0)
+            found = method(score=lambda output, _: output @ seed)(model, x, 0)
             close(found, g @ layer.weight.detach())
 
 
@@ -196,7 +196,7 @@ def test_excitation_backprop_is_a_distribution():
     model, x = bias_free(), torch.rand(4, 2, 8, 8, dtype=torch.float64)
     for parameter in model.parameters():
         parameter.data.abs_()
-    found = ExcitationBackprop(stabilizer=0.0)(model, x, 2)
+    found = ExcitationBackprop(epsilon=0.0)(model, x, 2)
     assert found.min() >= 0
     close(found.flatten(1).sum(1), torch.ones(4, dtype=torch.float64))
 

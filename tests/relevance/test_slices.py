@@ -177,7 +177,7 @@ def test_a_score_may_look_at_gradients_inside_the_model(monkeypatch):
         return output[:, 0]
 
     for samples in (1, 5):
-        found = runs(monkeypatch, samples, lambda: LRP(composites.EpsilonPlus(), score)(chain(between), x, 1))[0]
+        found = runs(monkeypatch, samples, lambda: LRP(composites.EpsilonPlus(), score=score)(chain(between), x, 1))[0]
         maps.append(found)
     torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
 

@@ -140,7 +140,6 @@ def test_the_target_is_that_of_the_clean_input():
 
 def test_it_takes_the_score_and_the_size_of_what_it_smooths(cnn, x):
     noisy = SmoothGrad(GradCAM(upsample=None, layer="3", score="margin"))
-    assert noisy.own_size
     assert noisy.score == noisy.attribution.score
     assert noisy(cnn, x, 0).shape == (3, 1, 2, 2)
 
@@ -151,9 +150,9 @@ def test_it_takes_the_score_and_the_size_of_what_it_smooths(cnn, x):
         ({"attribution": "saliency"}, TypeError, "attribution must be an Attribution, got str"),
         ({"attribution": Saliency}, TypeError, "attribution must be an Attribution, got ABCMeta"),
         ({"sigma": -0.1}, ValueError, "sigma must not be negative, got -0.1"),
-        ({"sigma": float("nan")}, ValueError, "sigma must not be negative, got nan"),
-        ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
-        ({"chunk_size": 0}, ValueError, "chunk_size must be a positive integer"),
+        ({"sigma": float("nan")}, ValueError, "sigma of .* must be a number, got nan"),
+        ({"draws": 0}, ValueError, "draws must be at least 1, got 0"),
+        ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1"),
     ],
 )
 @every_average

@@ -88,8 +88,8 @@ def test_an_input_that_is_a_root_has_no_relevance():
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"points": 0}, ValueError, "points must be a positive integer, got 0"),
-        ({"bisections": 1.5}, ValueError, "bisections must be a positive integer, got 1.5"),
+        ({"points": 0}, ValueError, "points must be at least 1, got 0"),
+        ({"bisections": 1.5}, TypeError, "bisections of SimpleTaylor must be an integer, got 1.5"),
         ({"baseline": float("nan")}, ValueError, "baseline must hold finite numbers only"),
         ({"baseline": "black"}, TypeError, "baseline must be a number, a tensor or a function of the inputs, got str"),
         ({"root": {}}, TypeError, "root must be a number, a tensor or a function of the inputs, got dict"),

@@ -168,4 +168,4 @@ def test_excitation_backprop():
     x = torch.rand(3, 2, 12, 12, dtype=torch.float64)
     model, target = bias_free(), torch.tensor([1, 2, 0])
     peer = zennit.composites.ExcitationBackprop(stabilizer=SMALL)
-    agree(ExcitationBackprop(stabilizer=SMALL)(model, x, target), by_zennit(peer, model, x, target, 1.0))
+    agree(ExcitationBackprop(epsilon=SMALL)(model, x, target), by_zennit(peer, model, x, target, 1.0))

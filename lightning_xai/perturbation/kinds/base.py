@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer, check_numbers, unknown
+from lightning_xai._checks import as_integer, check_fields, unknown
 from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Perturbation(ABC):
             if not chosen:
                 raise ValueError("channels must be channel indices from 0, got none.")
             object.__setattr__(self, "channels", tuple(as_integer("channels", channel, 0) for channel in chosen))
-        check_numbers(self)
+        check_fields(self)
         self.check()
 
     def check(self) -> None:  # noqa: B027 - most kinds accept every number
