@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer, check_numbers, spatial_shape
+from lightning_xai._checks import as_integer, check_fields, spatial_shape
 
 RegionsLike: TypeAlias = "Regions | int | Sequence[int]"
 
@@ -120,7 +120,7 @@ class Fraction(Selection):
     p: float = 0.2
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_fields(self)
         if not 0 < self.p <= 1:
             raise ValueError(f"p must be above 0 and at most 1, got {self.p}.")
 
