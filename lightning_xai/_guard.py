@@ -145,6 +145,7 @@ def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor 
         return shown
 
     with ExitStack() as stack:
+        stack.enter_context(uncompiled(model))  # compiled code has forgotten hooks that are set later
         for layer, tap in taps.items():
             handle = named_layer(model, layer).register_forward_hook(hook(layer, tap))
             stack.callback(handle.remove)

@@ -38,7 +38,7 @@ class Batches:
         model: The network, in the mode and context in which it is to be called.
         inputs: Inputs [N, ...] of the model.
         chunk_size: The most rows of a pass; found from the size of the activations unless given.
-        cpu_bytes: How large the largest activation of a pass may be on a CPU.
+        cpu_bytes: How large the largest activation of a pass may be on a CPU; 1 MiB unless given.
         probe: Called instead of the model to measure the activations, if it runs the model on one sample itself.
 
     Attributes:
@@ -59,13 +59,13 @@ class Batches:
         inputs: Tensor,
         chunk_size: int | None = None,
         *,
-        cpu_bytes: int = _CPU_BYTES,
+        cpu_bytes: int | None = None,
         probe: Callable[[], object] = lambda: None,
     ) -> None:
         if chunk_size is None:
             with forward_context():
                 largest = largest_activation(model, inputs[:1], probe)
-            budget = cpu_bytes if inputs.device.type == "cpu" else _DEVICE_BYTES
+            budget = (cpu_bytes or _CPU_BYTES) if inputs.device.type == "cpu" else _DEVICE_BYTES
             chunk_size = min(max(budget // largest, _FEWEST_ROWS), _MOST_ROWS)
         else:
             as_integer("chunk_size", chunk_size, least=1)

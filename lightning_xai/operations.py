@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._guard import compiled_type, count_forwards, hook_outputs
+from lightning_xai._guard import compiled_type, count_forwards
 
 
 @dataclass(frozen=True)
@@ -352,183 +352,3 @@ def check_visible(model: nn.Module) -> None:
                 f"{where} is scripted or traced (torch.jit), which hides its operations; use the module that it was "
                 f"made from."
             )
-
-
-@dataclass(frozen=True)
-class NextOperation:
-    """What follows a layer's output.
-
-    Attributes:
-        outcome: ``"found"``, an activation function takes it, possibly through batch norm, dropout or reshapes;
-            ``"none"``, a convolution, a linear layer or nothing takes it; ``"sum"``, it is added to something else;
-            ``"unknown"``, several or other operations take it.
-        reason: The same in words, naming the operations.
-        module: The module in which the operation runs that takes it.
-        name: The name of that operation, e.g. ``"relu"``.
-        occurrence: Which call of that name in that module it is, from 0.
-        function: The activation, as a function of the pre-activation alone that leaves its argument as it is.
-    """
-
-    outcome: Literal["found", "none", "sum", "unknown"]
-    reason: str
-    module: str = ""
-    name: str = ""
-    occurrence: int = 0
-    function: Callable[[Tensor], Tensor] | None = None
-
-
-_THROUGH = {"affine_norm", "dropout", "identity", "reshape"}
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """An operation that takes a layer's output."""
-
-    kind: str | None
-    module: str
-    name: str
-    occurrence: int
-    function: Callable[[Tensor], Tensor] | None
-
-
-class _Followed(Operations):
-    """Follows the tensors that layers return, and notes which operations take them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.readers: dict[str, list[Consumer]] = {}
-        self._carriers: dict[int, tuple[Tensor, int, set[str]]] = {}
-        self._counts: dict[tuple[str, str], int] = {}
-
-    def follow(self, tensor: Tensor, layers: set[str]) -> None:
-        """Follow this tensor of layers from now on; it is kept, so that no other can take its id."""
-        self._carriers[id(tensor)] = (tensor, tensor._version, layers | self._carried(tensor))
-
-    def _carried(self, tensor: Tensor) -> set[str]:
-        if id(tensor) not in self._carriers:
-            return set()
-        _, version, layers = self._carriers[id(tensor)]
-        return layers if version == tensor._version else set()
-
-    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module, name = self.current_module(), operation_name(func)
-        occurrence = self._counts.get((module, name), 0)
-        self._counts[module, name] = occurrence + 1
-        carried = [(tensor, self._carried(tensor)) for tensor in tensors_in([args, kwargs])]
-        layers = {layer for _, of in carried for layer in of}
-        result = func(*args, **kwargs)
-        if not layers:
-            return result
-        kind = kind_of(func)
-        results = [part for part in tensors_in(result) if part.is_floating_point()]
-        if kind in _THROUGH:
-            for part in results:
-                self.follow(part, layers)
-        elif results:  # a comparison or an argmax reads it without passing it on
-            for layer in layers:
-                takes = [tensor for tensor, of in carried if layer in of]
-                first = isinstance(args[0] if args else None, Tensor) and takes[0] is args[0] and len(takes) == 1
-                applied = _on_copy(func, args[1:], kwargs) if first and kind == "activation" else None
-                known = kind if kind != "activation" or applied is not None else None
-                reader = Consumer(known, module, name, occurrence, applied)
-                self.readers.setdefault(layer, []).append(reader)
-        return result
-
-
-def _on_copy(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    def applied(values: Tensor) -> Tensor:
-        found: Tensor = func(values.clone() if is_in_place(func, kwargs) else values, *rest, **kwargs)
-        return found
-
-    return applied
-
-
-def following_activation(model: nn.Module, layer: str, inputs: Tensor) -> NextOperation:
-    """Which activation function takes the output of a layer; see :func:`following_activations`."""
-    return following_activations(model, [layer], inputs)[layer]
-
-
-def following_activations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, NextOperation]:
-    """Which activation functions take the outputs of layers, found by following them through one forward pass.
-
-    Args:
-        model: The network, already in the mode and context in which it is to be called.
-        layers: The dotted names of layers that return one tensor.
-        inputs: Any inputs of the model.
-
-    Raises:
-        ValueError: If a layer does not exist, does not return a tensor or is not reached by these inputs.
-    """
-    check_visible(model)
-    reached: set[str] = set()
-    with _Followed(model) as seen:
-
-        def tap(layer: str) -> Callable[[Tensor], None]:
-            def follow(output: Tensor) -> None:
-                reached.add(layer)
-                seen.follow(output, {layer})
-
-            return follow
-
-        with hook_outputs(model, {layer: tap(layer) for layer in layers}):
-            model(inputs.clone())
-    for layer in layers:
-        if layer not in reached:
-            raise ValueError(f"layer {layer!r} is not reached by the model's forward pass; name one that runs.")
-    return {layer: _following(layer, seen.readers.get(layer, [])) for layer in layers}
-
-
-def _following(layer: str, readers: list[Consumer]) -> NextOperation:
-    if not readers:
-        return NextOperation("none", f"the output of {layer!r} is the model's output")
-    places = [f"{reader.name} in {reader.module or 'the model'!r}" for reader in readers]
-    if len(readers) > 1:
-        return NextOperation("unknown", f"the output of {layer!r} is taken by {len(places)} calls: {', '.join(places)}")
-    (reader,), (place,) = readers, places
-    told = f"the output of {layer!r} is taken by {place}"
-    named = (reader.module, reader.name, reader.occurrence)
-    if reader.kind == "activation":
-        return NextOperation("found", told, *named, reader.function)
-    if reader.kind in ("convolution", "linear"):
-        return NextOperation("none", told, *named)
-    return NextOperation("sum" if reader.kind == "sum" else "unknown", told, *named)
-
-
-class PreActivation(Operations):
-    """Keeps, while the model runs, what the activation of a :class:`NextOperation` receives.
-
-    Args:
-        model: The network.
-        following: What :func:`following_activation` found.
-
-    Attributes:
-        tensor: What the activation received in the last forward pass, before any change in place.
-
-    Raises:
-        ValueError: If no activation was found.
-    """
-
-    tensor: Tensor | None
-
-    def __init__(self, model: nn.Module, following: NextOperation) -> None:
-        if following.outcome != "found":
-            raise ValueError(f"there is no activation to look at: {following.reason}.")
-        super().__init__(model)
-        self._following = following
-        self._model = model
-        self._count = 0
-        self.tensor = None
-
-    def __call__(self, inputs: Tensor) -> Any:
-        """The model's output; what the activation received is in ``tensor``."""
-        self._count, self.tensor = 0, None
-        with self:
-            return self._model(inputs)
-
-    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one operation, and keep what it receives if it is the one."""
-        if operation_name(func) == self._following.name and self.current_module() == self._following.module:
-            if self._count == self._following.occurrence:
-                self.tensor = args[0].clone() if is_in_place(func, kwargs) else args[0]
-            self._count += 1
-        return func(*args, **kwargs)

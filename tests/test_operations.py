@@ -8,9 +8,7 @@ from torch.nn import functional
 from lightning_xai.operations import (
     KINDS,
     Operations,
-    PreActivation,
     check_visible,
-    following_activation,
     is_in_place,
     kind_of,
     largest_activation,
@@ -171,92 +169,3 @@ def test_the_largest_activation_of_passes_that_are_made_anyway(wrapped, own):
     assert largest_activation(given, x, probe) == 4 * 4 * 5
     assert rows == [4] * max(1, own)
     assert not model._forward_hooks
-
-
-# What follows a layer.
-
-
-def conv():
-    return nn.Conv2d(2, 2, 3, padding=1)
-
-
-def apart():
-    first, second = conv(), conv()
-    return module(lambda x: first(x).relu() + second(x).sigmoid(), first=first, second=second)
-
-
-FOLLOWED = {
-    "module": (lambda: nn.Sequential(conv(), nn.ReLU()), "0", "found", "relu"),
-    "in place": (lambda: nn.Sequential(conv(), nn.ReLU(inplace=True), conv()), "0", "found", "relu"),
-    "batch norm and dropout": (
-        lambda: nn.Sequential(conv(), nn.BatchNorm2d(2), nn.Dropout(), nn.Identity(), nn.GELU()),
-        "0",
-        "found",
-        "gelu",
-    ),
-    "reshape": (lambda: nn.Sequential(conv(), nn.Flatten(), nn.Tanh()), "0", "found", "tanh"),
-    "two layers": (apart, "second", "found", "sigmoid"),
-    "convolution": (lambda: nn.Sequential(conv(), conv()), "0", "none", "conv2d"),
-    "linear": (lambda: nn.Sequential(conv(), nn.Flatten(), nn.Linear(32, 2)), "0", "none", "linear"),
-    "the end": (lambda: nn.Sequential(conv()), "0", "none", ""),
-    "sum": (lambda: (net := Twice()) and module(lambda x: net.conv(x) + x, net=net), "net.conv", "sum", "add"),
-    "pooling": (lambda: nn.Sequential(conv(), nn.MaxPool2d(2), nn.ReLU()), "0", "unknown", "max_pool2d"),
-    "two readers": (
-        lambda: (c := conv()) and module(lambda x: (y := c(x)).relu() + y.tanh(), c=c),
-        "c",
-        "unknown",
-        "",
-    ),
-    "concatenation": (
-        lambda: (c := conv()) and module(lambda x: torch.cat([c(x), x], 1).relu(), c=c),
-        "c",
-        "unknown",
-        "cat",
-    ),
-}
-
-
-@pytest.mark.parametrize(("build", "layer", "outcome", "name"), FOLLOWED.values(), ids=FOLLOWED)
-def test_what_follows(build, layer, outcome, name):
-    model, x = build().eval(), torch.randn(2, 2, 4, 4)
-    found = following_activation(model, layer, x)
-    assert (found.outcome, found.name) == (outcome, name)
-    assert (found.function is not None) is (outcome == "found")
-    assert repr(layer) in found.reason
-    if outcome != "found":
-        with pytest.raises(ValueError, match="no activation to look at"):
-            PreActivation(model, found)
-
-
-def test_the_pre_activation_is_what_the_function_receives():
-    model = nn.Sequential(Twice(), conv(), nn.BatchNorm2d(2), nn.SiLU(inplace=True), nn.ReLU()).eval()
-    model[2].running_mean += 0.5
-    x = torch.randn(2, 2, 4, 4)
-    found = following_activation(model, "1", x)
-    looking = PreActivation(model, found)
-    assert torch.equal(looking(x), model(x))
-    expected = model[2](model[1](model[0](x)))
-    assert torch.equal(looking.tensor, expected)
-    kept = looking.tensor.clone()
-    assert torch.equal(found.function(looking.tensor), functional.silu(expected))
-    assert torch.equal(looking.tensor, kept)
-
-
-def test_which_of_several_calls_it_is():
-    net = Twice().eval()
-    x = torch.randn(2, 2, 4, 4)
-    found = following_activation(net, "conv", x)
-    assert (found.module, found.name, found.occurrence) == ("act", "relu", 0)
-    looking = PreActivation(net, found)
-    looking(x)
-    assert torch.equal(looking.tensor, net.norm(net.conv(x)))
-
-
-def test_layers_that_are_not_there_or_do_not_run():
-    model = nn.Sequential(conv(), nn.ReLU())
-    model.add_module("idle", conv())
-    model.forward = lambda x: model[1](model[0](x))
-    with pytest.raises(ValueError, match=r"layer 'idel' is unknown. Did you mean 'idle'"):
-        following_activation(model, "idel", torch.randn(1, 2, 3, 3))
-    with pytest.raises(ValueError, match="'idle' is not reached"):
-        following_activation(model, "idle", torch.randn(1, 2, 3, 3))

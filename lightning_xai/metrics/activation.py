@@ -16,7 +16,7 @@ from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, find_spot, seeing
+from lightning_xai.units.layers import Function, hook_preactivations, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
 
@@ -174,18 +174,18 @@ class ActivationThreshold(QuantileMetric):
         seen: list[Tensor] = []
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
-            spot = find_spot(model, inputs[:1], self.layer, self.activation)
+            (site,) = preactivation_sites(model, inputs[:1], [self.layer], self.activation)
 
             def see(_layer: str, values: Tensor) -> None:
-                seen.append(spot.activation(values.clone()))
+                seen.append(site.activation(values.clone()))
 
-            with seeing(model, {spot.layer: spot}, see), forward_context():
+            with hook_preactivations(model, [site], see), forward_context():
                 output = model(inputs.clone())
             bound = RawOutput(output=self.output).bind(output, target, len(inputs))
         kept = {"activation": as_units(seen[0], self.unit)}
         nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
         about = (bound.target, bound.prediction, nonfinite, bound.classes)
-        return Watched({}, *about, kept=kept, shape=unit_shape(spot, self.unit))
+        return Watched({}, *about, kept=kept, shape=unit_shape(site, self.unit))
 
     def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_xai.perturbation.sweep import CaptureRequest, Partner, Plan, Request, SweepResult, check_sweep, sweep
+from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.scores import Target
 
@@ -231,7 +231,7 @@ class SweepMetric(ExplanationMetric, ABC):
     @staticmethod
     def _missing(swept: SweepResult, request: Request) -> Tensor:
         local = swept.local(request)
-        missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.partner).to(local.device)
+        missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.pairing).to(local.device)
         return missing.sum(1)
 
 
@@ -419,15 +419,15 @@ def check_shared(regions: Regions | None, who: str) -> None:
         raise ValueError(f"{who} needs regions that are the same in every sample: give Segments a label map.")
 
 
-def _expected(regions: BoundRegions, partner: Partner) -> Tensor:
+def _expected(regions: BoundRegions, pairing: Pairing) -> Tensor:
     """Which features or pairs a sample has, Boolean [N, F] or [1, F]: no pair of a feature with itself."""
     present = regions.present()
     if present is None:
         present = torch.ones(1, regions.count, dtype=torch.bool)
-    if partner == "all":
+    if pairing == "all":
         first, second = torch.triu_indices(regions.count, regions.count, offset=1)
         return present[:, first] & present[:, second]
-    if isinstance(partner, int):
-        others = torch.arange(regions.count, device=present.device) != partner
-        return present & present[:, partner, None] & others
+    if isinstance(pairing, int):
+        others = torch.arange(regions.count, device=present.device) != pairing
+        return present & present[:, pairing, None] & others
     return present

@@ -17,7 +17,7 @@ from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swee
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Score
 from lightning_xai.units.activation import check_unit
-from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
+from lightning_xai.units.change import LayerChange, PositionChange, check_fit
 from lightning_xai.units.counts import as_unit, per_change, strongest, written
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -157,7 +157,7 @@ class Reactivation(QuantileMetric, SweepMetric):
             self.add_to_state("unit_counts", kept["by_unit"].sum(0))
             return
         if isinstance(self.threshold, Tensor):
-            fit_threshold(self.threshold, tuple(kept["largest"].shape[2:]), self.layer or "the last layer")
+            check_fit(self.threshold, tuple(kept["largest"].shape[2:]), self.layer or "the last layer")
             self.add_to_state("counts", hits(kept["largest"], self.threshold).sum(0))
             return
         assert isinstance(self.changes, list)

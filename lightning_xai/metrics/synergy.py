@@ -88,9 +88,9 @@ class Synergy(SweepMetric):
         """Joint importance and interaction [N, J, J] of a sweep, and the row of each sample's strongest feature."""
         pair, single = self.requests
         joint, alone = joint_importance(swept, pair), swept.local(single)
-        interaction = beyond_single(joint, alone, pair.partner)
-        if isinstance(pair.partner, int):
-            row, anchor = joint, torch.full(joint.shape[:1], pair.partner, device=joint.device)
+        interaction = beyond_single(joint, alone, pair.pairing)
+        if isinstance(pair.pairing, int):
+            row, anchor = joint, torch.full(joint.shape[:1], pair.pairing, device=joint.device)
         else:
             anchor = alone.nan_to_num(nan=-torch.inf).argmax(1)
             row = joint[torch.arange(len(joint), device=joint.device), anchor]

@@ -31,46 +31,46 @@ class Watch(ABC):
         """Forget the samples before; the next pass is a clean one."""
 
     @abstractmethod
-    def during(self) -> AbstractContextManager[None]:
-        """What several passes of the model are made in, with nothing but them: entering costs as much as a layer."""
+    def sweep_context(self) -> AbstractContextManager[None]:
+        """The context of several passes of the model and nothing else; entering one costs as much as a small layer."""
 
     @abstractmethod
-    def around(self) -> AbstractContextManager[None]:
-        """What every single pass is made in."""
+    def forward_context(self) -> AbstractContextManager[None]:
+        """The context of a single pass."""
 
     @abstractmethod
-    def clean(self, samples: int) -> None:
-        """The pass was that of n clean inputs, repeated set after set."""
+    def on_clean(self, samples: int) -> None:
+        """Take the pass of n clean inputs, which are repeated to the size of the perturbed passes."""
 
     @abstractmethod
-    def passed(self, broken: Tensor | None) -> None:
-        """The pass was that of an arm of the perturbed inputs [F * n], in which ``broken`` rows are not finite."""
+    def on_perturbed(self, broken: Tensor | None) -> None:
+        """Take the pass of one arm of perturbed inputs [F * n], in which the rows ``broken`` are not finite."""
 
     @abstractmethod
-    def chunk(self, features: list[int]) -> dict[str, Tensor]:
-        """All arms of some features have passed: what is kept of each, [F, n, ...]."""
+    def collect(self, features: list[int]) -> dict[str, Tensor]:
+        """Return what is kept of some features [F, n, ...], all arms of which have passed."""
 
-    def whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What becomes of what :meth:`chunk` has kept, once that is of all features, [J, n, ...]."""
+    def finalize_features(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the results per feature [J, n, ...], once :meth:`collect` has seen all features."""
         return kept
 
-    def finish(self) -> dict[str, Tensor]:
-        """All features of the samples have passed: what is kept of each sample, [n, ...]."""
+    def finalize_samples(self) -> dict[str, Tensor]:
+        """Return the results per sample [n, ...], once all features have passed."""
         return {}
 
 
 @contextmanager
-def attended(watches: Iterable[Watch]) -> Iterator[None]:
-    """Let watches see the passes that are made with them."""
+def active(watches: Iterable[Watch]) -> Iterator[None]:
+    """Let watches see the passes that are made in this context."""
     with ExitStack() as stack:
         for watch in watches:
-            stack.enter_context(watch.during())
+            stack.enter_context(watch.sweep_context())
         yield
 
 
 @dataclass(frozen=True)
 class CaptureResult:
-    """What a capture found in a sweep.
+    """The results of a capture in a sweep.
 
     Attributes:
         features: Per sample and feature, [N, J, ...] by name; ``change`` [N, J] among them, the mean over the cells of
@@ -82,8 +82,8 @@ class CaptureResult:
     samples: dict[str, Tensor]
 
     @staticmethod
-    def joined(blocks: Sequence[CaptureResult]) -> CaptureResult:
-        """What was found in blocks of samples, in one."""
+    def cat(blocks: Sequence[CaptureResult]) -> CaptureResult:
+        """Join the results of blocks of samples."""
         features, samples = (
             {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             for parts in ([block.features for block in blocks], [block.samples for block in blocks])
@@ -92,33 +92,38 @@ class CaptureResult:
 
 
 @dataclass
-class Looks:
-    """The watches over one perturbation, and what they have kept so far, pass by pass."""
+class CaptureBuffer:
+    """Collects pass by pass what the watches of one perturbation keep.
+
+    Args:
+        watches: The watches.
+        features_per_pass: How many features every pass has.
+    """
 
     watches: list[Watch]
-    sets: int
+    features_per_pass: int
     kept: list[dict[str, list[Tensor]]] = field(init=False)
     change: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.kept = [{} for _ in self.watches]
 
-    def note_change(self, batch: Tensor, values: Tensor) -> None:
+    def add_change(self, batch: Tensor, values: Tensor) -> None:
         """Keep the mean over the arms and cells of |R x - x| of arms [A, F, n, C, *S]."""
         self.change.append((batch - values).abs_().flatten(3).mean((0, 3)))
 
-    def end_pass(self, features: list[int]) -> None:
+    def collect(self, features: list[int]) -> None:
         """Take from every watch what it keeps of these features."""
         for watch, parts in zip(self.watches, self.kept, strict=True):
-            for name, values in watch.chunk(features).items():
+            for name, values in watch.collect(features).items():
                 parts.setdefault(name, []).append(values)
 
-    def captured(self) -> list[CaptureResult]:
-        """What every watch has kept of these samples."""
-        found = []
+    def results(self) -> list[CaptureResult]:
+        """The results of every watch for these samples."""
         change = torch.cat(self.change)
+        found = []
         for watch, parts in zip(self.watches, self.kept, strict=True):
-            joined = watch.whole({name: torch.cat(chunks) for name, chunks in parts.items()})
+            joined = watch.finalize_features({name: torch.cat(chunks) for name, chunks in parts.items()})
             features = {name: values.transpose(0, 1) for name, values in {"change": change, **joined}.items()}
-            found.append(CaptureResult(features, watch.finish()))
+            found.append(CaptureResult(features, watch.finalize_samples()))
         return found

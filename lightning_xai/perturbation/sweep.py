@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
-from lightning_xai.perturbation.capture import Capture, CaptureResult, Looks, Watch, attended
+from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, Watch, active
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions, Regions
@@ -24,10 +24,10 @@ from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
 ENGINES = ("auto", "dense")
 
 Features = tuple[int, ...]
-Partner = int | tuple[int, ...] | str | None
+Pairing = int | tuple[int, ...] | str | None
 
-# A sweep that captures makes its clean pass as large as a chunk: with this many chunks that costs little.
-_CHUNKS_PER_CLEAN_PASS = 16
+# A sweep that captures makes its clean pass as large as a perturbed one: with this many of these that costs little.
+_PASSES_PER_CLEAN_PASS = 16
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Request:
     Args:
         perturbation: R.
         score: s.
-        partner: None for every feature alone; ``"all"`` for every pair; an anchor (or one per sample) for every
+        pairing: None for every feature alone; ``"all"`` for every pair; an anchor (or one per sample) for every
             feature together with it.
     """
 
     perturbation: Perturbation
     score: Score
-    partner: Partner = None
+    pairing: Pairing = None
 
     @classmethod
-    def of(cls, perturbation: str | Perturbation, score: str | Score, partner: Partner = None) -> Request:
+    def of(cls, perturbation: str | Perturbation, score: str | Score, pairing: Pairing = None) -> Request:
         """A request by names: ``Request.of("blur", "margin")``."""
-        return cls(as_perturbation(perturbation), as_score(score), partner)
+        return cls(as_perturbation(perturbation), as_score(score), pairing)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SweepResult:
         prediction: The predicted class [N] of each score.
         classes: The number of classes of each score.
         arms: The scores of the perturbed inputs of each request: [A, N, J]; the pairs i < j row by row, [A, N, P], for
-            the partner ``"all"``. NaN where a perturbed cell or the score is not finite, for a feature that a sample
+            the pairing ``"all"``. NaN where a perturbed cell or the score is not finite, for a feature that a sample
             does not have, and for an anchor with itself.
         captured: What each capture kept.
     """
@@ -144,26 +144,21 @@ def sweep(
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
         bound = plan.regions.bind(inputs)
-        partners = {r: _partner(r.partner, bound.count, inputs.shape[0]) for r in requests}
+        pairings = {r: _per_sample(r.pairing, bound.count, len(inputs)) for r in requests}
         network = Network(model, inputs, plan.chunk_size, [request.capture for request in captures])
-        blocks: list[_Block] = []
-        start = 0
-        while start < inputs.shape[0]:
-            rows = slice(start, min(start + network.limit, inputs.shape[0]))
+
+        def run(rows: slice) -> _Block:
+            network.start()
             samples = _Samples(inputs[rows], bound.rows(rows), ids[rows], network)
             wanted = target[rows] if isinstance(target, Tensor) else target
-            chosen = {r: partner[rows] if isinstance(partner, Tensor) else partner for r, partner in partners.items()}
-            try:
-                blocks.append(samples.answer(wanted, chosen, captures))
-            except RuntimeError as error:
-                if not _out_of_memory(error) or network.limit == 1:
-                    raise
-            else:
-                start = rows.stop
-                network.reported = 0
-                continue
-            network.shrink()
-    return _joined(blocks, bound)
+            chosen = {r: pairing[rows] if isinstance(pairing, Tensor) else pairing for r, pairing in pairings.items()}
+            block = samples.run(wanted, chosen, captures)
+            network.finish()
+            return block
+
+        copies = max(bound.count, evaluations(requests, bound.count))
+        blocks = network.batches.map(run, len(inputs), copies=copies)
+    return _cat(blocks, bound)
 
 
 def check_sweep(
@@ -186,7 +181,7 @@ def check_sweep(
         with forward_context():
             output = model(first.clone())
         for request in requests:
-            _partner(request.partner, bound.count, len(inputs))
+            _per_sample(request.pairing, bound.count, len(inputs))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
             request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)
@@ -194,16 +189,16 @@ def check_sweep(
 
 def evaluations(requests: Iterable[Request], count: int) -> int:
     """How many perturbed inputs the requests need per sample over ``count`` features, each counted once."""
-    sizes: dict[Partner, int] = {None: count, "all": count * (count - 1) // 2}
-    needed = {(request.perturbation, request.partner) for request in requests}
-    return sum(kind.arm_count * sizes.get(partner, count - 1) for kind, partner in needed)
+    sizes: dict[Pairing, int] = {None: count, "all": count * (count - 1) // 2}
+    needed = {(request.perturbation, request.pairing) for request in requests}
+    return sum(kind.arm_count * sizes.get(pairing, count - 1) for kind, pairing in needed)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What was found for some samples."""
+    """The results of some samples."""
 
-    readers: dict[Score, BoundScore]
+    bound_scores: dict[Score, BoundScore]
     clean: dict[Score, Tensor]
     arms: dict[Request, Tensor]
     captured: dict[CaptureRequest, CaptureResult]
@@ -211,102 +206,102 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples that are swept together: at most as many as the network takes at once."""
+    """Samples that are swept together: at most as many as go into one pass."""
 
     inputs: Tensor
     regions: BoundRegions
     ids: tuple[int, ...]
     network: Network
 
-    def answer(
-        self, target: Target, requests: dict[Request, _Chosen], captures: Sequence[CaptureRequest] = ()
+    def run(
+        self, target: Target, requests: dict[Request, _SamplePairing], captures: Sequence[CaptureRequest] = ()
     ) -> _Block:
-        """The clean scores, the arms [A, n, F] of every request, and what was captured."""
-        sets, samples = self._sets() if captures else 1, len(self.ids)
+        """Return the clean scores, the arms [A, n, F] of every request, and the results of the captures."""
+        per_pass, samples = self._features_per_pass() if captures else 1, len(self.ids)
         watches = self.network.watches.values()
         for watch in watches:
             watch.start()
-        with attended(watches):
-            output = self.network(self.inputs.repeat(sets, *[1] * (self.inputs.ndim - 1)), watches)
+        # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
+        with active(watches):
+            output = self.network(self.inputs.repeat(per_pass, *[1] * (self.inputs.ndim - 1)), watches)
         for watch in watches:
-            watch.clean(samples)
-        wanted = target.repeat(sets) if isinstance(target, Tensor) else target
-        readers = {r.score: r.score.bind(output, wanted, sets * samples) for r in requests}
-        clean = {score: _numbers(reader(output))[:samples] for score, reader in readers.items()}
-        if sets > 1:
+            watch.on_clean(samples)
+        wanted = target.repeat(per_pass) if isinstance(target, Tensor) else target
+        scores = {r.score: r.score.bind(output, wanted, per_pass * samples) for r in requests}
+        clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}
+        if per_pass > 1:
             rows = torch.arange(samples, device=self.inputs.device)
-            readers = {score: reader.at(rows) for score, reader in readers.items()}
+            scores = {score: bound.at(rows) for score, bound in scores.items()}
         del output
         found: dict[Request, Tensor] = {}
         captured: dict[CaptureRequest, CaptureResult] = {}
-        groups = [(r.perturbation, r.partner) for r in requests] + [(c.perturbation, None) for c in captures]
-        for kind, partner in dict.fromkeys(groups):
-            same = [r for r in requests if (r.perturbation, r.partner) == (kind, partner)]
-            looks = [c for c in captures if c.perturbation == kind] if partner is None else []
-            bound = [readers[r.score] for r in same]
-            if looks:
-                arms, kept = self._watched(kind, bound, [self.network.watches[c.capture] for c in looks], sets)
-                captured.update(zip(looks, kept, strict=True))
+        groups = [(r.perturbation, r.pairing) for r in requests] + [(c.perturbation, None) for c in captures]
+        for kind, pairing in dict.fromkeys(groups):
+            same = [r for r in requests if (r.perturbation, r.pairing) == (kind, pairing)]
+            wanting = [c for c in captures if c.perturbation == kind] if pairing is None else []
+            bound_scores = [scores[r.score] for r in same]
+            if wanting:
+                buffer = CaptureBuffer([self.network.watches[c.capture] for c in wanting], per_pass)
+                with active(buffer.watches):
+                    arms = self._scores(kind, self._singles(), bound_scores, buffer)
+                captured.update(zip(wanting, buffer.results(), strict=True))
             else:
-                arms = self._together(kind, requests[same[0]], bound)
+                arms = self._paired_scores(kind, requests[same[0]], bound_scores)
             found.update(zip(same, arms, strict=True))
-        return _Block(readers, clean, found, captured)
+        return _Block(scores, clean, found, captured)
 
-    def _sets(self) -> int:
-        """How many features a chunk of a sweep that captures holds, as many in every chunk."""
+    def _singles(self) -> list[Features]:
+        return [(feature,) for feature in range(self.regions.count)]
+
+    def _features_per_pass(self) -> int:
+        """How many features a pass of a sweep that captures has, as many in every pass."""
         count = self.regions.count
-        most = min(max(1, self.network.limit // len(self.ids)), max(1, count // _CHUNKS_PER_CLEAN_PASS))
+        most = min(self.network.features_per_pass(len(self.ids)), max(1, count // _PASSES_PER_CLEAN_PASS))
         return -(-count // -(-count // most))
 
-    def _together(self, kind: Perturbation, partner: _Chosen, readers: list[BoundScore]) -> Tensor:
-        """The arms [readers, A, n, F] of one perturbation, by every reader."""
+    def _paired_scores(self, kind: Perturbation, pairing: _SamplePairing, bound_scores: list[BoundScore]) -> Tensor:
+        """The arms [scores, A, n, F] of the features of a pairing."""
         count = self.regions.count
-        if partner is None:
-            return self._score(kind, [(feature,) for feature in range(count)], readers)
-        if isinstance(partner, str):
-            return self._score(kind, list(itertools.combinations(range(count), 2)), readers)
+        if pairing is None:
+            return self._scores(kind, self._singles(), bound_scores)
+        if isinstance(pairing, str):
+            return self._scores(kind, list(itertools.combinations(range(count), 2)), bound_scores)
         found: Tensor | None = None
-        for anchor in sorted(set(partner.tolist())):
-            rows = (partner == anchor).nonzero().flatten()
+        for anchor in sorted(set(pairing.tolist())):
+            rows = (pairing == anchor).nonzero().flatten()
             others = [feature for feature in range(count) if feature != anchor]
-            picked = _Samples(
-                self.inputs[rows], self.regions.rows(rows), tuple(self.ids[row] for row in rows), self.network
-            )
-            arms = picked._score(kind, [(anchor, other) for other in others], [reader.at(rows) for reader in readers])
+            ids = tuple(self.ids[row] for row in rows)
+            samples = _Samples(self.inputs[rows], self.regions.rows(rows), ids, self.network)
+            arms = samples._scores(kind, [(anchor, other) for other in others], [b.at(rows) for b in bound_scores])
             if found is None:
                 found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
             found[:, :, rows.unsqueeze(1), torch.tensor(others, dtype=torch.long, device=rows.device)] = arms
         assert found is not None
         return found
 
-    def _watched(
-        self, kind: Perturbation, readers: list[BoundScore], watches: list[Watch], sets: int
-    ) -> tuple[Tensor, list[CaptureResult]]:
-        """The arms [readers, A, n, J] of the single features, and what was captured on the way."""
-        looks = Looks(watches, sets)
-        with attended(watches):
-            arms = self._score(kind, [(feature,) for feature in range(self.regions.count)], readers, looks)
-        return arms, looks.captured()
-
-    def _score(
-        self, kind: Perturbation, features: list[Features], readers: list[BoundScore], looks: Looks | None = None
+    def _scores(
+        self,
+        kind: Perturbation,
+        features: list[Features],
+        bound_scores: list[BoundScore],
+        buffer: CaptureBuffer | None = None,
     ) -> Tensor:
-        """The scores [readers, A, n, F] of sets of features, in chunks of whole sets."""
+        """The scores [scores, A, n, F] of features that are perturbed together, block by block."""
         samples = len(self.ids)
         values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
-        sets = looks.sets if looks else self.network.sets(samples)
-        repeated: dict[int, list[BoundScore]] = {1: readers}
-        scores = [values.new_empty(len(readers), len(copies), samples, 0)]
-        block = self.network.block(self.inputs, sets)
+        per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
+        repeated: dict[int, list[BoundScore]] = {1: bound_scores}
+        scores = [values.new_empty(len(bound_scores), len(copies), samples, 0)]
+        block = self.network.features_per_block(self.inputs, per_pass)
         for first in range(0, len(features), block):
             some = features[first : first + block]
             # What captures compares rows of batches of one size, so the last pass is filled up with clean inputs.
-            size = -(-len(some) // sets) * sets if looks else len(some)
+            size = -(-len(some) // per_pass) * per_pass if buffer else len(some)
             if size not in repeated:
                 rows = torch.arange(samples, device=values.device).repeat(size)
-                repeated[size] = [reader.at(rows) for reader in readers]
+                repeated[size] = [bound.at(rows) for bound in bound_scores]
             batch = values.new_empty(len(copies), size, *values.shape).copy_(values)
             for copy, arm in zip(copies, batch, strict=True):
                 for perturbed, together in zip(arm, some, strict=False):
@@ -315,10 +310,10 @@ class _Samples:
                             self._write_window(perturbed, values, kind, feature)
                         else:
                             self.regions.write(perturbed, copy, feature)
-            if looks:
-                looks.note_change(batch[:, : len(some)], values)
-            scores.append(self._read(batch, some, repeated[size], suspect, looks))
-        found = _numbers(torch.cat(scores, 3))
+            if buffer:
+                buffer.add_change(batch[:, : len(some)], values)
+            scores.append(self._read(batch, some, repeated[size], suspect, buffer))
+        found = _nan_unless_finite(torch.cat(scores, 3))
         present = self.regions.present()
         if present is not None and features:
             index = torch.tensor(features, device=present.device)
@@ -335,11 +330,11 @@ class _Samples:
         self,
         batch: Tensor,
         features: list[Features],
-        readers: list[BoundScore],
+        bound_scores: list[BoundScore],
         suspect: bool,
-        looks: Looks | None,
+        buffer: CaptureBuffer | None,
     ) -> Tensor:
-        """The scores [readers, A, n, F] of perturbed inputs [A, F, n, C, *S]; NaN where a cell is not finite."""
+        """The scores [scores, A, n, F] of perturbed inputs [A, F, n, C, *S]; NaN where a cell is not finite."""
         arms, size, samples = batch.shape[:3]
         flat = batch.view(arms, size * samples, *self.inputs.shape[1:])
         broken = None
@@ -347,44 +342,44 @@ class _Samples:
             broken = ~flat.isfinite().flatten(2).all(2)
             flat.masked_fill_(broken.view(*broken.shape, *[1] * (flat.ndim - 2)), 0.0)
         columns: list[list[tuple[Tensor, ...]]] = [[] for _ in range(arms)]
-        sets, watches = (looks.sets, looks.watches) if looks else (self.network.sets(samples), [])
-        for first in range(0, size, sets):
-            some, rows = features[first : first + sets], slice(first * samples, (first + sets) * samples)
+        per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
+        watches: list[Watch] = buffer.watches if buffer else []
+        for first in range(0, size, per_pass):
+            some, rows = features[first : first + per_pass], slice(first * samples, (first + per_pass) * samples)
             for arm in range(arms):
                 inputs = flat[arm, rows]
                 output = self.network(inputs, watches)
                 for watch in watches:
-                    watch.passed(None if broken is None else broken[arm, rows])
-                columns[arm].append(tuple(reader.columns(output, len(inputs)) for reader in readers))
+                    watch.on_perturbed(None if broken is None else broken[arm, rows])
+                columns[arm].append(tuple(bound.columns(output, len(inputs)) for bound in bound_scores))
                 self.network.report(len(some) * samples)
-            if looks:
-                looks.end_pass([together[0] for together in some])
-        if not readers:
+            if buffer:
+                buffer.collect([together[0] for together in some])
+        if not bound_scores:
             return batch.new_empty(0, arms, samples, len(features))
         scores = torch.stack(
             [
-                torch.stack([reader.read(torch.cat([parts[number] for parts in arm])) for arm in columns])
-                for number, reader in enumerate(readers)
+                torch.stack([bound.read(torch.cat([parts[number] for parts in arm])) for arm in columns])
+                for number, bound in enumerate(bound_scores)
             ]
         )
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
-        return scores.view(len(readers), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
+        return scores.view(len(bound_scores), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
 
 
-def _numbers(scores: Tensor) -> Tensor:
-    """The scores, NaN where they are not finite."""
+def _nan_unless_finite(scores: Tensor) -> Tensor:
     return torch.where(scores.isfinite(), scores, float("nan"))
 
 
-_Chosen = Tensor | str | None
+_SamplePairing = Tensor | str | None
 
 
-def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
-    """The partner with an anchor spread over the samples."""
-    if partner is None or partner == "all":
-        return partner
-    anchors = torch.tensor(partner)
+def _per_sample(pairing: Pairing, count: int, samples: int) -> _SamplePairing:
+    """A pairing, with its anchor spread over the samples."""
+    if pairing is None or pairing == "all":
+        return pairing
+    anchors = torch.tensor(pairing)
     if anchors.ndim == 0:
         anchors = anchors.expand(samples)
     if anchors.shape != (samples,):
@@ -396,21 +391,14 @@ def _partner(partner: Partner, count: int, samples: int) -> _Chosen:
     return anchors
 
 
-def _joined(blocks: Sequence[_Block], bound: BoundRegions) -> SweepResult:
-    first = blocks[0]
+def _cat(blocks: Sequence[_Block], bound: BoundRegions) -> SweepResult:
+    first, scores = blocks[0], blocks[0].bound_scores
     return SweepResult(
         regions=bound,
-        clean={score: torch.cat([block.clean[score] for block in blocks]) for score in first.clean},
-        target={score: torch.cat([block.readers[score].target for block in blocks]) for score in first.readers},
-        prediction={score: torch.cat([block.readers[score].prediction for block in blocks]) for score in first.readers},
-        classes={score: reader.classes for score, reader in first.readers.items()},
+        clean={score: torch.cat([block.clean[score] for block in blocks]) for score in scores},
+        target={score: torch.cat([block.bound_scores[score].target for block in blocks]) for score in scores},
+        prediction={score: torch.cat([block.bound_scores[score].prediction for block in blocks]) for score in scores},
+        classes={score: found.classes for score, found in scores.items()},
         arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
-        captured={
-            request: CaptureResult.joined([block.captured[request] for block in blocks]) for request in first.captured
-        },
+        captured={c: CaptureResult.cat([block.captured[c] for block in blocks]) for c in first.captured},
     )
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    words = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

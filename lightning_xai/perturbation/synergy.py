@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.sweep import Partner, Plan, Request, SweepResult, sweep
+from lightning_xai.perturbation.sweep import Pairing, Plan, Request, SweepResult, sweep
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Score, Target
 
@@ -103,13 +103,13 @@ def interaction(
     """
     pair, single = _requests(perturbation, score, anchor)
     swept = sweep(model, inputs, target, [pair, single], Plan(as_regions(regions), chunk_size, engine), sample_ids)
-    return beyond_single(joint_importance(swept, pair), swept.local(single), pair.partner)
+    return beyond_single(joint_importance(swept, pair), swept.local(single), pair.pairing)
 
 
 def joint_importance(swept: SweepResult, pair: Request) -> Tensor:
     """The joint importances [N, J] of an anchor, [N, J, J] of all pairs: symmetric, the diagonal NaN."""
     local = swept.local(pair)
-    if pair.partner != "all":
+    if pair.pairing != "all":
         return local
     count = swept.regions.count
     first, second = torch.triu_indices(count, count, offset=1, device=local.device)
@@ -119,11 +119,11 @@ def joint_importance(swept: SweepResult, pair: Request) -> Tensor:
     return joint
 
 
-def beyond_single(joint: Tensor, single: Tensor, partner: Partner) -> Tensor:
+def beyond_single(joint: Tensor, single: Tensor, pairing: Pairing) -> Tensor:
     """Interaction: joint importance [N, J] or [N, J, J] less the single ones [N, J]."""
     if joint.ndim == 3:
         return joint - single.unsqueeze(1) - single.unsqueeze(2)
-    anchors = torch.as_tensor(partner, device=single.device).expand(single.shape[0]).unsqueeze(1)
+    anchors = torch.as_tensor(pairing, device=single.device).expand(single.shape[0]).unsqueeze(1)
     return joint - single.gather(1, anchors) - single
 
 
@@ -131,10 +131,10 @@ def _requests(
     perturbation: str | Perturbation, score: str | Score, anchor: int | Tensor | None
 ) -> tuple[Request, Request]:
     """What the pairs need, and what the single features need."""
-    partner: Partner = "all"
+    pairing: Pairing = "all"
     if anchor is not None:
         anchors = torch.as_tensor(anchor)
         if anchors.is_floating_point():
             raise TypeError(f"anchor must be a feature index or one per sample, got {anchors.dtype}.")
-        partner = tuple(anchors.tolist()) if anchors.ndim else int(anchors)
-    return Request.of(perturbation, score, partner), Request.of(perturbation, score)
+        pairing = tuple(anchors.tolist()) if anchors.ndim else int(anchors)
+    return Request.of(perturbation, score, pairing), Request.of(perturbation, score)

@@ -14,7 +14,7 @@ from lightning_xai._checks import check_inputs, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.operations import largest_activation
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, Spot, find_spots, seeing
+from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
 UNITS = ("channel", "position")
@@ -137,24 +137,24 @@ def activation_threshold(
     check_unit(unit)
     layers = layer_names(layer)
     streams: dict[str, UpperQuantile] = {}
-    spots: dict[str, Spot] = {}
+    sites: dict[str, PreActivationSite] = {}
     raised: set[str] = set()
     total = _samples(data) if samples is None else samples
     seen = 0
 
     def see(name: str, values: Tensor) -> None:
-        spot, stream = spots[name], streams[name]
-        late = _ranks_alike(spot, unit, stream, values)
-        stream.add(as_units(values if late else spot.activation(values), unit))
+        site, stream = sites[name], streams[name]
+        late = _ranks_alike(site, unit, stream, values)
+        stream.add(as_units(values if late else site.activation(values), unit))
         if late:
             raised.add(name)
 
     with isolated_eval(model):
         for inputs in _batches(model, data):
-            if not spots:
-                spots.update(find_spots(model, inputs[:1], layers, activation))
-                streams.update((name, _stream(spot, unit, p, budget, total)) for name, spot in spots.items())
-            with seeing(model, spots, see), forward_context():
+            if not sites:
+                sites.update((site.layer, site) for site in preactivation_sites(model, inputs[:1], layers, activation))
+                streams.update((name, _stream(site, unit, p, budget, total)) for name, site in sites.items())
+            with hook_preactivations(model, list(sites.values()), see), forward_context():
                 model(inputs.clone())
             seen += len(inputs)
     if seen == 0:
@@ -164,9 +164,9 @@ def activation_threshold(
         quantile = stream.result()
         check_finite(quantile.nonfinite, name)
         if name in raised:
-            activated = spots[name].activation
+            activated = sites[name].activation
             quantile = replace(quantile, value=activated(quantile.value), peak=activated(quantile.peak))
-        found[name] = Threshold.of(quantile, name, unit, p, unit_shape(spots[name], unit))
+        found[name] = Threshold.of(quantile, name, unit, p, unit_shape(sites[name], unit))
     return found[layer] if isinstance(layer, str) else found
 
 
@@ -178,16 +178,16 @@ def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
     return flat.reshape(len(flat), -1, 1) if unit == "position" else flat
 
 
-def unit_shape(spot: Spot, unit: str | UnitGroups) -> tuple[int, ...]:
+def unit_shape(site: PreActivationSite, unit: str | UnitGroups) -> tuple[int, ...]:
     """The shape of a layer's units: [K], [G] for groups, or [K, *P] for positions.
 
     Raises:
         ValueError: If the groups are of another number of channels.
     """
     if not isinstance(unit, UnitGroups):
-        return spot.shape[1:] if unit == "position" else spot.shape[1:2]
-    if unit.units != spot.shape[1]:
-        raise ValueError(f"unit has groups of {unit.units} channels, layer {spot.layer!r} has {spot.shape[1]}.")
+        return site.shape[1:] if unit == "position" else site.shape[1:2]
+    if unit.units != site.shape[1]:
+        raise ValueError(f"unit has groups of {unit.units} channels, layer {site.layer!r} has {site.shape[1]}.")
     return (unit.count,)
 
 
@@ -229,15 +229,17 @@ def layer_names(layer: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _ranks_alike(spot: Spot, unit: str | UnitGroups, stream: UpperQuantile, values: Tensor) -> bool:
+def _ranks_alike(site: PreActivationSite, unit: str | UnitGroups, stream: UpperQuantile, values: Tensor) -> bool:
     """Whether ranks may be taken before the activation: it never falls, so it moves none, and it need not be made."""
-    units = math.prod(unit_shape(spot, unit))
-    return isinstance(unit, str) and spot.rising and stream.certain(units, values.element_size())
+    units = math.prod(unit_shape(site, unit))
+    return isinstance(unit, str) and site.monotone and stream.certain(units, values.element_size())
 
 
-def _stream(spot: Spot, unit: str | UnitGroups, p: float, budget: int, samples: int | None) -> UpperQuantile:
-    unit_shape(spot, unit)  # refuses groups of something else
-    positions = 1 if unit == "position" else math.prod(spot.shape[2:])
+def _stream(
+    site: PreActivationSite, unit: str | UnitGroups, p: float, budget: int, samples: int | None
+) -> UpperQuantile:
+    unit_shape(site, unit)  # refuses groups of something else
+    positions = 1 if unit == "position" else math.prod(site.shape[2:])
     return UpperQuantile(p, budget=budget, expected=None if samples is None else samples * positions)
 
 

@@ -1,4 +1,4 @@
-r"""What a layer's units do while features are perturbed, read in the passes of a sweep."""
+r"""The changes of a layer's pre-activations when features are perturbed, read in the passes of a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_xai.perturbation.capture import Capture, Watch
 from lightning_xai.units.activation import as_units, unit_shape
 from lightning_xai.units.counts import Pairs
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, Spot, find_spot, seeing
+from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
 from lightning_xai.units.quantile import UpperQuantile
 
 TOLERANCE = 1e-5
@@ -44,11 +44,11 @@ class LayerChange(Capture):
     groups: UnitGroups | None = None
 
     def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
-        """Find the place of B; refuse groups that do not fit."""
-        spot = find_spot(model, inputs, self.layer, self.activation)
+        """Find the site of B; refuse groups that do not fit."""
+        (site,) = preactivation_sites(model, inputs, [self.layer], self.activation)
         if self.groups is not None:
-            unit_shape(spot, self.groups)
-        return _ChannelWatch(model, spot, self)
+            unit_shape(site, self.groups)
+        return _ChannelWatch(model, site, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,48 +73,47 @@ class PositionChange(Capture):
     changes: UpperQuantile | None = None
 
     def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
-        """Find the place of B; refuse a threshold that does not fit."""
-        spot = find_spot(model, inputs, self.layer, self.activation)
-        shape = unit_shape(spot, "position")
+        """Find the site of B; refuse a threshold that does not fit."""
+        (site,) = preactivation_sites(model, inputs, [self.layer], self.activation)
         if self.threshold is not None:
-            fit_threshold(self.threshold, shape, spot.layer)
-        return _PositionWatch(model, spot, self)
+            check_fit(self.threshold, unit_shape(site, "position"), site.layer)
+        return _PositionWatch(model, site, self)
 
 
 class _LayerWatch(Watch):
     """Compares B of the perturbed inputs with B of the clean ones, row by row, while the model runs."""
 
-    def __init__(self, model: nn.Module, spot: Spot) -> None:
-        self.model, self.spot = model, spot
+    def __init__(self, model: nn.Module, site: PreActivationSite) -> None:
+        self.model, self.site = model, site
         self.samples = 0
-        self.own = spot.tap is None
+        self.own = site.module is None
         self.reference: Tensor | None = None
         self.found: Tensor | None = None
         self.strongest: Tensor | None = None
-        self.room: Tensor | None = None
+        self.buffer: Tensor | None = None
 
     def start(self) -> None:
-        self.reference, self.strongest, self.room = None, None, None
+        self.reference, self.strongest, self.buffer = None, None, None
 
-    def during(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.spot.tap is None else self._seeing()
+    def sweep_context(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.site.module is None else self._hook()
 
-    def around(self) -> AbstractContextManager[None]:
-        return self._seeing() if self.spot.tap is None else self._own_pass()
+    def forward_context(self) -> AbstractContextManager[None]:
+        return self._hook() if self.site.module is None else self._own_pass()
 
     @contextmanager
     def _own_pass(self) -> Iterator[None]:
-        """See this pass; a score or a progress report may run the model between two."""
+        """Take what is seen for this pass; a score or a progress report may run the model between two."""
         self.own = True
         try:
             yield
         finally:
             self.own = False
 
-    def _seeing(self) -> AbstractContextManager[None]:
-        return seeing(self.model, {self.spot.layer: self.spot}, self._see)
+    def _hook(self) -> AbstractContextManager[None]:
+        return hook_preactivations(self.model, [self.site], self._see)
 
-    def clean(self, samples: int) -> None:
+    def on_clean(self, samples: int) -> None:
         assert self.reference is not None
         self.samples = samples
         first = self.reference[:samples]
@@ -122,9 +121,9 @@ class _LayerWatch(Watch):
         # summed from, so a unit without positions is judged by the whole layer.
         size = first.abs().flatten(2).amax(2) if first.ndim > 2 else first.abs().amax(1, keepdim=True)
         self.tolerance = TOLERANCE * size.expand(first.shape[:2])
-        self.rest = self.spot.activation(torch.zeros_like(self.reference[:1]))
+        self.rest = self.site.activation(torch.zeros_like(self.reference[:1]))
 
-    def passed(self, broken: Tensor | None) -> None:
+    def on_perturbed(self, broken: Tensor | None) -> None:
         assert self.found is not None
         if broken is not None:
             self.found = self.found.masked_fill(broken.view(-1, *[1] * (self.found.ndim - 1)), float("nan"))
@@ -144,64 +143,64 @@ class _LayerWatch(Watch):
 
     def _difference(self, values: Tensor, reference: Tensor) -> Tensor:
         """The change, in memory that the next pass takes again: fresh memory costs more than the subtraction."""
-        if self.room is None or self.room.shape != values.shape:
-            self.room = torch.empty_like(reference)
-        return torch.sub(values, reference, out=self.room)
+        if self.buffer is None or self.buffer.shape != values.shape:
+            self.buffer = torch.empty_like(reference)
+        return torch.sub(values, reference, out=self.buffer)
 
     @abstractmethod
     def reduce(self, change: Tensor) -> Tensor:
-        """What is kept of the changes [rows, K, *P] of a pass: the larger of two arms' is kept of both.
+        """Reduce the changes [rows, K, *P] of a pass; of two arms, the larger result is kept.
 
-        It is a tensor of its own; that of the changes is written to again.
+        The result shares no memory with the changes, which the next pass overwrites.
         """
 
-    def _taken(self, features: list[int]) -> Tensor:
-        """What was kept of the strongest arm, [F, n, ...], without the rows that filled the chunk up."""
+    def _take_strongest(self, features: list[int]) -> Tensor:
+        """The reduced changes [F, n, ...] of the strongest arm, without the rows that filled the pass up."""
         assert self.strongest is not None
         strongest, self.strongest = self.strongest, None
         return strongest.view(-1, self.samples, *strongest.shape[1:])[: len(features)]
 
 
 class _ChannelWatch(_LayerWatch):
-    def __init__(self, model: nn.Module, spot: Spot, asked: LayerChange) -> None:
-        super().__init__(model, spot)
-        self.asked = asked
-        # The largest value is the value of the largest change: but not of a mean of several.
-        self.late = spot.rising and asked.groups is None
+    def __init__(self, model: nn.Module, site: PreActivationSite, capture: LayerChange) -> None:
+        super().__init__(model, site)
+        self.capture = capture
+        # A monotone function is largest at the largest change; a mean of several such functions need not be.
+        self.activate_last = site.monotone and capture.groups is None
 
-    def clean(self, samples: int) -> None:
-        super().clean(samples)
-        if self.asked.groups is not None:
-            self.tolerance = self.asked.groups.combine(self.tolerance)
+    def on_clean(self, samples: int) -> None:
+        super().on_clean(samples)
+        if self.capture.groups is not None:
+            self.tolerance = self.capture.groups.combine(self.tolerance)
 
     def reduce(self, change: Tensor) -> Tensor:
-        if not self.late:
-            change = self.spot.activation(change) - self.rest
-        if self.asked.groups is not None:
-            change = self.asked.groups.combine(change)
+        if not self.activate_last:
+            change = self.site.activation(change) - self.rest
+        if self.capture.groups is not None:
+            change = self.capture.groups.combine(change)
         return change.flatten(2).amax(2) if change.ndim > 2 else change.clone()
 
-    def chunk(self, features: list[int]) -> dict[str, Tensor]:
-        return {"largest": self._taken(features)}
+    def collect(self, features: list[int]) -> dict[str, Tensor]:
+        return {"largest": self._take_strongest(features)}
 
-    def whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    def finalize_features(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         largest = kept["largest"]
-        if self.late:
-            largest = self.spot.activation(largest) - self.spot.activation(torch.zeros_like(largest[:1, :1]))
+        if self.activate_last:
+            largest = self.site.activation(largest) - self.site.activation(torch.zeros_like(largest[:1, :1]))
         return {**kept, "largest": torch.where(largest > self.tolerance, largest, largest.clamp(max=0))}
 
-    def finish(self) -> dict[str, Tensor]:
-        if not self.asked.keep_activation:
+    def finalize_samples(self) -> dict[str, Tensor]:
+        if not self.capture.keep_activation:
             return {}
         assert self.reference is not None
-        unit = "channel" if self.asked.groups is None else self.asked.groups
-        return {"activation": as_units(self.spot.activation(self.reference[: self.samples]), unit)}
+        unit = "channel" if self.capture.groups is None else self.capture.groups
+        return {"activation": as_units(self.site.activation(self.reference[: self.samples]), unit)}
 
 
 class _PositionWatch(_LayerWatch):
-    def __init__(self, model: nn.Module, spot: Spot, asked: PositionChange) -> None:
-        super().__init__(model, spot)
-        self.asked = asked
+    def __init__(self, model: nn.Module, site: PreActivationSite, capture: PositionChange) -> None:
+        super().__init__(model, site)
+        self.capture = capture
         self.hits: list[Tensor] = []
         self.by_unit: Tensor | None = None
 
@@ -210,34 +209,38 @@ class _PositionWatch(_LayerWatch):
         self.hits, self.by_unit = [], None
 
     def reduce(self, change: Tensor) -> Tensor:
-        return self.spot.activation(change) - self.rest
+        return self.site.activation(change) - self.rest
 
-    def chunk(self, features: list[int]) -> dict[str, Tensor]:
-        change = self._taken(features).flatten(3) if len(self.spot.shape) > 2 else self._taken(features).unsqueeze(3)
+    def collect(self, features: list[int]) -> dict[str, Tensor]:
+        change = (
+            self._take_strongest(features).flatten(3)
+            if len(self.site.shape) > 2
+            else self._take_strongest(features).unsqueeze(3)
+        )
         change = torch.where(change > self.tolerance.unsqueeze(2), change, change.clamp(max=0))
         nonfinite = (~change.isfinite()).flatten(2).sum(2)
-        if self.asked.changes is not None:
-            self.asked.changes.add(change.reshape(len(features) * self.samples, -1, 1))
-        if self.asked.threshold is None:
+        if self.capture.changes is not None:
+            self.capture.changes.add(change.reshape(len(features) * self.samples, -1, 1))
+        if self.capture.threshold is None:
             return {"nonfinite": nonfinite}
-        threshold = self.asked.threshold.to(change).reshape(change.shape[2:]).clamp(min=0)
+        threshold = self.capture.threshold.to(change).reshape(change.shape[2:]).clamp(min=0)
         hit = change > threshold
         by_unit = hit.sum(0)
         self.by_unit = by_unit if self.by_unit is None else self.by_unit + by_unit
-        if self.asked.pairs is not None:
+        if self.capture.pairs is not None:
             feature, _, unit = hit.flatten(2).nonzero(as_tuple=True)
             feature = torch.tensor(features, device=feature.device)[feature]
             self.hits.append(feature * hit[0, 0].numel() + unit)
         return {"by_feature": hit.flatten(2).sum(2), "nonfinite": nonfinite}
 
-    def finish(self) -> dict[str, Tensor]:
-        if self.asked.pairs is not None and self.hits:
-            self.asked.pairs.add(torch.cat(self.hits))
+    def finalize_samples(self) -> dict[str, Tensor]:
+        if self.capture.pairs is not None and self.hits:
+            self.capture.pairs.add(torch.cat(self.hits))
         self.hits, by_unit, self.by_unit = [], self.by_unit, None
         return {} if by_unit is None else {"by_unit": by_unit}
 
 
-def fit_threshold(threshold: Tensor, shape: tuple[int, ...], layer: str) -> None:
+def check_fit(threshold: Tensor, shape: tuple[int, ...], layer: str) -> None:
     """Refuse thresholds that do not fit the units of a layer.
 
     Raises:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult
-from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
-from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.regions import BoundRegions, Regions, RegionsLike, as_regions
 from lightning_xai.units.activation import (
     Threshold,
     activation_threshold,
@@ -24,10 +24,10 @@ from lightning_xai.units.activation import (
     layer_names,
     unit_shape,
 )
-from lightning_xai.units.change import LayerChange, PositionChange, fit_threshold
+from lightning_xai.units.change import LayerChange, PositionChange, check_fit
 from lightning_xai.units.counts import Pairs, Reactivation, padded
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, Spot, find_spots
+from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
 RULES = ("activation", "delta")
@@ -40,8 +40,8 @@ def reactivation(  # type: ignore[overload-overlap]  # a string is a sequence of
     inputs: Tensor,
     *,
     layer: str,
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
     unit: str | UnitGroups = ...,
@@ -56,8 +56,8 @@ def reactivation(
     inputs: Tensor,
     *,
     layer: Sequence[str],
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
     unit: str | UnitGroups = ...,
@@ -71,8 +71,8 @@ def reactivation(
     inputs: Tensor,
     *,
     layer: str | Sequence[str],
-    regions: Regions,
-    perturbation: Perturbation,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
     p: float = 0.005,
     threshold: str | Tensor | Mapping[str, Tensor] = "activation",
     unit: str | UnitGroups = "channel",
@@ -143,27 +143,27 @@ def reactivation(
     check_threshold(threshold)
     ids = check_inputs(inputs, sample_ids)
     names = layer_names(layer)
-    Plan(regions)
-    job = _Job(model, inputs, ids, regions, perturbation, activation)
+    regions = as_regions(regions)
+    job = _Job(model, inputs, ids, regions, as_perturbation(perturbation), activation)
     with isolated_eval(model):
-        spots = find_spots(model, detach_for_autograd(inputs[:1]), names, activation)
+        found = preactivation_sites(model, detach_for_autograd(inputs[:1]), names, activation)
+        sites = {site.layer: site for site in found}
     given = _given(threshold, names)
-    found = None
     if not given:
         rule = str(threshold)
         count, size = regions.bind(inputs).count, inputs.element_size()
-        largest = max(len(ids) * count * math.prod(unit_shape(spot, unit)) * size for spot in spots.values())
+        largest = max(len(ids) * count * math.prod(unit_shape(site, unit)) * size for site in sites.values())
         if unit != "position" and largest <= DEFAULT_BUDGET:
-            found = job.at_once(spots, rule, p, unit)
+            results = job.at_once(sites, rule, p, unit)
         elif rule == "activation":
             thresholds = activation_threshold(model, inputs, layer=names, p=p, unit=unit, activation=activation)
-            found = job.counted(spots, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
+            results = job.counted(sites, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
         else:
-            thresholds = job.delta_thresholds(spots, p, unit)
-            found = job.counted(spots, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
+            thresholds = job.delta_thresholds(sites, p, unit)
+            results = job.counted(sites, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
     else:
-        found = job.counted(spots, given, unit, {})
-    return found[layer] if isinstance(layer, str) else found
+        results = job.counted(sites, given, unit, {})
+    return results[layer] if isinstance(layer, str) else results
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,14 @@ class _Job:
     activation: str | Function | None
 
     def at_once(
-        self, spots: Mapping[str, Spot], rule: str, p: float, unit: str | UnitGroups
+        self, sites: Mapping[str, PreActivationSite], rule: str, p: float, unit: str | UnitGroups
     ) -> dict[str, Reactivation]:
         """Channels or groups in one sweep: changes are kept, and counted once the thresholds are known."""
         clean = rule == "activation"
-        captures = {name: LayerChange(name, self.activation, clean, _groups(unit)) for name in spots}
+        captures = {name: LayerChange(name, self.activation, clean, _groups(unit)) for name in sites}
         streams: dict[str, UpperQuantile] = {}
-        kept: dict[str, list[Tensor]] = {name: [] for name in spots}
-        tallies = {name: _Tally(self.regions.bind(self.inputs).count) for name in spots}
+        kept: dict[str, list[Tensor]] = {name: [] for name in sites}
+        tallies = {name: _Tally(self.regions.bind(self.inputs).count) for name in sites}
         for captured in self._sweeps(captures):
             for name, part in captured.items():
                 values = part.samples["activation"] if clean else part.features["largest"].transpose(1, 2)
@@ -207,7 +207,7 @@ class _Job:
 
     def counted(
         self,
-        spots: Mapping[str, Spot],
+        sites: Mapping[str, PreActivationSite],
         given: Mapping[str, Tensor],
         unit: str | UnitGroups,
         thresholds: Mapping[str, Threshold],
@@ -215,11 +215,11 @@ class _Job:
         """Counts with thresholds that are known beforehand."""
         channel = unit != "position"
         count = self.regions.bind(self.inputs).count
-        pairs = {name: Pairs() for name in spots}
+        pairs = {name: Pairs() for name in sites}
         captures: dict[str, Capture] = {}
-        tallies = {name: _Tally(count) for name in spots}
-        for name, spot in spots.items():
-            fit_threshold(given[name], unit_shape(spot, unit), name)
+        tallies = {name: _Tally(count) for name in sites}
+        for name, site in sites.items():
+            check_fit(given[name], unit_shape(site, unit), name)
             if channel:
                 captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
             else:
@@ -233,17 +233,19 @@ class _Job:
                     tallies[name].add(part.features["by_feature"].sum(0), part.samples["by_unit"].sum(0))
         return {
             name: tallies[name].result(
-                given[name].view(unit_shape(spot, unit)), thresholds.get(name), None if channel else pairs[name]
+                given[name].view(unit_shape(site, unit)), thresholds.get(name), None if channel else pairs[name]
             )
-            for name, spot in spots.items()
+            for name, site in sites.items()
         }
 
-    def delta_thresholds(self, spots: Mapping[str, Spot], p: float, unit: str | UnitGroups) -> dict[str, Threshold]:
+    def delta_thresholds(
+        self, sites: Mapping[str, PreActivationSite], p: float, unit: str | UnitGroups
+    ) -> dict[str, Threshold]:
         """Thresholds of the changes themselves, by a sweep of their own."""
         expected = len(self.ids) * self.regions.bind(self.inputs).count
-        streams = {name: UpperQuantile(p, expected=expected) for name in spots}
+        streams = {name: UpperQuantile(p, expected=expected) for name in sites}
         captures: dict[str, Capture] = {}
-        for name in spots:
+        for name in sites:
             if unit != "position":
                 captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
             else:
@@ -253,7 +255,7 @@ class _Job:
                 if unit != "position":
                     streams[name].add(part.features["largest"].transpose(1, 2))
         return {
-            name: Threshold.of(stream.result(), name, unit, p, unit_shape(spots[name], unit))
+            name: Threshold.of(stream.result(), name, unit, p, unit_shape(sites[name], unit))
             for name, stream in streams.items()
         }
 

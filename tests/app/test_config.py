@@ -176,7 +176,7 @@ def test_a_metric_keeps_what_its_own_entry_says(composed):
     metrics = build_monitor(config).metrics
     assert metrics["importance"].requests[0].score == scores.Logit()
     assert metrics["speed"].requests[0].score == scores.Margin()
-    assert metrics["synergy"].requests[0].partner == 3
+    assert metrics["synergy"].requests[0].pairing == 3
     assert config.perturbation.strengths == [0.25, 0.5, 0.75, 1.0]  # left as it was, to be written down
 
 

@@ -351,8 +351,8 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, shards):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Reactivation("0", 3, NOISE), TypeError, "regions must be"),
-        (lambda: Reactivation("0", WINDOWS, "blur"), TypeError, "perturbation must be one of"),
+        (lambda: Reactivation("0", "3", NOISE), TypeError, "regions must be"),
+        (lambda: Reactivation("0", WINDOWS, 3), TypeError, "perturbation must be one of"),
         (lambda: Reactivation("0", WINDOWS, NOISE, p=0.0), ValueError, "p must be a share"),
         (lambda: Reactivation("0", WINDOWS, NOISE, threshold="delt"), ValueError, "Did you mean 'delta'"),
         (lambda: Reactivation("0", WINDOWS, NOISE, unit="cell"), ValueError, "unit must be"),

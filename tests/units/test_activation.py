@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_xai.units import activation_threshold, quantile
-from lightning_xai.units.layers import find_spot, find_spots
+from lightning_xai.units.layers import preactivation_sites
 from lightning_xai.units.quantile import UpperQuantile
 
 KINDS = {"normal": lambda x: x, "sparse": torch.relu, "tied": torch.round, "negative": lambda x: -x.abs() - 0.1}
@@ -335,14 +335,13 @@ def test_places_found_together_are_those_found_alone(net):
     for model, x, names, activation in cases:
         model.eval()
         with torch.no_grad():
-            together = find_spots(model, x, [name for name in names if name != "3"], activation)
-            for name, spot in together.items():
-                alone = find_spot(model, x, name, activation)
-                assert replace(spot, activation=torch.relu) == replace(alone, activation=torch.relu)
+            for site in preactivation_sites(model, x, [name for name in names if name != "3"], activation):
+                (alone,) = preactivation_sites(model, x, [site.layer], activation)
+                assert replace(site, activation=torch.relu) == replace(alone, activation=torch.relu)
                 values = torch.randn(9, dtype=torch.float64)
-                assert torch.equal(spot.activation(values), alone.activation(values))
+                assert torch.equal(site.activation(values), alone.activation(values))
     with pytest.raises(ValueError, match="no activation is found after layer '3'"):
-        find_spots(chain, cases[0][1], layers)
+        preactivation_sites(chain, cases[0][1], layers)
 
 
 def test_batches_of_any_kind_are_one_pass(net, x):

@@ -256,8 +256,8 @@ def test_pairs_count_repetitions_and_keep_the_most_frequent():
         ({"layer": ["first", "second"], "threshold": torch.zeros(3)}, ValueError, "one tensor per layer"),
         ({"layer": ["first", "second"], "threshold": {"first": torch.zeros(3)}}, ValueError, "lacks the layers"),
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),
-        ({"regions": 3}, TypeError, "regions must be"),
-        ({"perturbation": "blur"}, TypeError, "perturbation must be one of"),
+        ({"regions": "3"}, TypeError, "regions must be"),
+        ({"perturbation": "blurr"}, ValueError, "perturbation 'blurr' is unknown"),
     ],
 )
 def test_bad_input(net, x, how, error, message):
