@@ -6,12 +6,13 @@ import difflib
 import numbers
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 _MOST_NAMES = 60
+_WRAPPERS = ("module.", "_orig_mod.")
 _KINDS: dict[str, tuple[str, type, type]] = {
     "float": ("a number", numbers.Real, float),
     "int": ("an integer", numbers.Integral, int),
@@ -104,10 +105,10 @@ def check_fields(choice: Any) -> None:
 
 
 def as_integer(name: str, value: Any, least: int | None = None) -> int:
-    """A value as an integer.
+    """Return a value as an integer.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not one.
         ValueError: If it is less than ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -115,6 +116,58 @@ def as_integer(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Module:
+    """A layer that was given as the module: it compares by identity, is shared by copies and prints as its type."""
+
+    module: nn.Module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Module:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self.module).__name__}>"
+
+
+Layer = str | nn.Module | _Module
+
+
+def as_layer(layer: Layer) -> str | _Module:
+    """A layer as a choice may hold it: its dotted name, or the module itself in a wrapper.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(layer, nn.Module):
+        return _Module(layer)
+    if not isinstance(layer, str | _Module):
+        raise TypeError(f"layer must be a module or a dotted name such as 'features.0', got {type(layer).__name__}.")
+    return layer
+
+
+def layer_name(model: nn.Module, layer: Layer) -> str:
+    """The dotted name of a layer relative to a model, without those of wrappers around it.
+
+    Raises:
+        TypeError: If ``layer`` is neither a module nor a string.
+        ValueError: If the model has no such layer.
+
+    >>> layer_name(nn.Sequential(nn.ReLU()), "module.0")
+    '0'
+    """
+    layer = as_layer(layer)
+    if isinstance(layer, _Module):
+        for name, module in model.named_modules():
+            if module is layer.module:
+                return str(name)
+        raise ValueError(f"layer is a {layer} that is no part of the model; name it, e.g. layer='features.0'.")
+    name = layer
+    while name.startswith(_WRAPPERS) and not hasattr(model, name.partition(".")[0]):
+        name = name.partition(".")[2]
+    named_layer(model, name)
+    return name
 
 
 def named_layer(model: nn.Module, layer: str) -> nn.Module:

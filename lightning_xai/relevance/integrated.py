@@ -2,28 +2,26 @@ r"""Integrated gradients: the mean gradient along a straight path."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import unknown
-from lightning_xai._guard import forward, forward_context, isolated_eval
+from lightning_xai._checks import as_integer, unknown
+from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.operations import largest_activation, unwrapped
+from lightning_xai.batching import Batches
+from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
 from lightning_xai.scores import BoundScore, Target
 
 METHODS = ("gausslegendre", "trapezoid")
 
-# How large the largest activation of one forward and backward pass may be, within bounds for its number of inputs.
-_ACTIVATION_BYTES = {"cpu": 2**24}
-_ACTIVATION_BYTES_ELSEWHERE = 512 * 2**20
-_FEWEST_INPUTS, _MOST_INPUTS = 8, 1024
+# A pass on a CPU may take more than one without gradients: the steps share the cost of the way back.
+_CPU_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class IntegratedGradients(ScoreAttribution):
         method: ``"gausslegendre"``, exact for gradients that are polynomials of degree 2 steps - 1 along the path; or
             ``"trapezoid"``, equidistant points, both ends among them.
         baseline: :math:`x'`: a number, a tensor (a sample [C, \*S] or the whole batch), or a function of the inputs.
-        chunk_size: The most inputs per pass through the network; found from the size of its activations unless given.
+        chunk_size: The most inputs per pass through the network, halved when memory runs out; unless given, found from
+            the size of its activations, by a pass of one sample.
         score: s.
 
     Raises:
@@ -72,10 +71,8 @@ class IntegratedGradients(ScoreAttribution):
         if self.method not in METHODS:
             raise ValueError(unknown("method", self.method, METHODS))
         least = 2 if self.method == "trapezoid" else 1
-        if not isinstance(self.steps, int) or self.steps < least:
-            raise ValueError(f"steps must be an integer of at least {least} for {self.method!r}, got {self.steps!r}.")
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
+        as_integer(f"steps of {self.method!r}", self.steps, least)
+        as_integer("chunk_size", 1 if self.chunk_size is None else self.chunk_size, least=1)
         object.__setattr__(self, "baseline", as_reference("baseline", self.baseline))
 
     def attribute(
@@ -85,30 +82,33 @@ class IntegratedGradients(ScoreAttribution):
         start = at_reference("baseline", self.baseline, x)
         bound, score = self.clean(model, x, target)
         with isolated_eval(model):
-            limit = self.chunk_size or _inputs_per_pass(model, x)
+            batches = Batches(model, x, self.chunk_size, cpu_bytes=_CPU_BYTES)
         with isolated_eval(model, gradients=True):
-            mean = torch.cat([self._mean(model, x[rows], start[rows], bound, rows, limit) for rows in _rows(x, limit)])
-        found = Explanation.of(bound, score, ((x - start) * mean).to(x.dtype))
+            mean = batches.map(partial(self._mean, model, x, start, bound, batches), len(x), copies=self.steps)
+        found = Explanation.of(bound, score, ((x - start) * torch.cat(mean)).to(x.dtype))
         if "completeness_gap" in details:
             with isolated_eval(model):
                 change = score - bound(forward(model, start))
             found.details["completeness_gap"] = (change - found.map.to(change).flatten(1).sum(1)).abs()
         return found
 
-    def _mean(self, model: nn.Module, x: Tensor, start: Tensor, bound: BoundScore, rows: slice, limit: int) -> Tensor:
-        """The mean gradient of some samples, as many steps at a time as the limit allows."""
+    def _mean(
+        self, model: nn.Module, x: Tensor, start: Tensor, bound: BoundScore, batches: Batches, rows: slice
+    ) -> Tensor:
+        """The mean gradient of some samples, as many steps at a time as the batches allow."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        mean = torch.zeros_like(x, dtype=wide)
+        first, last, mean = start[rows].to(wide), x[rows].to(wide), torch.zeros_like(x[rows], dtype=wide)
         places, weights = (part.to(x.device, wide) for part in quadrature(self.steps, self.method))
-        index = torch.arange(rows.start, rows.stop, device=x.device)
-        together = max(1, limit // len(x))
-        for some, share in zip(torch.split(places, together), torch.split(weights, together), strict=True):
-            shape = (len(some), *[1] * x.ndim)
-            path = torch.lerp(start.to(wide), x.to(wide), some.view(shape)).to(x.dtype)
+        index = torch.arange(len(x), device=x.device)[rows]
+
+        def add(steps: slice) -> None:
+            place, weight = (part[steps].view(-1, *[1] * x.ndim) for part in (places, weights))
+            path = torch.lerp(first, last, place).to(x.dtype)
             leaf = path.flatten(0, 1).requires_grad_()
-            score = bound.at(index.repeat(len(some)))(forward(model, leaf))
-            slopes = gradient(score, leaf, "the path").view(path.shape)
-            mean += (share.view(shape) * slopes).sum(0)
+            score = bound.at(index.repeat(len(path)))(forward(model, leaf))
+            mean.add_((weight * gradient(score, leaf, "the path").view(path.shape)).sum(0))
+
+        batches.map(add, self.steps, width=len(index))
         return mean
 
 
@@ -127,17 +127,3 @@ def quadrature(steps: int, method: str) -> tuple[Tensor, Tensor]:
     beside = degree / (4 * degree**2 - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     return (nodes + 1) / 2, vectors[0] ** 2
-
-
-def _rows(x: Tensor, limit: int) -> Iterator[slice]:
-    """Blocks of samples of about equal size, none over the limit."""
-    count = -(-len(x) // limit)
-    edges = [len(x) * block // count for block in range(count + 1)]
-    return (slice(first, last) for first, last in itertools.pairwise(edges))
-
-
-def _inputs_per_pass(model: nn.Module, x: Tensor) -> int:
-    budget = _ACTIVATION_BYTES.get(x.device.type, _ACTIVATION_BYTES_ELSEWHERE)
-    with forward_context():
-        largest = largest_activation(model, x[:1].clone())
-    return min(max(budget // largest, _FEWEST_INPUTS), _MOST_INPUTS)

@@ -3,7 +3,7 @@ r"""Attributions of noisy inputs, averaged."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer
 from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
+from lightning_xai.batching import Batches
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency
 from lightning_xai.scores import Score, Target
-
-_INPUTS_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class NoisyAttribution(Attribution, ABC):
         draws: How often noise is drawn.
         relative: Take sigma in units of a sample's range, :math:`\max x - \min x`.
         seed: Other seeds, other noise.
-        chunk_size: The most inputs given to the attribution at once, if a batch is smaller.
+        chunk_size: The most inputs given to the attribution at once; halved when memory runs out.
     """
 
     attribution: Attribution = field(default_factory=lambda: Saliency(absolute=False))
@@ -42,7 +41,7 @@ class NoisyAttribution(Attribution, ABC):
     draws: int = 25
     relative: bool = False
     seed: int = 0
-    chunk_size: int = _INPUTS_TOGETHER
+    chunk_size: int = 32
 
     def check(self) -> None:
         if not isinstance(self.attribution, Attribution):
@@ -61,26 +60,42 @@ class NoisyAttribution(Attribution, ABC):
         self.attribution.check_map(relevance, inputs)
 
     @abstractmethod
-    def average(self, maps: Iterator[Tensor]) -> Tensor:
-        r"""What is made of the maps [n, N, C, \*S], which come some n draws at a time."""
+    def read(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The map, out of the mean and the variance of the maps of noisy inputs."""
 
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
-        bound, score = self.clean(unwrapped(model), inputs, target)
-        return Explanation.of(bound, score, self.average(self._maps(model, inputs, bound.target, sample_ids)))
+        network = unwrapped(model)
+        bound, score = self.clean(network, inputs, target)
+        batches = Batches(network, inputs, self.chunk_size)
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...]) -> Iterator[Tensor]:
+        def smoothed(rows: slice) -> Tensor:
+            return self._smoothed(network, inputs[rows], bound.target[rows], sample_ids[rows], batches)
+
+        return Explanation.of(bound, score, torch.cat(batches.map(smoothed, len(inputs), copies=self.draws)))
+
+    def _smoothed(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...], batches: Batches) -> Tensor:
         width = torch.full_like(x[:, :1], self.sigma)
         if self.relative:
             cells = x.flatten(1)
             width = width * (cells.amax(1) - cells.amin(1)).view(-1, *[1] * (x.ndim - 1))
-        together = max(1, self.chunk_size // len(x))
-        for first in range(0, self.draws, together):
-            draws = range(first, min(first + together, self.draws))
-            noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in draws])
-            maps = self.attribution(model, noisy, target.repeat(len(draws)), ids * len(draws))
-            yield maps.view(len(draws), len(x), *maps.shape[1:])
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+
+        def add(draws: slice) -> None:
+            nonlocal count, mean, squares
+            new = draws.stop - draws.start
+            noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in range(draws.start, draws.stop)])
+            maps = self.attribution(model, noisy, target.repeat(new), ids * new)
+            maps = maps.view(new, len(x), *maps.shape[1:])
+            # Merged chunk by chunk (Chan et al.): a difference of sums would lose small variances.
+            own = maps.mean(0)
+            step, total = own - mean, count + new
+            between = step.square() * (new * count / total)
+            count, mean, squares = total, mean + step * (new / total), squares + (maps - own).square().sum(0) + between
+
+        batches.map(add, self.draws, width=len(x))
+        return self.read(mean, squares / self.draws)
 
     def _noise(self, x: Tensor, ids: tuple[int, ...], draw: int) -> Tensor:
         drawn = [torch.randn(x.shape[1:], generator=keyed_generator(self.seed, sample, draw)) for sample in ids]
@@ -104,8 +119,8 @@ class SmoothGrad(NoisyAttribution):
             [ 1., -2.,  3.]])
     """
 
-    def average(self, maps: Iterator[Tensor]) -> Tensor:
-        return sum((some.sum(0) for some in maps), torch.zeros(())) / self.draws
+    def read(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return mean
 
 
 @dataclass(frozen=True)
@@ -122,8 +137,8 @@ class SquareGrad(NoisyAttribution):
     tensor([[1., 4., 9.]])
     """
 
-    def average(self, maps: Iterator[Tensor]) -> Tensor:
-        return sum((some.square().sum(0) for some in maps), torch.zeros(())) / self.draws
+    def read(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return variance + mean.square()
 
 
 @dataclass(frozen=True)
@@ -141,14 +156,5 @@ class VarGrad(NoisyAttribution):
     tensor([[0., 0., 0.]])
     """
 
-    def average(self, maps: Iterator[Tensor]) -> Tensor:
-        mean = squares = torch.zeros(())
-        count = 0
-        for some in maps:
-            # Merged chunk by chunk (Chan et al.): a difference of sums would lose small variances.
-            count += len(some)
-            own = some.mean(0)
-            step = own - mean
-            mean = mean + step * (len(some) / count)
-            squares = squares + (some - own).square().sum(0) + step.square() * (len(some) * (count - len(some)) / count)
-        return squares / self.draws
+    def read(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return variance

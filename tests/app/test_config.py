@@ -139,7 +139,7 @@ def test_what_the_default_config_builds_shows_every_argument(place, built, fille
 SELECTIONS = [entry for entry in vars(regions).values() if inspect.isclass(entry)]
 NAMES = {
     "score": {*scores.BY_NAME},
-    "select": {snake_case(entry.__name__) for entry in SELECTIONS if entry.__base__ is regions.Selection},
+    "select": {snake_case(entry.__name__) for entry in SELECTIONS if regions.Selection in entry.__mro__[1:]},
 }
 
 

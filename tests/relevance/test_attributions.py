@@ -5,12 +5,13 @@ import dataclasses
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from draws import draw
 from torch import nn
 
-from lightning_xai import relevance
+from lightning_xai import metrics, relevance
 from lightning_xai.attribution import Attribution
 from lightning_xai.relevance import (
     CAM,
@@ -150,10 +151,121 @@ def test_any_gradient_mode(name, model, x, y, mode):
 
 @every_method
 @plane
-def test_the_target_may_be_given_in_any_way(name, model, x):
+def test_target_takes_every_form_of_class_indices(name, model, x):
     predicted = model.eval()(x.clone()).argmax(1)
     close(METHODS[name](model, x, "predicted", IDS), METHODS[name](model, x, predicted, IDS))
-    close(METHODS[name](model, x, 1, IDS), METHODS[name](model, x, torch.tensor([1, 1, 1]), IDS))
+    expected = METHODS[name](model, x, torch.tensor([1, 1, 1]), IDS)
+    for target in (
+        1,
+        np.int64(1),
+        [1, 1, 1],
+        (1, np.int32(1), 1),
+        np.array([1, 1, 1]),
+        torch.ones(3, dtype=torch.uint8),
+    ):
+        close(METHODS[name](model, x, target, IDS), expected)
+    close(METHODS[name](model, x[:1], torch.tensor(1), IDS[:1]), expected[:1])
+
+
+@every_method
+@plane
+def test_no_target_is_needed_where_the_output_has_one_column(name, model, x):
+    model.classifier = nn.Linear(4, 1).double()
+    close(METHODS[name](model, x, sample_ids=IDS), METHODS[name](model, x, 0, IDS))
+
+
+@every_method
+@plane
+def test_explanation_holds_the_score_of_the_clean_inputs(name, model, x, y):
+    found = METHODS[name].explain(model, x, y, IDS)
+    logits = model.eval()(x.clone()).detach()
+    close(found.score, logits.gather(1, y[:, None])[:, 0])
+    close(found.map, METHODS[name](model, x, y, IDS))
+    assert torch.equal(found.target, y)
+    assert torch.equal(found.prediction, logits.argmax(1))
+    assert (found.classes, found.details) == (3, {})
+
+
+class NoNumber(Net):
+    """The logits of the samples whose first cell is over 50 are NaN."""
+
+    def forward(self, x):
+        out = super().forward(x.clone())
+        return torch.where((x[:, :1] > 50).flatten(1)[:, :1], torch.nan, out)
+
+
+@every_method
+@plane
+@pytest.mark.filterwarnings("ignore:the gradient with respect to .* is not finite")
+def test_sample_whose_score_is_no_number_has_a_nan_map(name, shape, x, y):
+    model = NoNumber(shape)
+    x[1, 0, 0, 0] = 99.0
+    found = METHODS[name](model, x, y, IDS)
+    assert found[1].isnan().all()
+    rows = [0, 2]
+    close(found[rows], METHODS[name](model, x[rows], y[rows], [IDS[row] for row in rows]))
+
+
+# Cost
+
+
+PASSES = {
+    "GradientXInput": 1,
+    "Saliency": 1,
+    "Sensitivity": 1,
+    "LRP": 1,
+    "DeepTaylor": 1,
+    "GuidedBackprop": 1,
+    "Deconvnet": 1,
+    "ExcitationBackprop": 1,
+    "GradCAM": 1,
+    "HiResCAM": 1,
+    "CAM": 1,
+    "ScoreCAM": 1 + 4,  # channels
+    "AblationCAM": 1 + 4,
+    "IntegratedGradients": 1 + 5,  # steps
+    "SmoothGrad": 1 + 3,  # draws
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("shape", [SHAPES["plane"]], ids=[""])
+def test_no_forward_pass_is_made_twice(name, shape, x, y):
+    model, rows = (
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+        [],
+    )
+    model.double().register_forward_hook(lambda _module, inputs, _output: rows.append(len(inputs[0])))
+    fields = {"layer": "1"} if "CAM" in name else {}
+    fields |= {"steps": 5, "chunk_size": 7} if name == "IntegratedGradients" else {}
+    fields |= {"draws": 3} if name == "SmoothGrad" else {}
+    method = getattr(relevance, name)(**fields)
+    method(model, x, y)
+    assert sum(rows) == 3 * PASSES[name]
+    assert len(rows) == 1 or PASSES[name] > 1
+    rows.clear()
+    metrics.Relevance(method).update(model, x, y)
+    # The metric also asks for the gap of the path, which needs the score of the baseline.
+    assert sum(rows) == 3 * (PASSES[name] + (name == "IntegratedGradients"))
+
+
+@pytest.mark.parametrize("memory", [1, 2, 5])
+@pytest.mark.parametrize(
+    "name", ["IntegratedGradients", "SmoothGrad", "SquareGrad", "VarGrad", "ScoreCAM", "AblationCAM"]
+)
+@plane
+def test_out_of_memory_halves_the_passes(name, model, x, y, memory):
+    expected = METHODS[name](model, x, y, IDS)
+    passes = []
+
+    def limited(_module, inputs):
+        if 3 in passes and len(inputs[0]) > memory:  # the clean pass has the whole batch
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        passes.append(len(inputs[0]))
+
+    model.register_forward_pre_hook(limited)
+    close(METHODS[name](model, x, y, IDS), expected)
+    assert max(passes[passes.index(3) + 1 :]) <= memory
 
 
 def state(model, x):

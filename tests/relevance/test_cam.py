@@ -278,9 +278,9 @@ def as_grid(tokens):
 @every_cam
 def test_tokens_are_laid_out_by_a_function(cam):
     model, x = Tokens().eval(), draw(3, 2, 8, 10)
-    found = cam("norm", as_grid, None)(model, x, Y)
+    found = cam("norm", reshape=as_grid, upsample=None)(model, x, Y)
     assert found.shape == (3, 1, 4, 5)
-    assert cam("norm", as_grid)(model, x, Y).shape == (3, 1, 8, 10)
+    assert cam("norm", reshape=as_grid)(model, x, Y).shape == (3, 1, 8, 10)
     shown = []
     handle = model.norm.register_forward_hook(lambda module, args, output: shown.append(output.detach()))
     with torch.no_grad():
@@ -290,16 +290,16 @@ def test_tokens_are_laid_out_by_a_function(cam):
     weight = model.head.weight[Y].detach()
     if cam in (CAM, GradCAM, HiResCAM, XGradCAM):  # the gradient is the weight over the 20 patches
         expected = torch.einsum("nk,nkhw->nhw", weight, activation).unsqueeze(1) / (1 if cam is CAM else 20)
-        close(dataclasses.replace(cam("norm", as_grid, None), relu=False)(model, x, Y), expected)
+        close(dataclasses.replace(cam("norm", reshape=as_grid, upsample=None), relu=False)(model, x, Y), expected)
     if cam is AblationCAM:
         shares = weight * activation.flatten(2).mean(2) / score[:, None]
         expected = torch.einsum("nk,nkhw->nhw", shares, activation).unsqueeze(1)
-        close(cam("norm", as_grid, None, relu=False)(model, x, Y), expected)
+        close(cam("norm", reshape=as_grid, upsample=None, relu=False)(model, x, Y), expected)
 
 
 def test_ablation_cam_refuses_a_reshape_that_computes():
     with pytest.raises(ValueError, match="a reshape that moves and drops elements but makes no new ones"):
-        AblationCAM("norm", lambda tokens: as_grid(tokens) / 2)(Tokens(), draw(1, 2, 8, 10), 0)
+        AblationCAM("norm", reshape=lambda tokens: as_grid(tokens) / 2)(Tokens(), draw(1, 2, 8, 10), 0)
 
 
 # Cost
@@ -357,7 +357,7 @@ def test_tokens_without_a_reshape(cam):
 @every_cam
 def test_a_reshape_that_does_not_help(cam):
     with pytest.raises(ValueError, match=r"layer 'norm' gives \[1, 6, 20\], .*; reshape must make it such a tensor"):
-        cam("norm", lambda tokens: as_grid(tokens).flatten(2))(Tokens(), draw(1, 2, 8, 10), 0)
+        cam("norm", reshape=lambda tokens: as_grid(tokens).flatten(2))(Tokens(), draw(1, 2, 8, 10), 0)
 
 
 class Twice(Net):
@@ -407,17 +407,17 @@ def test_a_layer_of_integers_has_no_gradient():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: GradCAM(layer=3), TypeError, "layer must be a dotted name such as 'features.0', got int"),
+        (lambda: GradCAM(layer=3), TypeError, "layer must be a module or a dotted name such as 'features.0', got int"),
         (lambda: GradCAM(upsample="cubic"), ValueError, "upsample must be 'bilinear' or None, got 'cubic'"),
-        (lambda: GradCAM(reshape=as_grid), ValueError, "reshape needs the name of the layer"),
-        (lambda: GradCAM("norm", "grid"), TypeError, "reshape must be a function of the layer's output, got str"),
+        (lambda: GradCAM(reshape=as_grid), ValueError, "reshape needs the layer"),
+        (lambda: GradCAM("norm", reshape="grid"), TypeError, "reshape must be a function of the .* got str"),
         (
             lambda: CAM(score="probability"),
             ValueError,
             "CAM explains a class's logit: score must be 'logit' or 'value'",
         ),
-        (lambda: ScoreCAM(chunk_size=0), ValueError, "chunk_size must be a positive integer, got 0"),
-        (lambda: AblationCAM(chunk_size=0), ValueError, "chunk_size must be a positive integer, got 0"),
+        (lambda: ScoreCAM(chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
+        (lambda: AblationCAM(chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_built(make, error, message):
