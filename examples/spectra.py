@@ -67,12 +67,17 @@ def main(folder: Path = Path()) -> dict[int, list[int]]:
     found = explain(model, [(test_x, test_y)], metrics, **options)
 
     strongest = {}
-    for label, curve in enumerate(found["importance"]["per_class"]):
+    for label, curve in enumerate(found["importance"]["map_per_class"]):
         centres = curve.view(-1, BAND)[:, 0].topk(len(OWN[label])).indices * BAND + BAND // 2
         strongest[label] = sorted(centres.tolist())
         print(f"class {label}: own peaks at {list(OWN[label])}, most important bands around {strongest[label]}")
     maps = load_explanations(folder / "spectra" / "explanations")
-    columns = {"importance/map": "importance", "speed/map": "speed", "synergy/strongest": "with the strongest band"}
+    columns = {
+        f"{name}/{tensor}": result
+        for name, metric in metrics.items()
+        for tensor, result in metric.sample_maps.items()
+        if tensor != "map_relative"
+    }
     save(draw_samples(maps, columns, Pictures(samples=4, class_names=["two", "one"])), folder / "spectra.png")
     return strongest
 

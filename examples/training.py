@@ -94,7 +94,7 @@ def main(folder: Path = Path()) -> list[dict[str, dict[str, Tensor]]]:
     figure = Figure(figsize=(1.6 * EPOCHS, 3.4), layout="constrained")
     panels = figure.subplots(2, EPOCHS)
     for row, name in zip(panels, ("importance", "relevance"), strict=True):
-        maps = [found[name]["per_class"][DIGIT] for found in history.epochs]
+        maps = [found[name]["map_per_class"][DIGIT] for found in history.epochs]
         end = max(float(values.abs().max()) for values in maps)
         for epoch, (panel, values) in enumerate(zip(row, maps, strict=True)):
             drawn = panel.imshow(values.numpy(), cmap="RdBu_r", vmin=-end, vmax=end)

@@ -8,7 +8,8 @@ import torch
 from matplotlib.image import imread
 
 from lightning_xai import Pictures, Segments, Windows, preview
-from lightning_xai.figures import draw_result, draw_samples, save
+from lightning_xai.figures import draw_results, draw_samples, save
+from lightning_xai.results import Map, Matrix, Number
 
 N = 3
 SHAPES = {
@@ -21,7 +22,15 @@ SHAPES = {
 }
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 flat_only = pytest.mark.parametrize("shape", [SHAPES[name] for name in ("plane", "colour", "volume")])
-COLUMNS = {"a/map": "signed", "a/relative": "relative"}
+COLUMNS = {"a/map": Map("signed"), "a/relative": Map("relative", signed=False)}
+RESULTS = {
+    "samples": Number("samples"),
+    "gini": Number("Gini coefficient", "0 even … 1 one cell"),
+    "map": Map("mean"),
+    "map_abs": Map("mean magnitude", signed=False),
+    "map_relative": Map("mean, relative", signed=False),
+    "map_per_class": Map("mean", axes=("class",)),
+}
 CLASSES = ("cat", "dog", "rocket")
 
 
@@ -56,8 +65,8 @@ def result(shape):
         "gini": 0.25,
         "map": maps,
         "map_abs": maps.abs(),
-        "relative": maps.abs(),
-        "per_class": per_class,
+        "map_relative": maps.abs(),
+        "map_per_class": per_class,
     }
 
 
@@ -180,17 +189,16 @@ def test_maps_without_any_value_are_drawn():
 
 
 @every_shape
-def test_results_by_name(shape):
+def test_every_result_has_a_panel_as_it_is_declared(shape):
     space = shape[1:] or shape
     found = result(space)
-    figure = draw_result(found, "faded", Pictures(class_names=CLASSES))
-    slices = ", middle slices" if len(space) == 3 else ""
-    assert figure.get_suptitle() == f"faded{slices}: samples 12, gini 0.25"
+    figure = draw_results(RESULTS, found, "faded", Pictures(class_names=CLASSES))
+    assert figure.get_suptitle() == "faded: samples 12, Gini coefficient 0.25 (0 even … 1 one cell)"
     wanted = {
-        **{"mean": found["map"], "mean magnitude": found["map_abs"], "mean, relative": found["relative"]},
-        **{f"class {CLASSES[index]}": found["per_class"][index] for index in (0, 2)},  # class 1 has no samples
+        **{"mean": found["map"], "mean magnitude": found["map_abs"], "mean, relative": found["map_relative"]},
+        **{f"class {CLASSES[index]}": found["map_per_class"][index] for index in (0, 2)},  # class 1 has no samples
     }
-    axes = {axes.get_title(): axes for axes in panels(figure)}
+    axes = {axes.get_title().partition(", middle")[0]: axes for axes in panels(figure)}
     assert list(axes) == list(wanted)
     for title, values in wanted.items():
         close(shown(axes[title]), plane(values))
@@ -205,7 +213,8 @@ def test_results_by_name(shape):
 
 def test_a_matrix_has_the_features_on_its_axes():
     joint = torch.randn(5, 5).fill_diagonal_(torch.nan)
-    figure = draw_result({"samples": 2, "joint": joint, "interaction": -joint}, "pairs")
+    declared = {key: Matrix(key, axes=("feature j*", "feature j")) for key in ("joint", "interaction")}
+    figure = draw_results(declared, {"samples": 2, "joint": joint, "interaction": -joint}, "pairs")
     for axes, values in zip(panels(figure), (joint, -joint), strict=True):
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("feature j", "feature j*")
         close(shown(axes), values)
@@ -213,14 +222,14 @@ def test_a_matrix_has_the_features_on_its_axes():
 
 
 def test_only_so_many_classes_are_drawn():
-    figure = draw_result({"map": torch.rand(4, 6), "per_class": torch.rand(40, 4, 6)}, "many")
+    figure = draw_results(RESULTS, {"map": torch.rand(4, 6), "map_per_class": torch.rand(40, 4, 6)}, "many")
     assert len(panels(figure)) == 1 + 16
 
 
 @pytest.mark.parametrize("found", [{}, {"samples": 3, "gini": torch.tensor(0.5)}])
 def test_numbers_alone_make_no_picture(found):
-    with pytest.raises(ValueError, match="pairs has nothing to draw: its results are"):
-        draw_result(found, "pairs")
+    with pytest.raises(ValueError, match="pairs has nothing to draw, as all of its results are numbers"):
+        draw_results(RESULTS, found, "pairs")
 
 
 # Regions

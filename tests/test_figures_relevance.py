@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_xai.figures.relevance import draw_heat_map, draw_histogram, draw_ledger, draw_shares
+from lightning_xai.figures import draw_heat_map, draw_results
+from lightning_xai.results import Entries, Histogram, Number, PerFeature, PerLayer, PerUnit
 
 
 @pytest.fixture(autouse=True)
@@ -60,48 +61,50 @@ def test_a_heat_map_of_another_size_is_refused():
         draw_heat_map(torch.zeros(4, 5), torch.zeros(3, 4, 6))
 
 
-def test_a_histogram():
+def test_a_histogram_shows_signs_by_colour():
     counts = torch.tensor([0, 2, 50, 7, 1])
-    axes = draw_histogram(counts, "relevance").axes[0]
+    declared = {"histogram": Histogram("relevance", "cells", extent=(-1.0, 1.0))}
+    axes = draw_results(declared, {"histogram": counts}, "relevance").axes[0]
     assert [patch.get_height() for patch in axes.patches] == counts.tolist()
     assert [round(patch.get_x(), 6) for patch in axes.patches] == [-1.0, -0.6, -0.2, 0.2, 0.6]
     colours = [patch.get_facecolor() for patch in axes.patches]
     assert colours[0] == colours[1] != colours[2] != colours[3] == colours[4]
     assert axes.get_yscale() == "log"
-    assert draw_histogram(torch.zeros(5), "nothing").axes[0].get_yscale() == "linear"
+    assert draw_results(declared, {"histogram": torch.zeros(5)}, "nothing").axes[0].get_yscale() == "linear"
 
 
-def test_shares_are_in_order_of_their_size():
-    shares = torch.tensor([0.1, -0.4, torch.nan, 0.25])
-    axes = draw_shares(shares, "relevance").axes[0]
-    found = bars(axes)
-    assert list(found) == ["feature 1", "feature 3", "feature 0", "feature 2"]
-    np.testing.assert_allclose(list(found.values()), [-40, 25, 10, 0], atol=1e-5)
-    assert list(bars(draw_shares(shares, "r", names=["a", "b", "c", "d"]).axes[0])) == ["b", "d", "a", "c"]
+def test_features_are_in_order_of_their_size():
+    values = {"by_feature": torch.tensor([0.1, -0.4, torch.nan, 0.25])}
+    found = bars(draw_results({"by_feature": PerFeature("share")}, values, "relevance").axes[0])
+    assert list(found) == ["1", "3", "0"]
+    np.testing.assert_allclose(list(found.values()), [-0.4, 0.25, 0.1], atol=1e-6)
+    named = draw_results({"by_feature": PerFeature("share")}, values, "r", labels={"feature": ["a", "b", "c", "d"]})
+    assert list(bars(named.axes[0])) == ["b", "d", "a"]
 
 
 def test_of_many_features_the_strongest_are_shown():
-    axes = draw_shares(torch.linspace(0, 1, 49), "relevance").axes[0]
-    assert list(bars(axes))[:2] == ["feature 48", "feature 47"]
-    assert len(axes.patches) == 30
-    assert axes.get_title() == "relevance: share per feature (strongest 30 of 49)"
+    axes = draw_results({"by_feature": PerFeature("share")}, {"by_feature": torch.linspace(0, 1, 49)}, "r").axes[0]
+    assert list(bars(axes))[:2] == ["48", "47"]
+    assert len(axes.patches) == 20
+    assert axes.get_title() == "share\nstrongest 20 of 49 features"
+
+
+def test_units_that_are_apart_are_in_no_ranking():
+    declared = {"by_unit": PerUnit("count", apart="dead"), "dead": Entries("dead", axes=("unit",))}
+    values = {"by_unit": torch.tensor([2, 9, 5]), "dead": torch.tensor([False, True, False])}
+    axes = draw_results(declared, values, "units").axes[0]
+    assert list(bars(axes)) == ["2", "0"]
+    assert axes.get_title() == "count\nstrongest 2 of 3 units\nand 1 dead, not shown"
 
 
 def test_a_ledger_runs_from_the_output_to_the_input():
-    ledger = torch.tensor([0.5, 0.75, 1.0])
-    axes = draw_ledger(ledger, ["first", "", "last"], "relevance", {"input": 0.5, "bias": 0.4}).axes[0]
+    declared = {
+        "ledger": PerLayer("ledger", beside=("input", "bias")),
+        "input": Number("input"),
+        "bias": Number("biases"),
+    }
+    values = {"ledger": torch.tensor([0.5, 0.75, 1.0]), "input": 0.5, "bias": 0.4}
+    axes = draw_results(declared, values, "relevance", labels={"layer": ["first", "second", "last"]}).axes[0]
     found = bars(axes)
-    assert list(found) == ["last", "the model itself", "first", "to input", "to bias"]
-    np.testing.assert_allclose(list(found.values()), [100, 75, 50, 50, 40])
-
-
-@pytest.mark.parametrize(
-    ("draw", "message"),
-    [
-        (lambda: draw_shares(torch.zeros(3), "r", names=["a"]), "names must be one per feature: got 1 for 3"),
-        (lambda: draw_ledger(torch.zeros(3), ["a"], "r"), "layers must be one per share: got 1 for 3"),
-    ],
-)
-def test_names_must_fit(draw, message):
-    with pytest.raises(ValueError, match=message):
-        draw()
+    assert list(found) == ["last", "second", "first", "input", "biases"]
+    np.testing.assert_allclose(list(found.values()), [1.0, 0.75, 0.5, 0.5, 0.4])

@@ -8,7 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lightning_xai"
 
-BASE = {"_checks", "_lazy", "_guard", "scores", "regions", "operations", "next_operation", "batching", "attribution"}
+BASE = {"_checks", "_lazy", "_guard", "results", "scores", "regions", "operations", "next_operation", "batching"}
+BASE |= {"attribution"}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.

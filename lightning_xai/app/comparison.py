@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lightning_xai import figures
-from lightning_xai.app.report import in_digits, numbers_of, write_comparison
+from lightning_xai.app.report import in_digits, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations
+from lightning_xai.figures.canvas import save
+from lightning_xai.figures.samples import draw_samples
+from lightning_xai.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,18 +49,21 @@ class Comparison(Callback):
         table.add_column("result")
         for run in runs:
             table.add_column(Text(run), justify="right")
+        places = dict(zip(runs, done, strict=True))
+        labels = labels_of(rows, places.values())
         for row in rows:
-            table.add_row(row, *(in_digits(numbers[row]) if row in numbers else "" for numbers in runs.values()))
+            table.add_row(
+                labels[row], *(in_digits(numbers[row]) if row in numbers else "" for numbers in runs.values())
+            )
         if done:
             Console().print(table)
             with (folder / "comparison.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(["result", *runs])
                 writer.writerows([row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows)
-            places = dict(zip(runs, done, strict=True))
             for metric, figure in _side_by_side(places).items():
-                figures.save(figure, folder / f"comparison.{metric}.png")
-            write_comparison(folder, places, rows)
+                save(figure, folder / f"comparison.{metric}.png")
+            write_comparison(folder, places, labels)
         if len(done) < len(jobs):
             raise SystemExit(f"lightning-xai: {len(jobs) - len(done)} of {len(jobs)} runs failed.")
 
@@ -72,17 +77,24 @@ def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
     shared = [i for i in first["sample_id"].tolist() if all(i in other["sample_id"] for other in others)]
     rows = {name: torch.tensor([_row(explained, i) for i in shared]) for name, explained in found.items()}
     drawn = {}
-    for key in first:
-        if not key.endswith("/map") or not all(key in other for other in others):
+    for metric, key, result in _sample_maps(runs.values()):
+        if not all(key in explained for explained in found.values()):
             continue
         maps = {name: explained[key][rows[name]] for name, explained in found.items()}
         one, *rest = maps.values()
         if not shared or any(other.shape != one.shape for other in rest) or all(one.equal(other) for other in rest):
             continue
         seen = {name: first[name][next(iter(rows.values()))] for name in _SHOWN}
-        titles = {name: textwrap.fill(name.partition(": ")[2] or name, 22) for name in maps}
-        drawn[key.removesuffix("/map")] = figures.draw_samples(seen | maps, titles)
+        columns = {name: replace(result, title=name.partition(": ")[2] or name) for name in maps}
+        drawn[metric] = draw_samples(seen | maps, columns)
     return drawn
+
+
+def _sample_maps(runs: Iterable[Path]) -> Iterator[tuple[str, str, Result]]:
+    """The first map of every metric: the metric's name, the key of the map, and its declaration."""
+    for name, metric in metrics_of(runs).items():
+        for tensor, result in list(metric.sample_maps.items())[:1]:
+            yield name, f"{name}/{tensor}", result
 
 
 def _explained(run: Path) -> dict[str, Tensor] | None:

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from multiprocessing import parent_process
 from pathlib import Path
@@ -36,7 +37,7 @@ from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.maximized import Maximization
-from lightning_xai.app.report import in_digits, listed, write_report
+from lightning_xai.app.report import in_digits, listed, results_of, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
@@ -139,7 +140,7 @@ def run(config: DictConfig) -> Numbers:
     if maximization is not None:
         maximization.draw_run(model, data, folder, monitor)
     _report(folder, monitor, f"What {type(model).__name__} looked at")
-    _say(_table(numbers))
+    _say(_table(numbers, monitor.metrics))
     _say_strongest(folder, monitor)
     for what, name in _WRITTEN.items():
         if (folder / name).exists():
@@ -292,14 +293,16 @@ def _valid(numbers: Numbers) -> dict[str, dict[str, float | None]]:
     }
 
 
-def _table(numbers: Numbers) -> Table:
+def _table(numbers: Numbers, metrics: Mapping[str, ExplanationMetric]) -> Table:
     table = Table(title="What the network looked at", title_justify="left")
     for column in ("metric", "result"):
         table.add_column(column)
     table.add_column("value", justify="right")
     for metric, result in numbers.items():
+        results = results_of(metric, metrics)
         for row, (key, number) in enumerate(result.items(), start=1):
-            table.add_row(metric if row == 1 else "", key, in_digits(number), end_section=row == len(result))
+            label = results[key].label if key in results else key
+            table.add_row(metric if row == 1 else "", label, in_digits(number), end_section=row == len(result))
     return table
 
 
@@ -323,7 +326,7 @@ def _say_strongest(folder: Path, monitor: ExplanationMonitor) -> None:
             columns, *rows = found["rows"]
             if not rows:
                 continue
-            table = Table(title=f"{name}: {found['title']}", title_justify="left")
+            table = Table(title=f"{name} {found['title']}", title_justify="left")
             for column in columns:
                 table.add_column(column, justify="right")
             for row in rows[:_SAID]:

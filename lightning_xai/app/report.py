@@ -6,21 +6,25 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from latex2mathml.converter import convert
 from markupsafe import escape
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_xai.callbacks.writer import load_explanations
-from lightning_xai.figures import Pictures, input_pixels, map_limits, map_pixels
+from lightning_xai.figures.canvas import Pictures, input_pixels, map_limits, map_pixels
+from lightning_xai.figures.results import DRAWN
 from lightning_xai.metrics.base import ExplanationMetric
+from lightning_xai.results import Result
 
 _MOST_SAMPLES = 64
 _MOST_ROWS = 20
@@ -62,7 +66,11 @@ def write_report(
         .render(
             title=title,
             subtitle=f"{samples} samples explained by {', '.join(metrics)}.",
-            numbers=numbers,
+            numbers=[
+                {"metric": metric, "key": key, "value": value, "result": results_of(metric, metrics).get(key)}
+                for metric, found in numbers.items()
+                for key, value in found.items()
+            ],
             parts=parts,
             config=(folder / "config.yaml").read_text(),
         )
@@ -79,17 +87,17 @@ def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, 
     for place in places:
         stage = f", {place.relative_to(folder / 'figures').as_posix()}" if len(places) > 1 else ""
         for name in metrics:
-            found[name + stage] = [_table(path) for path in _own(place, name, "*.csv")]
+            found[name + stage] = _tables(place, name)
     return found
 
 
-def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]) -> Path:
+def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, str]) -> Path:
     """Write ``comparison.html`` about the runs of a multirun, with links to their reports.
 
     Args:
         folder: The multirun's folder.
         runs: The folder of every run, by what is special about it.
-        rows: Which results to compare, ``<metric>/<key>``.
+        rows: What the results to compare are, by ``<metric>/<key>``.
     """
     found = []
     for name, run in runs.items():
@@ -111,6 +119,31 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Sequence[str]
     page = folder / "comparison.html"
     page.write_text(text, encoding="utf-8")
     return page
+
+
+def results_of(
+    name: str, metrics: Mapping[str, ExplanationMetric] | Mapping[str, type[ExplanationMetric]]
+) -> Mapping[str, Result]:
+    """The declarations of the metric whose numbers stand under a name: stage and data loader may be part of it."""
+    parts = name.split("/")
+    return next((metrics[part].results for part in parts if part in metrics), {})
+
+
+def metrics_of(runs: Iterable[Path]) -> dict[str, type[ExplanationMetric]]:
+    """The classes of the metrics of some runs, by the names that their configs give them."""
+    configs = [OmegaConf.load(run / "config.yaml") for run in runs]
+    return {name: get_object(entry._target_) for config in configs for name, entry in config.metrics.items()}
+
+
+def labels_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
+    """What results are, with their units, by ``<metric>/<key>``."""
+    metrics = metrics_of(runs)
+    labels = {}
+    for row in rows:
+        metric, _, key = row.rpartition("/")
+        result = results_of(metric, metrics).get(key)
+        labels[row] = f"{metric}: {result.label}" if result else row
+    return labels
 
 
 def numbers_of(run: Path) -> dict[str, float | None]:
@@ -171,24 +204,21 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
 
 
 def _quantity(name: str, metric: ExplanationMetric, place: Path) -> dict[str, Any]:
-    def caption(path: Path) -> str:
-        what = path.stem.partition(".")[2].replace("_", " ")
-        return f"{name}: {what or 'means over the samples, and per class where there are classes'}"
-
-    shown = [{"data": _embedded(path), "alt": caption(path)} for path in _own(place, name, "*.png")]
+    drawn = {key: result for key, result in metric.results.items() if isinstance(result, DRAWN)}
+    picture = place / f"{name}.png"
     return {
         "name": name,
         "equation": convert(metric.formula, display="block") if metric.formula else "",
-        "reading": metric.reading,
-        "pictures": shown,
-        "tables": [_table(path) for path in _own(place, name, "*.csv")],
+        "interpretation": metric.interpretation,
+        "picture": _embedded(picture) if picture.exists() else "",
+        "alt": f"{name}: {', '.join(dict.fromkeys(result.title for result in drawn.values()))}",
+        "drawn": drawn,
+        "tables": _tables(place, name),
     }
 
 
-def _own(place: Path, name: str, pattern: str) -> list[Path]:
-    """The files of a metric, the one named as it is first."""
-    found = [path for path in place.glob(pattern) if path.stem.partition(".")[0] == name]
-    return sorted(found, key=lambda path: (path.stem != name, path.stem))
+def _tables(place: Path, name: str) -> list[dict[str, Any]]:
+    return [_table(path) for path in sorted(place.glob("*.csv")) if path.stem.partition(".")[0] == name]
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -206,15 +236,15 @@ def _table(path: Path) -> dict[str, Any]:
 def _columns(explained: Mapping[str, Tensor], metrics: Mapping[str, ExplanationMetric]) -> list[dict[str, Any]]:
     columns = []
     for name, metric in metrics.items():
-        for tensor, title in metric.map_titles.items():
+        for tensor, result in metric.sample_maps.items():
             key = f"{name}/{tensor}"
             if key in explained:
-                low, high = map_limits(explained[key], key)
-                flat = explained[key].ndim == 2
+                low, high = limits = map_limits(explained[key], result.signed)
                 ends = {"low": in_digits(float(f"{low:.2g}")), "high": in_digits(float(f"{high:.2g}"))}
+                flat = explained[key].ndim == 2
                 columns.append(
-                    {"key": key, "title": title.replace("\n", " "), "limits": (low, high), **ends}
-                    | {"gradient": "" if flat else _gradient((low, high))}
+                    {"key": key, "title": result.title, "unit": result.unit, "limits": limits, **ends}
+                    | {"gradient": "" if flat else _gradient(limits)}
                 )
     return columns
 

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_xai import figures
 from lightning_xai._checks import as_integer, check_model
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
-from lightning_xai.figures import Pictures
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Table, shared_sweeps, update_together
+from lightning_xai.figures.canvas import Pictures, save
+from lightning_xai.figures.results import DRAWN, draw_results
+from lightning_xai.figures.samples import draw_samples
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.network import progress_to
 from lightning_xai.perturbation.sweep import evaluations
+from lightning_xai.results import Table, declared
 from lightning_xai.scores import as_target
 
 Unpack = Callable[[Any], Sequence[Any]]
@@ -259,9 +262,9 @@ def explain(
     results = collector.compute(alone=True)
     if place is not None:
         for name, figure in draw(collector, results, pictures).items():
-            figures.save(figure, place / "figures" / f"{name}.png")
+            save(figure, place / "figures" / f"{name}.png")
         for name, table in tabulate(collector, results).items():
-            table.write_csv(place / "figures" / f"{name}.csv")
+            table.to_csv(place / "figures" / f"{name}.csv")
     return results
 
 
@@ -278,18 +281,18 @@ def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = Fals
 
 def draw(collector: Collector, results: Results, pictures: Pictures | None) -> dict[str, Any]:
     """The pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
-    drawn: dict[str, Any] = {name: figures.draw_result(result, name, pictures) for name, result in results.items()}
+    drawn: dict[str, Any] = {}
     for name, metric in collector.metrics.items():
-        for what, figure in metric.charts(results[name], name).items():
-            drawn[f"{name}.{what}"] = figure
+        if any(isinstance(result, DRAWN) for result in declared(metric.results, results[name]).values()):
+            drawn[name] = draw_results(metric.results, results[name], name, pictures, labels=metric.axis_labels)
     columns = {
-        f"{name}/{tensor}": title
+        f"{name}/{tensor}": result
         for name, metric in collector.metrics.items()
-        for tensor, title in metric.map_titles.items()
+        for tensor, result in metric.sample_maps.items()
     }
     folder = collector.folder
     if columns and folder is not None and any(folder.glob("*.safetensors")):
-        drawn["samples"] = figures.draw_samples(load_explanations(folder), columns, pictures)
+        drawn["samples"] = draw_samples(load_explanations(folder), columns, pictures)
     return drawn
 
 

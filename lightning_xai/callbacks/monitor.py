@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, IterableDataset
 
-from lightning_xai import figures
 from lightning_xai._checks import as_integer, unknown
 from lightning_xai._guard import set_forward_context
 from lightning_xai.callbacks.explain import (
@@ -32,9 +31,10 @@ from lightning_xai.callbacks.explain import (
 from lightning_xai.callbacks.logging import log_figure, log_number
 from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import remove_explanations
-from lightning_xai.figures import Pictures
+from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.network import progress_to
+from lightning_xai.results import Number, declared
 
 _PREFIX = {"validate": "val", "test": "test"}
 
@@ -224,17 +224,17 @@ class ExplanationMonitor(Callback):
             found = computed[index]
             self.results.update((name + suffix, result) for name, result in found.items())
             for name, result in found.items():
-                for key, value in result.items():
-                    if not isinstance(value, Tensor):
-                        log_number(pl_module, f"{run.prefix}/{name}/{key}{suffix}", float(value))
+                for key, declaration in declared(self.metrics[name].results, result).items():
+                    if isinstance(declaration, Number):
+                        log_number(pl_module, f"{run.prefix}/{name}/{key}{suffix}", float(result[key]))
             if trainer.is_global_zero:
                 for name, figure in draw(collector, found, self.pictures).items():
                     if run.writes:
-                        figures.save(figure, run.figures / run.part(index) / f"{name}.png")
+                        save(figure, run.figures / run.part(index) / f"{name}.png")
                     title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
                     log_figure(trainer.loggers, title, figure, trainer.global_step)
                 for name, table in tabulate(collector, found).items() if run.writes else ():
-                    table.write_csv(run.figures / run.part(index) / f"{name}.csv")
+                    table.to_csv(run.figures / run.part(index) / f"{name}.csv")
         if not self.save_maps:
             run.clear()
 

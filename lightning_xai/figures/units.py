@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.figures import _MOST_PANELS, Pictures, _figure, _height, _runs, _without_ticks, show_input
+from lightning_xai.figures.canvas import Pictures, height_at, new_figure, remove_ticks, runs_of, show_input
+from lightning_xai.regions import Regions
+from lightning_xai.units.counts import Reactivation
 from lightning_xai.units.dissection import NO_CONCEPT, DissectionResult
 from lightning_xai.units.field import ReceptiveField
 from lightning_xai.units.search import NO_SAMPLE, Strongest
@@ -22,6 +24,7 @@ _OUTLINE = "#ffd400"
 _LINE = "C3"
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _WIDTH = 1.35
+_MOST_UNITS = 16
 
 
 def draw_units(
@@ -49,16 +52,16 @@ def draw_units(
         ValueError: If there is no sample of an id.
     """
     pictures = pictures or Pictures()
-    chosen = list(range(activations.shape[1]))[:_MOST_PANELS] if units is None else list(units)
+    chosen = list(range(activations.shape[1]))[:_MOST_UNITS] if units is None else list(units)
     across = min(pictures.samples, strongest.n)
     _check_ids(strongest, inputs)
-    with _figure(_width(inputs) * across + 1.1, _room(inputs) * len(chosen) + 0.1) as figure:
+    with new_figure(_width(inputs) * across + 1.1, _room(inputs) * len(chosen) + 0.1) as figure:
         grid = figure.subplots(len(chosen), across, squeeze=False)
         for row, unit in zip(grid, chosen, strict=True):
             title = (titles or {}).get(unit, "")
             row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
             for axes, name in zip(row, strongest.sample_id[unit].tolist(), strict=False):
-                _without_ticks(axes)
+                remove_ticks(axes)
                 if name == NO_SAMPLE:
                     continue
                 show_input(axes, inputs[name], pictures)
@@ -84,6 +87,20 @@ def detected(found: DissectionResult) -> dict[int, str]:
     }
 
 
+def reactivation_values(found: Reactivation, regions: Regions, inputs: Tensor) -> dict[str, Any]:
+    """What :func:`lightning_xai.units.reactivation` gave, by the keys that ``metrics.Reactivation.results`` declares.
+
+    Args:
+        found: The counts.
+        regions: The features, the same in every sample.
+        inputs: The inputs [N, C, *S], of which the size is taken.
+    """
+    painted = regions.bind(inputs[:1]).paint(found.by_feature.double().unsqueeze(0))[0]
+    keys = ("samples", "total", "per_window", "per_change", "by_feature", "by_unit", "by_feature_and_unit")
+    values = {"map": painted, **{key: getattr(found, key) for key in keys}}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def draw_crops(
     inputs: Tensor,
     strongest: Strongest,
@@ -107,16 +124,16 @@ def draw_crops(
         ValueError: If there is no sample of an id, or the positions do not fit the field.
     """
     pictures = pictures or Pictures()
-    chosen = list(range(len(strongest.value)))[:_MOST_PANELS] if units is None else list(units)
+    chosen = list(range(len(strongest.value)))[:_MOST_UNITS] if units is None else list(units)
     across = min(pictures.samples, strongest.n)
     _check_ids(strongest, inputs)
-    with _figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
+    with new_figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
         grid = figure.subplots(len(chosen), across, squeeze=False)
         for row, unit in zip(grid, chosen, strict=True):
             title = (titles or {}).get(unit, "")
             row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
             for place, axes in enumerate(row):
-                _without_ticks(axes)
+                remove_ticks(axes)
                 name = int(strongest.sample_id[unit, place])
                 if name != NO_SAMPLE:
                     box = field.box(strongest.position[unit, place].tolist())
@@ -144,13 +161,13 @@ def draw_maximized(
     across = min(across, len(inputs))
     down = -(-len(inputs) // across)
     width = 2.2
-    with _figure(width * across, (_height(inputs, width) + 0.25) * down) as figure:
+    with new_figure(width * across, (height_at(inputs, width) + 0.25) * down) as figure:
         grid = figure.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(inputs) :]:
             axes.set_visible(False)
         for index, axes in enumerate(grid.flat[: len(inputs)]):
             show_input(axes, inputs[index], pictures)
-            _without_ticks(axes)
+            remove_ticks(axes)
             if titles is not None:
                 axes.set_title(titles[index])
     return figure
@@ -161,7 +178,7 @@ def _outline(axes: Axes, inside: Tensor) -> None:
     if inside.ndim == 3:
         inside = inside[inside.shape[0] // 2]
     if inside.ndim == 1:
-        for start, stop in _runs(inside):
+        for start, stop in runs_of(inside):
             axes.axvspan(start - 0.5, stop - 0.5, color=_LINE, alpha=0.25, linewidth=0)
         return
     veil = torch.zeros(*inside.shape, 4)
@@ -184,4 +201,4 @@ def _width(inputs: Tensor) -> float:
 
 
 def _room(inputs: Tensor) -> float:
-    return 1.0 if inputs.ndim <= 3 else _height(inputs, _WIDTH) + 0.15
+    return 1.0 if inputs.ndim <= 3 else height_at(inputs, _WIDTH) + 0.15

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
+from lightning_xai.metrics.maps import SCORE
+from lightning_xai.results import Curve, Matrix, Number, Result
 from lightning_xai.scores import Score, Target, as_score
 from lightning_xai.units.ablation import Plan, Units, ablation, class_sums
+
+SHARE, UNITS = "share of the class", ("unit", "class")
 
 
 class UnitAblation(ExplanationMetric):
     r"""Per-class accuracy and score with units silenced, each (or each set) by itself.
 
-    ``compute()`` gives ``accuracy`` [U, classes] without the units, ``clean_accuracy`` [classes] with all of them,
-    ``accuracy_change`` their difference, ``score_change`` [U, classes] the mean of :math:`s(x) - s(x; u\text{
-    silenced})`, ``largest_loss`` the most accuracy that a class loses, ``samples``, ``nonfinite`` how many score
-    changes were not numbers, ``excluded``. Classes without samples are NaN.
+    Classes without samples are NaN; a sample whose score is not finite counts in none.
 
     Args:
         layer: The dotted name of a layer that gives [N, K] or [N, K, \*P] and runs once.
@@ -40,23 +41,35 @@ class UnitAblation(ExplanationMetric):
         >>> model[1].weight.data = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 2.0]])
         >>> metric = UnitAblation("0", units=[[0, 1], [2]])
         >>> metric.update(model, torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, -3.0]]), torch.tensor([0, 1]))
-        >>> metric.compute()["accuracy_change"]
-        tensor([[ 0.,  0.],
-                [ 0., -1.]], dtype=torch.float64)
+        >>> metric.compute()["accuracy_drop"]
+        tensor([[0., 0.],
+                [0., 1.]], dtype=torch.float64)
     """
 
     formula: ClassVar[str] = r"\Delta_u = s(x) - s(x;\; A_k := v_k \;\forall k \in u)"
-    reading: ClassVar[str] = "What a class loses without a unit: positive where the unit is evidence for it."
+    interpretation: ClassVar[str] = "What a class loses without a unit: positive where the unit is evidence for it."
 
-    right: Tensor
-    clean_right: Tensor
-    class_count: Tensor
-    score_sum: Tensor
-    score_count: Tensor
+    results: Mapping[str, Result] = {
+        **ExplanationMetric.results,
+        "accuracy": Matrix(
+            "accuracy without the unit", SHARE, "Samples still predicted right.", "ablation", axes=UNITS, signed=False
+        ),
+        "clean_accuracy": Curve(
+            "accuracy with all units", SHARE, "Samples predicted right.", axes=("class",), signed=False
+        ),
+        "accuracy_drop": Matrix(
+            "drop of the accuracy", SHARE, "What a class loses.", "ablation", axes=UNITS, listed="strongest"
+        ),
+        "score_drop": Matrix("mean drop of the score", SCORE, "What a class loses.", "ablation", axes=UNITS),
+        "largest_accuracy_drop": Number(
+            "largest drop of the accuracy", SHARE, "The most that any class loses without a unit.", "ablation"
+        ),
+    }
 
     def __init__(
         self,
         layer: str,
+        *,
         units: Units = None,
         value: float | Tensor = 0.0,
         score: str | Score = "logit",
@@ -81,7 +94,7 @@ class UnitAblation(ExplanationMetric):
         """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)
         tensors = {
-            "score_change": found.score_change,
+            "score_drop": found.score_change,
             "right": found.prediction == found.target.unsqueeze(1),
         }
         missing = (~found.score_change.isfinite()).sum(1)
@@ -89,29 +102,29 @@ class UnitAblation(ExplanationMetric):
 
     def add(self, found: BatchExplanation) -> None:
         """Add the counts and scores of a batch."""
-        right, change = found.tensors["right"], precise(found.tensors["score_change"])
-        number = change.isfinite()
+        drop = precise(found.tensors["score_drop"])
+        number = drop.isfinite()
+        scored = number.any(1)
         of_class = found.target, found.classes
-        self.add_to_state("right", class_sums(right.long(), *of_class))
-        self.add_to_state(
-            "clean_right", class_sums((found.prediction == found.target).long().unsqueeze(1), *of_class)[0]
-        )
-        self.add_to_state("class_count", found.target.bincount(minlength=found.classes))
-        self.add_to_state("score_sum", class_sums(torch.where(number, change, 0.0), *of_class))
+        self.add_to_state("right", class_sums((found.tensors["right"] & number).long(), *of_class))
+        clean_right = scored & (found.prediction == found.target)
+        self.add_to_state("clean_right", class_sums(clean_right.long().unsqueeze(1), *of_class)[0])
+        self.add_to_state("class_count", class_sums(scored.long().unsqueeze(1), *of_class)[0])
+        self.add_to_state("score_sum", class_sums(torch.where(number, drop, 0.0), *of_class))
         self.add_to_state("score_count", class_sums(number.long(), *of_class))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         if not self.right.ndim:
             raise ValueError("UnitAblation has seen no sample: call update before compute.")
-        accuracy = self.right.double() / self.class_count
-        clean = self.clean_right.double() / self.class_count
-        change = accuracy - clean
+        accuracy = self.right.double() / self.score_count
+        clean_accuracy = self.clean_right.double() / self.class_count
+        drop = clean_accuracy - accuracy
         return {
-            **self._counts(),
+            **self.sample_counts(),
             "accuracy": accuracy,
-            "clean_accuracy": clean,
-            "accuracy_change": change,
-            "score_change": self.score_sum / self.score_count,
-            "largest_loss": -change.nan_to_num(nan=0.0).amin(),
+            "clean_accuracy": clean_accuracy,
+            "accuracy_drop": drop,
+            "score_drop": self.score_sum / self.score_count,
+            "largest_accuracy_drop": drop.nan_to_num(nan=0.0).amax(),
         }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,30 +12,16 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.results import Number, PerUnit, Result
 from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, hook_preactivations, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
-
-@dataclass(frozen=True)
-class Watched(BatchExplanation):
-    """What a metric of units found for a batch.
-
-    Attributes:
-        kept: Per-sample tensors [N, ...] that are counted but not written to disk.
-        shape: What is the same for every sample: the shape of the units, or of the inputs.
-    """
-
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    shape: tuple[int, ...] = ()
-
-    def rows(self, rows: slice) -> Watched:
-        """The same for some of the samples."""
-        some = super().rows(rows)
-        assert isinstance(some, Watched)
-        return replace(some, kept={name: tensor[rows] for name, tensor in self.kept.items()})
+ACTIVATION, THRESHOLD = "units of the activation", "activation-threshold"
+DEAD = Number("dead units", "", "How many units never were active.")
+ERROR = Number("relative error of T", "0 exact", "How far a threshold is off that a histogram gives.", better="lower")
 
 
 class QuantileMetric(ExplanationMetric):
@@ -49,12 +34,6 @@ class QuantileMetric(ExplanationMetric):
 
     budget: ClassVar[int] = DEFAULT_BUDGET
     p: float
-
-    largest: list[Tensor] | Tensor
-    histogram: list[Tensor] | Tensor
-    value_count: Tensor
-    value_peak: Tensor
-    value_nonfinite: Tensor
     extent: Tensor
 
     def __init__(self, p: float, **options: Any) -> None:
@@ -118,12 +97,9 @@ class QuantileMetric(ExplanationMetric):
 class ActivationThreshold(QuantileMetric):
     r"""The thresholds :math:`T_k` that a share p of the activations of a unit exceeds, :math:`P(A_k > T_k) = p`.
 
-    ``compute()`` gives ``threshold`` [K] ([K, \*P] for positions); ``error``, its relative error, 0 if it is exact;
-    ``peak``, the largest activation of each unit; ``dead``, how many units never were active (T = 0 and nothing is
-    larger); ``values``, how many activations a unit had; ``samples``, ``nonfinite`` how many activations were not
-    finite (they are left out), ``excluded``. The largest activations of every unit are kept in ``budget`` bytes (64
-    MiB): T is exact if half of it holds a share p of them, and is read off a histogram otherwise. The same for any
-    number of processes.
+    A unit that never was active is dead: its T is 0, and nothing is larger. The largest activations of every unit are
+    kept in ``budget`` bytes (64 MiB): T is exact if half of it holds a share p of them, and is read off a histogram
+    otherwise. The same for any number of processes.
 
     Args:
         layer: The dotted name of a layer; unless given, the last convolution (or linear layer) with an activation.
@@ -150,11 +126,22 @@ class ActivationThreshold(QuantileMetric):
     """
 
     formula: ClassVar[str] = r"P\left(A_k > T_k\right) = p"
-    reading: ClassVar[str] = "What a unit must exceed for its activation to count as strong."
+    interpretation: ClassVar[str] = "What a unit must exceed for its activation to count as strong."
+    results: Mapping[str, Result] = {
+        **QuantileMetric.results,
+        "threshold": PerUnit(
+            "threshold T", ACTIVATION, "What a share p of the activations exceeds.", THRESHOLD, listed="strongest"
+        ),
+        "peak": PerUnit("largest activation", ACTIVATION, "The largest activation of a unit."),
+        "error": ERROR,
+        "dead": DEAD,
+        "values": Number("activations of a unit", "", "How many activations a threshold is taken from."),
+    }
 
     def __init__(
         self,
         layer: str | None = None,
+        *,
         p: float = 0.005,
         unit: str | UnitGroups = "channel",
         activation: str | Function | None = None,
@@ -185,12 +172,11 @@ class ActivationThreshold(QuantileMetric):
         kept = {"activation": as_units(seen[0], self.unit)}
         nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
         about = (bound.target, bound.prediction, nonfinite, bound.classes)
-        return Watched({}, *about, kept=kept, shape=unit_shape(site, self.unit))
+        return BatchExplanation({}, *about, kept=kept, constants={"shape": unit_shape(site, self.unit)})
 
     def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""
-        assert isinstance(found, Watched)
-        self._note_extent(found.shape)
+        self._note_extent(found.constants["shape"])
         self._feed(found.kept["activation"])
 
     def result(self) -> Threshold:
@@ -202,11 +188,11 @@ class ActivationThreshold(QuantileMetric):
         return Threshold.of(self._quantile(), self.layer or "the last layer", self.unit, self.p, self._shape())
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         found = self._quantile()
         device = found.value.device
         return {
-            **self._counts(),
+            **self.sample_counts(),
             "threshold": found.value.view(self._shape()),
             "peak": found.peak.view(self._shape()),
             "error": torch.tensor(found.error, device=device),

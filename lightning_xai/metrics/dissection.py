@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
+from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Result
 from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units._capture import capture, with_positions
 from lightning_xai.units.dissection import (
@@ -25,15 +26,15 @@ from lightning_xai.units.dissection import (
 )
 from lightning_xai.units.groups import UnitGroups
 
+IOU = "0 disjoint … 1 the same cells"
+
 
 class Dissection(ExplanationMetric):
     r"""Units against concepts, :math:`\mathrm{IoU}_{k,c} = \sum_x |M_k \cap L_c| / \sum_x |M_k \cup L_c|`.
 
     The states are counts of cells, whose sums over processes are those of all the data; the ratio is taken last.
 
-    ``compute()`` gives ``iou`` [U, Q], ``best_iou`` [U], ``concept`` [U] (the best concept, -1 for none), ``detectors``
-    how many units have a best IoU above ``detector``, ``concepts_detected`` how many concepts they detect, ``samples``,
-    ``nonfinite`` how many activations were not numbers (their samples are left out of the counts) and ``excluded``.
+    A sample with activations that are not finite is left out of the counts.
     :meth:`result` gives the same as a table that can be saved and drawn.
 
     Args:
@@ -63,12 +64,22 @@ class Dissection(ExplanationMetric):
     """
 
     formula: ClassVar[str] = r"\mathrm{IoU}_{k,c} = \frac{\sum_x |M_k(x) \cap L_c(x)|}{\sum_x |M_k(x) \cup L_c(x)|}"
-    reading: ClassVar[str] = "How much of a concept a unit's strong activations cover: 1 if they are the same cells."
+    interpretation: ClassVar[str] = (
+        "How much of a concept a unit's strong activations cover: 1 if they are the same cells."
+    )
 
-    intersection: Tensor
-    area: Tensor
-    area_present: Tensor
-    concept_area: Tensor
+    results: Mapping[str, Result] = {
+        **ExplanationMetric.results,
+        "iou": Matrix(
+            "IoU", IOU, "How far a unit covers a concept.", "dissection", axes=("unit", "concept"), signed=False
+        ),
+        "best_iou": PerUnit(
+            "best IoU", IOU, "How far a unit covers its best concept.", "dissection", signed=False, listed="strongest"
+        ),
+        "concept": Entries("best concept", "", "What a unit covers best.", axes=("unit",), refer_to="concept"),
+        "detectors": Number("detectors", "units", "How many units have a best IoU above the detector's."),
+        "concepts_detected": Number("detected concepts", "", "How many concepts the detectors detect."),
+    }
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class Dissection(ExplanationMetric):
         concepts: Concepts | Sequence[str],
         threshold: Tensor | Sequence[float] | float,
         segmenter: Callable[[Tensor], Tensor] | None = None,
+        *,
         groups: UnitGroups | None = None,
         union: str = "all",
         detector: float = 0.04,
@@ -179,19 +191,24 @@ class Dissection(ExplanationMetric):
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         if not self.area.ndim:
             raise ValueError("Dissection has seen no sample: call update before compute.")
         found = self.result()
         detected = found.best[found.is_detector]
         return {
-            **self._counts(),
+            **self.sample_counts(),
             "iou": found.iou,
             "best_iou": found.best_iou,
             "concept": found.best,
             "detectors": found.is_detector.sum(),
             "concepts_detected": torch.tensor(len(set(detected.tolist())), device=detected.device),
         }
+
+    @property
+    def axis_labels(self) -> Labels:
+        """The names of the concepts."""
+        return {"concept": self.concepts.names}
 
     def _threshold(self, maps: Tensor) -> Tensor:
         given = self.threshold if self.threshold.ndim else self.threshold.expand(maps.shape[1])

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
+from lightning_xai.metrics.base import BatchExplanation, precise
+from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
+from lightning_xai.metrics.sweeps import SweepMetric
 from lightning_xai.perturbation.importance import relative_importance
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.results import Map, Result
 from lightning_xai.scores import Score
+
+RELATIVE = "0 weakest … 1 strongest of a sample"
 
 
 class Importance(MapMetric, SweepMetric):
     r"""Mean local and relative importance, :math:`LI_j = s(x) - s(R_j x)`, painted over the input.
 
-    ``compute()`` gives, over the samples: ``map`` [\*S] the mean, ``map_abs`` [\*S] the mean magnitude, ``relative``
-    [\*S] the mean relative importance, ``per_class`` [classes, \*S] the mean per explained class (left out over 2**24
-    numbers), ``mean_abs`` the mean magnitude of a cell, ``gini`` and ``top_share`` how peaked a sample's map is (the
-    Gini coefficient; the share of the strongest tenth of its cells), ``samples``, ``nonfinite`` how many importances
-    were not numbers, ``excluded`` how many samples could not be explained. Cells that no feature reaches are NaN.
+    Cells that no feature reaches are NaN. Maps per class are left out over 2**24 numbers.
 
     Args:
         regions: The features j.
@@ -41,23 +43,32 @@ class Importance(MapMetric, SweepMetric):
         >>> metric = Importance(Windows(size=2), kinds.Constant(0.0), score="logit")
         >>> metric.update(model, torch.ones(3, 4), torch.tensor([0, 0, 1]))
         >>> found = metric.compute()
-        >>> found["map"], found["per_class"][0]
+        >>> found["map"], found["map_per_class"][0]
         (tensor([2.0000, 2.0000, 4.6667, 4.6667], dtype=torch.float64),
          tensor([3., 3., 7., 7.], dtype=torch.float64))
     """
 
     formula: ClassVar[str] = r"LI_j = s(x) - s(R_j x)"
-    reading: ClassVar[str] = (
+    interpretation: ClassVar[str] = (
         "Red cells are evidence for the target: the score falls when they are perturbed. Blue cells speak against it."
     )
-    map_titles: ClassVar[dict[str, str]] = {"map": "importance LI", "relative": "relative importance RI"}
-
-    relative_sum: Tensor
+    sample_maps: ClassVar[Mapping[str, Result]] = {
+        "map": Map("importance LI", SCORE),
+        "map_relative": Map("relative importance RI", RELATIVE, signed=False),
+    }
+    results: Mapping[str, Result] = {
+        **MapMetric.results,
+        **map_results("importance LI", SCORE),
+        "map_relative": Map(
+            "mean relative importance RI", RELATIVE, "RI, averaged per cell.", "relative-importance", signed=False
+        ),
+    }
 
     def __init__(
         self,
         regions: RegionsLike,
         perturbation: str | Perturbation,
+        *,
         score: str | Score = "probability",
         chunk_size: int | None = None,
         engine: str = "auto",
@@ -74,14 +85,14 @@ class Importance(MapMetric, SweepMetric):
         (request,) = self.requests
         local = swept.local(request)
         paint = swept.regions.paint
-        tensors = {"map": paint(local), "relative": paint(relative_importance(local)), "local": local}
+        tensors = {"map": paint(local), "map_relative": paint(relative_importance(local)), "local": local}
         return self._explained(swept, tensors)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self.add_to_state("relative_sum", precise(found.tensors["relative"]).nansum(0))
+        self.add_to_state("relative_sum", precise(found.tensors["map_relative"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
-        return {**self._maps(), "relative": self.relative_sum / self.map_count}
+        """The results declared above."""
+        return {**self.map_means(), "map_relative": self.relative_sum / self.map_count}

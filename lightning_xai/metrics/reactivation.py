@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai.metrics.activation import QuantileMetric, Watched
-from lightning_xai.metrics.base import BatchExplanation, SweepMetric, Table, check_shared
+from lightning_xai.metrics.activation import ACTIVATION, DEAD, ERROR, THRESHOLD, QuantileMetric
+from lightning_xai.metrics.base import BatchExplanation
+from lightning_xai.metrics.sweeps import FeatureLabels, SweepMetric, check_shared
 from lightning_xai.perturbation.capture import Capture
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
-from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.regions import BoundRegions, RegionsLike, as_regions
+from lightning_xai.results import Entries, Labels, Map, Matrix, Number, PerFeature, PerUnit, Result
 from lightning_xai.scores import Score
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
-from lightning_xai.units.counts import as_unit, per_change, strongest, written
+from lightning_xai.units.counts import per_change
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import Quantile, UpperQuantile
 from lightning_xai.units.reactivation import check_threshold, hits, nonfinite_changes, present
 
-_LISTED = 20
+COUNTS, QUESTIONS = "samples, features and units", "reactivation-questions"
 
 
 class Reactivation(QuantileMetric, SweepMetric):
@@ -34,12 +36,8 @@ class Reactivation(QuantileMetric, SweepMetric):
     positions of a channel; see :func:`lightning_xai.units.reactivation`. With :class:`Importance` over the same
     regions, perturbation and score it shares every forward pass of a perturbed input.
 
-    ``compute()`` gives ``by_feature`` [\*S], the counts :math:`\sum_k M` painted over the input; ``feature_counts``
-    [J], the same by feature; ``by_unit`` [K] ([K, \*P] for positions); ``by_feature_and_unit`` [J, K] (not for
-    positions); ``total``; ``per_window``, the total per feature; ``per_change``, the total divided by the summed mean
-    of :math:`|R_j x - x|`; ``threshold`` T; ``threshold_error``, its relative error, 0 if it is exact; ``dead_units``
-    [K], which units never were active (as T is 0 for them, anything that pushes them up counts); ``dead``, how many
-    these are; ``samples``, ``nonfinite`` how many changes were not numbers, ``excluded``.
+    ``by_feature_and_unit`` is not there for positions; what concerns thresholds is there if they come from the data.
+    The threshold of a dead unit is 0, so that anything that pushes it up counts: dead units are in no ranking.
 
     A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
@@ -70,24 +68,48 @@ class Reactivation(QuantileMetric, SweepMetric):
         >>> metric.update(nn.Sequential(linear, nn.ReLU()), torch.tensor([[1.0, 4.0, 2.0], [3.0, 2.0, 1.0]]), 0)
         >>> found = metric.compute()
         >>> found["by_feature"], found["by_unit"], found["total"]
-        (tensor([0., 2., 0.], dtype=torch.float64), tensor([0, 2]), tensor(2))
+        (tensor([0, 2, 0]), tensor([0, 2]), tensor(2))
     """
 
-    map_titles: ClassVar[dict[str, str]] = {"map": "re-activation,\nmean Δa"}
+    sample_maps: ClassVar[Mapping[str, Result]] = {"map": Map("re-activation, mean Δa", ACTIVATION)}
     formula: ClassVar[str] = r"M_{j,k} = \#\{x : \sigma(B_k(R_j x) - B_k(x)) - \sigma(0) > T_k\}"
-    reading: ClassVar[str] = "How many units are switched on where a part of the input is perturbed."
+    interpretation: ClassVar[str] = "How many units are switched on where a part of the input is perturbed."
 
-    changes: list[Tensor] | Tensor
-    counts: Tensor
-    feature_counts: Tensor
-    unit_counts: Tensor
-    change_sum: Tensor
+    results: Mapping[str, Result] = {
+        **QuantileMetric.results,
+        "map": Map("re-activations", COUNTS, "How often a cell's feature re-activates.", "reactivation", signed=False),
+        "by_feature": PerFeature(
+            "re-activations by feature", COUNTS, "How often.", QUESTIONS, signed=False, listed="strongest"
+        ),
+        "by_unit": PerUnit(
+            "re-activations by unit", COUNTS, "How.", QUESTIONS, signed=False, listed="strongest", apart="dead_units"
+        ),
+        "by_feature_and_unit": Matrix(
+            "samples in which j re-activates k",
+            "samples",
+            "How often a feature re-activates a unit.",
+            "reactivation",
+            axes=("feature", "unit"),
+            signed=False,
+            listed="strongest",
+        ),
+        "total": Number("re-activations", COUNTS, "How often any feature re-activates any unit.", QUESTIONS),
+        "per_window": Number("re-activations per feature", "", "The mean over the features.", QUESTIONS),
+        "per_change": Number(
+            "re-activations per change", "per unit of mean |R x - x|", "What the perturbation does.", QUESTIONS
+        ),
+        "threshold": PerUnit("threshold T", ACTIVATION, "What the change of a unit must exceed.", THRESHOLD),
+        "threshold_error": ERROR,
+        "dead": DEAD,
+        "dead_units": Entries("dead", "", "Which units never were active.", axes=("unit",)),
+    }
 
     def __init__(
         self,
         layer: str | None,
         regions: RegionsLike,
         perturbation: str | Perturbation,
+        *,
         p: float = 0.005,
         threshold: str | Tensor | Sequence[float] = "activation",
         unit: str | UnitGroups = "channel",
@@ -124,6 +146,9 @@ class Reactivation(QuantileMetric, SweepMetric):
         for name in ("counts", "feature_counts", "unit_counts"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         told = threshold if isinstance(threshold, str) else threshold.tolist()
+        missing = {"by_feature_and_unit"} if unit == "position" else set()
+        missing |= set() if isinstance(threshold, str) else {"threshold", "threshold_error", "dead", "dead_units"}
+        self.results = {key: result for key, result in self.results.items() if key not in missing}
         self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
@@ -144,13 +169,13 @@ class Reactivation(QuantileMetric, SweepMetric):
             nonfinite = nonfinite + (~kept["activation"].isfinite()).flatten(1).sum(1)
         score = request.score
         about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
-        return Watched({"map": swept.regions.paint(shown)}, *about, kept=kept, shape=swept.regions.spatial)
+        tensors, constants = {"map": swept.regions.paint(shown)}, {"shape": swept.regions.spatial}
+        return BatchExplanation(tensors, *about, kept=kept, constants=constants)
 
     def add(self, found: BatchExplanation) -> None:
         """Count the changes of a batch, or keep them until the threshold is known."""
-        assert isinstance(found, Watched)
         kept = found.kept
-        self._note_extent(found.shape)
+        self._note_extent(found.constants["shape"])
         self.add_to_state("change_sum", kept["change"].double().nansum(0))
         if self.unit == "position":
             self.add_to_state("feature_counts", kept["by_feature"].sum(0))
@@ -172,7 +197,7 @@ class Reactivation(QuantileMetric, SweepMetric):
             self._feed(kept["activation"])
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         if self.unit == "position":
             assert isinstance(self.threshold, Tensor)
             return self._results(self.feature_counts, self.unit_counts.view(self.threshold.shape))
@@ -193,43 +218,22 @@ class Reactivation(QuantileMetric, SweepMetric):
         found = self._results(counts.sum(1), counts.sum(0))
         return {**found, "by_feature_and_unit": counts, **threshold}
 
-    def tables(self, result: dict[str, Any]) -> dict[str, Table]:
-        """The strongest features (with their first cell), units, and pairs of both."""
-        bound = self.plan.regions.bind((1, 1, *result["by_feature"].shape))
+    @property
+    def axis_labels(self) -> Labels:
+        """The features by their numbers and first cells."""
+        return {"feature": FeatureLabels(self._bound())}
 
-        def cell(feature: int) -> int | str:
-            alone = torch.zeros(1, len(result["feature_counts"]), dtype=torch.float64)
-            alone[0, feature] = 1.0
-            return written(tuple(bound.paint(alone)[0].nan_to_num(0.0).nonzero()[0].tolist()))
-
-        features = [(j, cell(j), count) for (j,), count in strongest(result["feature_counts"], _LISTED)]
-        found = {
-            "strongest_features": Table(("feature", "first cell", "re-activations"), tuple(features)),
-            "strongest_units": self._units(result["by_unit"], result.get("dead_units")),
-        }
-        if "by_feature_and_unit" in result:
-            pairs = [(j, cell(j), k, count) for (j, k), count in strongest(result["by_feature_and_unit"], _LISTED)]
-            found["strongest_pairs"] = Table(("feature", "first cell", "unit", "samples"), tuple(pairs))
-        return found
-
-    @staticmethod
-    def _units(counts: Tensor, dead: Tensor | None) -> Table:
-        """The strongest units; whether they never were active, as then any rise exceeds their threshold of 0."""
-        found = strongest(counts, _LISTED)
-        if dead is None:
-            return Table(("unit", "re-activations"), tuple((written(as_unit(place)), count) for place, count in found))
-        units = ((written(as_unit(place)), count, "yes" if dead[place] else "") for place, count in found)
-        return Table(("unit", "re-activations", "never active"), tuple(units))
+    def _bound(self) -> BoundRegions:
+        return self.plan.regions.bind((1, 1, *self._shape()))
 
     def _results(self, by_feature: Tensor, by_unit: Tensor) -> dict[str, Tensor]:
         if not self.extent.ndim:
             raise ValueError("Reactivation has seen no sample: call update before compute.")
         total, change = by_feature.sum(), self.change_sum.sum()
-        bound = self.plan.regions.bind((1, 1, *self._shape()))
         return {
-            **self._counts(),
-            "by_feature": bound.paint(by_feature.double().unsqueeze(0))[0],
-            "feature_counts": by_feature,
+            **self.sample_counts(),
+            "map": self._bound().paint(by_feature.double().unsqueeze(0))[0],
+            "by_feature": by_feature,
             "by_unit": by_unit,
             "total": total,
             "per_window": total / len(by_feature),

@@ -2,67 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
 from lightning_xai.attribution import Attribution
-from lightning_xai.metrics.base import BatchExplanation, MapMetric, check_shared, precise
-from lightning_xai.regions import Regions
+from lightning_xai.metrics.base import BatchExplanation, precise
+from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
+from lightning_xai.metrics.sweeps import FeatureLabels, check_shared
+from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
+from lightning_xai.results import Histogram, Labels, Map, Number, PerFeature, PerLayer, Result
 from lightning_xai.scores import Target, as_target, check_range
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BINS = 65  # odd, so that 0 lies in the middle of one
 
-_ENDS = ("input", "bias", "epsilon")
-
-
-@dataclass(frozen=True)
-class _Accounted(BatchExplanation):
-    """What was found together with a ledger.
-
-    Attributes:
-        layers: The names of the layers in ``totals["ledger"]``.
-    """
-
-    layers: tuple[str, ...] = ()
+RELEVANCE = "units of the attribution"
+WHOLE = "share of the scores' sum"
+# Where relevance ends, in the ledger.
+_ENDS = {"input_share": "input", "bias_share": "biases", "epsilon_share": "stabilizers ε"}
 
 
 class Relevance(MapMetric):
     r"""Mean relevance :math:`R` of any attribution, summed over the channels.
 
-    ``compute()`` gives, over the samples: ``map`` [\*S] the mean, ``map_abs`` [\*S] the mean magnitude, ``per_class``
-    [classes, \*S] the mean per explained class (left out over 2**24 numbers), ``mean_abs`` the mean magnitude of a
-    cell, ``gini`` and ``top_share`` how peaked a sample's map is (the Gini coefficient; the share of the strongest
-    tenth of its cells), ``entropy`` of its magnitudes in nats, ``positive_share`` of its magnitude,
-    ``conservation_gap`` how far the maps' sums are from the scores,
+    Cells that are not finite are left out; maps per class are left out over 2**24 numbers. A map that is 0 has the
+    entropy, shares and coefficients 0; scores that are all 0 do not divide.
+
+    ``by_feature`` is there with ``regions``, or for the columns of a table. ``conservation_gap`` is there for an
+    attribution that promises conservation,
 
     .. math:: \frac{\sum_n |s_n - \sum R_n|}{\sum_n |s_n|},
 
-    ``histogram`` [65] how many cells of the maps lie in 65 equal intervals from -1 to 1, in units of the strongest cell
-    of their sample, ``by_feature`` [J] the mean share of a sample's magnitude that a feature has, signed (with
-    ``regions``, or columns of a table), ``samples``, ``nonfinite`` how many cells were not numbers, ``excluded`` how
-    many samples could not be explained; and the mean of what the attribution gives besides its map
-    (``completeness_gap`` of :class:`~lightning_xai.relevance.IntegratedGradients`). Cells that are not numbers are left
-    out. A map that is 0 has the entropy, shares and coefficients 0; scores that are all 0 do not divide.
-
-    An attribution with a conservation ledger also gives ``ledger`` [L], the relevance of every named layer,
-    ``input_share``, what arrives at the input, ``bias_share`` and ``epsilon_share``, what biases and stabilisers
-    absorb: each summed over all samples with its sign, and divided by the sum of their scores,
+    and the ledger for one that keeps it. Its shares are sums over all samples with their sign, divided by the sum of
+    their scores,
 
     .. math:: \text{bias share} = \frac{\sum_n b_n}{\sum_n s_n}.
 
     These are shares of one sum, not means over the samples: amounts of opposite sign cancel, and so do scores. A share
     can be negative or above 1, and says little where the scores nearly cancel, which logits can and probabilities
-    cannot; scores that sum to 0 do not divide.
+    cannot; scores that sum to 0 do not divide. What an attribution gives besides its map (``completeness_gap`` of
+    :class:`~lightning_xai.relevance.IntegratedGradients`) is a mean over the samples.
 
     Args:
         attribution: R, e.g. ``LRP()`` or ``GradCAM()``.
@@ -82,32 +66,42 @@ class Relevance(MapMetric):
         >>> metric = Relevance(GradientXInput())
         >>> metric.update(model, torch.ones(3, 4), torch.tensor([0, 0, 1]))
         >>> found = metric.compute()
-        >>> found["per_class"][0], found["conservation_gap"]
+        >>> found["map_per_class"][0], found["conservation_gap"]
         (tensor([ 1., -2.,  3.,  4.], dtype=torch.float64), tensor(0., dtype=torch.float64))
     """
 
     formula: ClassVar[str] = r"R, \quad \sum_p R_p \approx s(x)"
-    reading: ClassVar[str] = "Red cells speak for the target, blue cells against it."
-    map_titles: ClassVar[dict[str, str]] = {"map": "relevance R"}
-
-    positive_sum: Tensor
-    entropy_sum: Tensor
-    gap_sum: Tensor
-    score_sum: Tensor
-    histogram: Tensor
-    feature_sum: Tensor
-    details_count: Tensor
-    ledger_sum: Tensor
-    input_sum: Tensor
-    bias_sum: Tensor
-    epsilon_sum: Tensor
-    start_sum: Tensor
+    interpretation: ClassVar[str] = "Red cells speak for the target, blue cells against it."
+    sample_maps: ClassVar[Mapping[str, Result]] = {"map": Map("relevance R", RELEVANCE)}
+    results: Mapping[str, Result] = {
+        **MapMetric.results,
+        **map_results("relevance R", RELEVANCE),
+        "positive_share": Number("positive share of |R|", "0 … 1", "What speaks for the target.", "relevance-entropy"),
+        "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "relevance-entropy"),
+        "conservation_gap": Number(
+            "conservation gap", "share of the scores", "How far maps miss scores.", "conservation-gap", better="lower"
+        ),
+        "completeness_gap": Number(
+            "completeness gap", SCORE, "How far maps miss the change of the score.", "completeness", better="lower"
+        ),
+        "histogram": Histogram(
+            "relevance ÷ strongest of the sample", "cells", "Cells by relevance.", "feature-share", extent=(-1.0, 1.0)
+        ),
+        "by_feature": PerFeature(
+            "mean share of |R|", "of a sample", "What a feature has of a map.", "feature-share", listed="strongest"
+        ),
+        "ledger": PerLayer(
+            "conservation ledger", WHOLE, "What arrives at every layer's output.", "ledger", beside=tuple(_ENDS)
+        ),
+        **{key: Number(f"relevance of the {where}", WHOLE, "", "ledger") for key, where in _ENDS.items()},
+    }
 
     def __init__(
         self,
         attribution: Attribution,
+        *,
         part: str = "signed",
-        regions: Regions | None = None,
+        regions: RegionsLike | None = None,
         ledger: bool = True,
         **options: Any,
     ) -> None:
@@ -116,13 +110,11 @@ class Relevance(MapMetric):
             raise TypeError(
                 f"attribution must be one of lightning_xai.relevance, e.g. LRP(), got {type(attribution).__name__}."
             )
-        if regions is not None and not isinstance(regions, Regions):
-            raise TypeError(f"regions must be Windows(...) or Segments(...), got {type(regions).__name__}.")
-        check_shared(regions, "Relevance")
+        self.regions = None if regions is None else as_regions(regions)
+        check_shared(self.regions, "Relevance")
         part_of(torch.zeros(1), part)
         self.attribution = attribution
         self.part = part
-        self.regions = regions
         self.ledger = ledger and "ledger" in attribution.details
         self.layers: tuple[str, ...] = ()
         self.add_sum_state("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
@@ -130,7 +122,13 @@ class Relevance(MapMetric):
         self.add_sum_state(*(f"{name}_sum" for name in self.numbers), "details_count")
         if self.ledger:
             self.add_sum_state("ledger_sum", "input_sum", "bias_sum", "epsilon_sum", "start_sum")
-        self.fingerprint(attribution, part, regions, ledger)
+        given = {
+            "conservation_gap": attribution.conserves,
+            "completeness_gap": "completeness_gap" in attribution.details,
+        }
+        given |= dict.fromkeys(("ledger", *_ENDS), self.ledger)
+        self.results = {key: result for key, result in self.results.items() if given.get(key, True)}
+        self.fingerprint(attribution, part, self.regions, ledger)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
@@ -145,13 +143,16 @@ class Relevance(MapMetric):
         tensors["gap"] = score - relevance.to(score).flatten(1).sum(1)
         finite = relevance.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if self.regions is not None or relevance.ndim == 2:
-            parts = part_of(finite, self.part) if self.regions is None else self._by_feature(finite)
+            parts = part_of(finite, self.part)
+            if self.regions is not None:
+                parts = pool_features(finite, self.regions, self.part)
             size = part_of(finite, "absolute").flatten(1).sum(1, keepdim=True)
             tensors["by_feature"] = torch.where(size > 0, parts / size, 0.0)
         nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
         totals = {} if ledger is None else self._totals(ledger, score)
-        layers = () if ledger is None else tuple(ledger.layers)
-        return _Accounted(tensors, found.target, found.prediction, nonfinite, found.classes, totals, layers)
+        layers = {"layers": () if ledger is None else tuple(ledger.layers)}
+        about = (found.target, found.prediction, nonfinite, found.classes)
+        return BatchExplanation(tensors, *about, totals=totals, constants=layers)
 
     @staticmethod
     def _totals(ledger: Ledger, score: Tensor) -> dict[str, Tensor]:
@@ -175,9 +176,8 @@ class Relevance(MapMetric):
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch, and what belongs to them."""
-        assert isinstance(found, _Accounted)
         super().add(found)
-        self.layers = found.layers
+        self.layers = found.constants["layers"]
         values = precise(found.tensors["map"]).flatten(1)
         values = torch.where(values.isfinite(), values, 0.0)
         sizes = values.abs()
@@ -204,34 +204,27 @@ class Relevance(MapMetric):
             self.add_to_state(f"{name}_sum", precise(value))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         found = {
-            **self._maps(),
+            **self.map_means(),
             "positive_share": self.positive_sum / self.measured,
             "entropy": self.entropy_sum / self.measured,
-            "conservation_gap": self.gap_sum / torch.where(self.score_sum > 0, self.score_sum, 1.0),
             "histogram": self.histogram,
         }
+        if self.attribution.conserves:
+            found["conservation_gap"] = self.gap_sum / torch.where(self.score_sum > 0, self.score_sum, 1.0)
         if self.feature_sum.ndim:
             found["by_feature"] = self.feature_sum / self.measured
         if self.ledger:
             whole = torch.where(self.start_sum == 0, 1.0, self.start_sum)
-            shares = {f"{name}_share": getattr(self, f"{name}_sum") / whole for name in _ENDS}
+            shares = {key: getattr(self, key.replace("_share", "_sum")) / whole for key in _ENDS}
             found |= shares | {"ledger": self.ledger_sum / whole}
         return found | {name: getattr(self, f"{name}_sum") / self.details_count for name in self.numbers}
 
-    def charts(self, result: dict[str, Any], title: str) -> dict[str, Figure]:
-        """The histogram, the share of every feature, and the ledger if there is one."""
-        from lightning_xai.figures import relevance
-
-        drawn = {"histogram": relevance.draw_histogram(result["histogram"], title)}
-        if "by_feature" in result:
-            drawn["shares"] = relevance.draw_shares(result["by_feature"], title)
-        if "ledger" in result and self.layers:
-            ends = {name: float(result[f"{name}_share"]) for name in _ENDS}
-            drawn["ledger"] = relevance.draw_ledger(result["ledger"], self.layers, title, ends)
-        return drawn
-
-    def _by_feature(self, relevance: Tensor) -> Tensor:
-        assert self.regions is not None
-        return pool_features(relevance, self.regions, self.part)
+    @property
+    def axis_labels(self) -> Labels:
+        """The names of the layers in the ledger; the features by their numbers and first cells."""
+        labels: dict[str, Sequence[str]] = {"layer": [name or "the model itself" for name in self.layers]}
+        if self.regions is not None and self.map_sum.ndim:
+            labels["feature"] = FeatureLabels(self.regions.bind((1, 1, *self.map_sum.shape)))
+        return labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.metrics.activation import ACTIVATION
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
+from lightning_xai.results import Entries, Matrix, Result
 from lightning_xai.scores import RawOutput, Target
 from lightning_xai.units._capture import capture
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.search import Peaks, Strongest, candidates, check_ids, merged, nothing, peaks
+
+RANKED = ("unit", "rank")
 
 
 class TopSamples(ExplanationMetric):
@@ -25,9 +29,7 @@ class TopSamples(ExplanationMetric):
     The state is the n strongest so far, [U, n]; those of several processes are merged into the n strongest of all,
     ties by smaller id, a sample that several have seen counted once.
 
-    ``compute()`` gives ``value`` [U, n] (NaN where there were fewer samples), ``sample_id`` [U, n] and ``position``
-    [U, n, D] (-1 there), ``samples``, ``nonfinite`` how many activations were not numbers (such a sample is not among a
-    unit's strongest) and ``excluded``.
+    A sample with activations that are not finite is not among the strongest of a unit.
 
     Args:
         layer: The dotted name of a layer that gives [N, K] or maps [N, K, \*P].
@@ -53,13 +55,28 @@ class TopSamples(ExplanationMetric):
     """
 
     formula: ClassVar[str] = r"\mathrm{top}_n\{\, \max_p A_{k,p}(x) : x \,\}"
-    reading: ClassVar[str] = "The samples to look at to see what a unit responds to."
+    interpretation: ClassVar[str] = "The samples to look at to see what a unit responds to."
+
+    results: Mapping[str, Result] = {
+        **ExplanationMetric.results,
+        "value": Matrix(
+            "activation",
+            ACTIVATION,
+            "Of a unit at its strongest place.",
+            "top-samples",
+            axes=RANKED,
+            listed="given",
+        ),
+        "sample_id": Entries("sample", "", "Which sample it is; -1 where there were fewer.", axes=RANKED),
+        "position": Entries("position", "cells of the layer", "Where in the map.", axes=RANKED),
+    }
 
     strongest: Tensor
 
     def __init__(
         self,
         layer: str,
+        *,
         n: int = 10,
         groups: UnitGroups | None = None,
         output: str | int | None = None,
@@ -116,10 +133,10 @@ class TopSamples(ExplanationMetric):
         return Strongest.unpacked(self.strongest)
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         found = self.result()
         results = {"value": found.value, "sample_id": found.sample_id, "position": found.position}
-        return {**self._counts(), **results}
+        return {**self.sample_counts(), **results}
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         """Merge another state, of which one may not have seen its first sample."""

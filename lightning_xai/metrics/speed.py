@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import BatchExplanation, MapMetric, SweepMetric, precise
+from lightning_xai.metrics.base import BatchExplanation, precise
+from lightning_xai.metrics.maps import MapMetric, map_results
+from lightning_xai.metrics.sweeps import SweepMetric
 from lightning_xai.perturbation.kinds import Perturbation, as_perturbation
 from lightning_xai.perturbation.speed import fit_slope, state_abscissae
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.results import Map, Result
 from lightning_xai.scores import Score, as_score
+
+SLOPE, VARIANCE = "score per unit of strength", "0 … 1 of the variance"
 
 
 class Speed(MapMetric, SweepMetric):
     r"""Mean slope :math:`v_j` of importance over the states of a perturbation, painted over the input.
-
-    ``compute()`` gives the results of :class:`~lightning_xai.metrics.Importance` for the slope instead of the
-    importance (``relative`` excepted), and ``r_squared`` [\*S], the mean share of variance that the lines explain.
 
     Args:
         regions: The features j.
@@ -49,19 +51,25 @@ class Speed(MapMetric, SweepMetric):
     """
 
     formula: ClassVar[str] = r"v_j = \frac{\sum_k (t_k - \bar t)\,LI_{j,k}}{\sum_k (t_k - \bar t)^2}"
-    reading: ClassVar[str] = (
+    interpretation: ClassVar[str] = (
         "How fast the score falls as the perturbation of a feature grows: the slope of importance over the "
         "strength. A high R² says that it grows evenly."
     )
-    map_titles: ClassVar[dict[str, str]] = {"map": "speed v"}
-
-    r_squared_sum: Tensor
+    sample_maps: ClassVar[Mapping[str, Result]] = {"map": Map("speed v", SLOPE)}
+    results: Mapping[str, Result] = {
+        **MapMetric.results,
+        **map_results("speed v", SLOPE),
+        "map_r_squared": Map(
+            "mean R²", VARIANCE, "How evenly importance grows.", "r-squared", better="higher", signed=False
+        ),
+    }
 
     def __init__(
         self,
         regions: RegionsLike,
         perturbations: str | Perturbation | Sequence[Perturbation],
         strengths: Sequence[float] | None = None,
+        *,
         abscissa: str = "index",
         score: str | Score = "probability",
         chunk_size: int | None = None,
@@ -80,17 +88,17 @@ class Speed(MapMetric, SweepMetric):
         """Slopes [N, J] of a sweep, painted."""
         fit = fit_slope(self.abscissae, torch.stack([swept.local(request) for request in self.requests]))
         paint = swept.regions.paint
-        tensors = {"map": paint(fit.slope), "r_squared": paint(fit.r_squared), "slope": fit.slope}
+        tensors = {"map": paint(fit.slope), "map_r_squared": paint(fit.r_squared), "slope": fit.slope}
         return self._explained(swept, tensors)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps of a batch."""
         super().add(found)
-        self.add_to_state("r_squared_sum", precise(found.tensors["r_squared"]).nansum(0))
+        self.add_to_state("r_squared_sum", precise(found.tensors["map_r_squared"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
-        return {**self._maps(), "r_squared": self.r_squared_sum / self.map_count}
+        """The results declared above."""
+        return {**self.map_means(), "map_r_squared": self.r_squared_sum / self.map_count}
 
 
 def _states(

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai.metrics.base import BatchExplanation, SweepMetric, check_shared, precise
+from lightning_xai.metrics.base import BatchExplanation, precise
+from lightning_xai.metrics.maps import SCORE
+from lightning_xai.metrics.sweeps import SweepMetric, check_shared
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.perturbation.synergy import beyond_single, joint_importance
 from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.results import Map, Matrix, Number, PerFeature, Result
 from lightning_xai.scores import Score
+
+PAIR = ("feature j*", "feature j")
+REDUNDANT = "0 all need each other … 1 all hold the same"
 
 
 class Synergy(SweepMetric):
     r"""Mean joint importance :math:`LI_{j^*,j}` and interaction :math:`I = LI_{j^*,j} - LI_{j^*} - LI_j`.
 
-    ``compute()`` gives, over the samples: ``joint`` and ``interaction`` [J, J] ([J] for an anchor), the means, NaN on
-    the diagonal; ``interaction_mean_abs`` the mean magnitude of an interaction; ``redundant_share`` the share of a
-    sample's interaction that is positive (redundant), on average; ``samples``, ``nonfinite`` and ``excluded``.
+    Both are NaN on the diagonal.
 
     Args:
         regions: The features j, the same in every sample.
@@ -49,24 +54,28 @@ class Synergy(SweepMetric):
     """
 
     formula: ClassVar[str] = r"I_{j^*,j} = LI_{j^*,j} - LI_{j^*} - LI_j,\quad LI_{j^*,j} = s(x) - s(R_{j^*} R_j x)"
-    reading: ClassVar[str] = (
+    interpretation: ClassVar[str] = (
         "What losing two features together costs beyond losing each alone. Positive: they hold the same "
         "evidence, so only losing both hurts. Negative: they need each other, so losing either is enough."
     )
-    map_titles: ClassVar[dict[str, str]] = {"strongest": "synergy with the\nstrongest (grey)"}
-
-    joint_sum: Tensor
-    joint_count: Tensor
-    interaction_sum: Tensor
-    interaction_count: Tensor
-    mean_abs_sum: Tensor
-    redundant_sum: Tensor
-    measured: Tensor
+    sample_maps: ClassVar[Mapping[str, Result]] = {"map_strongest": Map("synergy with the strongest (grey)", SCORE)}
+    results: Mapping[str, Result] = {
+        **SweepMetric.results,
+        "joint": Matrix("mean joint importance LI", SCORE, "What losing both features costs.", "synergy", axes=PAIR),
+        "interaction": Matrix(
+            "mean interaction I", SCORE, "What losing both costs beyond losing each.", "interaction", axes=PAIR
+        ),
+        "interaction_mean_abs": Number("mean |I| of a pair", SCORE, "How strongly features interact.", "interaction"),
+        "redundant_share": Number(
+            "redundant share of |I|", REDUNDANT, "How much of the interaction is positive.", "redundant-share"
+        ),
+    }
 
     def __init__(
         self,
         regions: RegionsLike,
         perturbation: str | Perturbation,
+        *,
         anchor: int | None = None,
         score: str | Score = "probability",
         chunk_size: int | None = None,
@@ -82,6 +91,10 @@ class Synergy(SweepMetric):
         self.requests = [pair, Request.of(perturbation, score)]
         self.add_sum_state("joint_sum", "joint_count", "interaction_sum", "interaction_count")
         self.add_sum_state("mean_abs_sum", "redundant_sum", "measured")
+        if anchor is not None:  # a row of the matrix
+            rows = {key: self.results[key] for key in ("joint", "interaction")}
+            rows = {key: PerFeature(row.title, row.unit, row.meaning, row.equation) for key, row in rows.items()}
+            self.results = {**self.results, **rows}
         self.fingerprint(self.plan, self.requests)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
@@ -94,7 +107,12 @@ class Synergy(SweepMetric):
         else:
             anchor = alone.nan_to_num(nan=-torch.inf).argmax(1)
             row = joint[torch.arange(len(joint), device=joint.device), anchor]
-        tensors = {"joint": joint, "interaction": interaction, "strongest": swept.regions.paint(row), "anchor": anchor}
+        tensors = {
+            "joint": joint,
+            "interaction": interaction,
+            "map_strongest": swept.regions.paint(row),
+            "anchor": anchor,
+        }
         return self._explained(swept, tensors)
 
     def add(self, found: BatchExplanation) -> None:
@@ -113,9 +131,9 @@ class Synergy(SweepMetric):
         self.add_to_state("measured", (count > 0).sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """The results named above."""
+        """The results declared above."""
         return {
-            **self._counts(),
+            **self.sample_counts(),
             "joint": self.joint_sum / self.joint_count,
             "interaction": self.interaction_sum / self.interaction_count,
             "interaction_mean_abs": self.mean_abs_sum / self.measured,

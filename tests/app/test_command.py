@@ -50,7 +50,7 @@ def test_the_default_run_says_what_it_does_and_nothing_else(trained):
         "Training DemoCNN, then explaining up to 64 samples by importance, speed, synergy, relevance"
     )
     assert "Epoch 2/2" in ended.stdout
-    assert "│ importance   │ samples              │       64 │" in ended.stdout
+    assert "│ importance   │ samples  " in ended.stdout
     assert "  pictures: run/figures\n" in ended.stdout
 
 
@@ -67,9 +67,7 @@ def test_the_default_run_writes_what_it_found(trained):
         "speed.png",
         "synergy.png",
         "relevance.png",
-        "relevance.histogram.png",
-        "relevance.shares.png",
-        "relevance.ledger.png",
+        "relevance.by_feature.csv",
         "samples.png",
     }
     assert (run / "last.ckpt").is_file()

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from lightning_xai.app.report import write_comparison
+from lightning_xai.metrics import Importance, Synergy
 
 
 class Page(html.parser.HTMLParser):
@@ -53,9 +54,10 @@ def test_everything_is_in_the_file(a_run, shape):
     assert all(attributes.get("alt") for attributes in page.all("img"))
     assert all(attributes.get("aria-label") for attributes in page.all("svg"))
     assert len(page.all("math")) == 2
-    for result in run.numbers.values():
+    for metric, result in run.numbers.items():
         for key, value in result.items():
-            assert f"{key} {value if isinstance(value, int) else f'{value:.4g}'}" in page.text
+            label = {"importance": Importance, "pairs": Synergy}[metric].results[key].label
+            assert f"{label} {value if isinstance(value, int) else f'{value:.4g}'}" in page.text
     anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert {link["href"][1:] for link in page.all("a")} <= anchors
 
@@ -88,7 +90,11 @@ def test_a_comparison_links_the_reports_and_holds_the_pictures(a_run, tmp_path):
     for name, folder in runs.items():
         folder.mkdir()
         numbers[name] = a_run((1, 4, 4), folder=folder).numbers
-    page = Page(write_comparison(tmp_path, runs, ["importance/gini", "pairs/samples", "none/there"]).read_text())
+    page = Page(
+        write_comparison(
+            tmp_path, runs, {"importance/gini": "the label", "pairs/samples": "s", "none/there": "n"}
+        ).read_text()
+    )
     assert [link["href"] for link in page.all("a")] == ["0: zero/report.html", "1: blur & <mean>/report.html"]
-    assert f"importance/gini {numbers['0: zero']['importance']['gini']:.4g}" in page.text
+    assert f"the label {numbers['0: zero']['importance']['gini']:.4g}" in page.text
     assert len(page.all("img")) == 2

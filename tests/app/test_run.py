@@ -65,11 +65,11 @@ def test_what_is_strongest_is_printed_and_in_the_report(command, here):
     code, out, err = command(*small, "metrics=[importance,reactivation]", "metrics.reactivation.p=0.3")
     assert (code, err) == (0, "")
     folder, report = here / "run" / "figures" / "validate-epoch1", (here / "run" / "report.html").read_text()
-    for what in ("features", "units", "pairs"):
-        with (folder / f"reactivation.strongest_{what}.csv").open() as file:
+    for what in ("by_feature", "by_unit", "by_feature_and_unit"):
+        with (folder / f"reactivation.{what}.csv").open() as file:
             head, *rows = csv.reader(file)
-        assert f"reactivation: strongest {what}" in " ".join(out.split())
-        assert f"<h3>strongest {what}</h3>" in report
+        assert f"reactivation {what.replace('_', ' ')}" in " ".join(out.split())
+        assert f"<h3>{what.replace('_', ' ')}</h3>" in report
         assert len(rows) > 0
         assert all(f'<th scope="col">{name}</th>' in report for name in head)
         assert "".join(f"<td>{cell}</td>" for cell in rows[0]) in report

@@ -50,7 +50,7 @@ def test_it_is_the_mean_of_what_the_functions_give(count):
     close(found["pairs"]["joint"], synergy(module, inputs, labels, **ask).mean(0))
     fit = speed(module, inputs, labels, regions=REGIONS, perturbations=FADE)
     close(found["speed"]["map"], paint(fit.slope).mean(0))
-    close(found["speed"]["r_squared"], paint(fit.r_squared).mean(0))
+    close(found["speed"]["map_r_squared"], paint(fit.r_squared).mean(0))
     for result in found.values():
         assert result["samples"] == min(count, SAMPLES)
         assert all(isinstance(value, int | float) or value.device.type == "cpu" for value in result.values())

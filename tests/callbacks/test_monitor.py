@@ -72,15 +72,15 @@ def test_files(trainer, tmp_path, save_maps):
 
 
 def test_tables_stand_beside_the_pictures(trainer, tmp_path):
-    names = {f"seen.strongest_{what}.csv" for what in ("features", "units", "pairs")}
+    names = {f"seen.{what}.csv" for what in ("by_feature", "by_unit", "by_feature_and_unit")}
     metrics = {"zero": Importance(REGIONS, ZERO), "seen": Reactivation("net.0", REGIONS, ZERO, p=0.2)}
     monitor = ExplanationMonitor(metrics, save_maps=False)
     trainer(callbacks=[monitor]).validate(Classifier(), [loader(), loader()], verbose=False)
     assert files(tmp_path) == {f"figures/validate-epoch0/dataloader_idx_{i}/{name}" for i in range(2) for name in names}
-    table = (tmp_path / "figures/validate-epoch0/dataloader_idx_1/seen.strongest_units.csv").read_text().splitlines()
+    table = (tmp_path / "figures/validate-epoch0/dataloader_idx_1/seen.by_unit.csv").read_text().splitlines()
     counts = monitor.results["seen/dataloader_idx_1"]["by_unit"]
-    assert table[0] == "unit,re-activations,never active"
-    assert {int(unit): int(count) for unit, count, _ in (row.split(",") for row in table[1:])} == {
+    assert table[0] == "unit,re-activations by unit,threshold T,dead"
+    assert {int(unit): int(count) for unit, count, _, _ in (row.split(",") for row in table[1:])} == {
         unit: int(count) for unit, count in enumerate(counts) if count
     }
     assert counts.any()
@@ -113,10 +113,10 @@ def test_what_is_on_disk_is_what_the_functions_give(trainer, tmp_path):
     equal(found["zero/local"], local)
     equal(found["zero/map"], paint(local))
     equal(found["speed/map"], paint(slope))
-    equal(found["speed/r_squared"], paint(r_squared))
+    equal(found["speed/map_r_squared"], paint(r_squared))
     equal(found["pairs/interaction"], interaction(module, inputs, labels, regions=REGIONS, perturbation=ZERO))
     low, high = local.amin(1, keepdim=True), local.amax(1, keepdim=True)
-    equal(found["zero/relative"], paint((local - low) / (high - low)))
+    equal(found["zero/map_relative"], paint((local - low) / (high - low)))
 
 
 @pytest.mark.parametrize("names", [{}, {"target": "predicted"}, {"target": 2}], ids=str)

@@ -30,9 +30,9 @@ def test_batches_together_are_the_data(cnn, units, value):
     expected = ablate_units(cnn, x, y, layer="2", units=units, value=value, score="probability")
     close(found["accuracy"], expected.accuracy)
     close(found["clean_accuracy"], expected.clean_accuracy)
-    close(found["accuracy_change"], expected.accuracy_change)
-    close(found["score_change"], expected.mean_score_change)
-    assert float(found["largest_loss"]) == float(-expected.accuracy_change.nan_to_num(0.0).min())
+    close(found["accuracy_drop"], -expected.accuracy_change)
+    close(found["score_drop"], expected.mean_score_change)
+    assert float(found["largest_accuracy_drop"]) == float(-expected.accuracy_change.nan_to_num(0.0).min())
     assert found["accuracy"][:, 2].isnan().all()
 
 
@@ -41,7 +41,7 @@ def test_scores_that_are_not_numbers_are_counted(cnn):
     metric = UnitAblation("2", value=float("inf"))
     metric.update(cnn, x, y)
     assert int(metric.compute()["nonfinite"]) == 36
-    assert metric.compute()["score_change"].isnan().all()
+    assert metric.compute()["score_drop"].isnan().all()
 
 
 def test_a_metric_is_a_metric(cnn):
@@ -50,7 +50,7 @@ def test_a_metric_is_a_metric(cnn):
     first = metric(cnn, x[:4], y[:4])
     metric(cnn, x[4:], y[4:])
     again = pickle.loads(pickle.dumps(metric))
-    close(again.compute()["score_change"], metric.compute()["score_change"])
+    close(again.compute()["score_drop"], metric.compute()["score_drop"])
     assert int(first["samples"]) == 4
     _, axes = metric.plot()
     assert {ax.get_xlabel() for ax in axes if ax.get_ylabel() == "unit"} == {"class"}

@@ -105,7 +105,7 @@ def check_maps(found, maps, target):
     maps, target = np.stack(maps), target.numpy()
     close(found["map"], mean(maps, 0))
     close(found["map_abs"], mean(np.abs(maps), 0))
-    close(found["per_class"], np.stack([mean(maps[target == c], 0) for c in range(CLASSES)]))
+    close(found["map_per_class"], np.stack([mean(maps[target == c], 0) for c in range(CLASSES)]))
     cells = [np.abs(sample[np.isfinite(sample)]) for sample in maps]
     for key, summary in {"mean_abs": np.mean, "gini": gini, "top_share": top_share}.items():
         close(found[key], np.mean([summary(sample) for sample in cells if len(sample)]))
@@ -146,7 +146,7 @@ def test_importance(cnn, batch, regions, states, score):
     values, maps = one_by_one(importance, cnn, batch, regions, **ask)
     check_maps(found, maps, batch[1])
     relative = [paint(regions, x, relative_importance(value)) for x, value in zip(batch[0], values, strict=True)]
-    close(found["relative"], mean(np.stack(relative), 0))
+    close(found["map_relative"], mean(np.stack(relative), 0))
     assert found["nonfinite"] == missing(regions, batch, values)
     assert (found["nonfinite"] > 0) == (states is BREAKING)
 
@@ -162,7 +162,7 @@ def test_speed(cnn, batch, regions, states, abscissa):
     _, maps = one_by_one(lambda *args, **how: speed(*args, **how).slope, cnn, batch, regions, **ask)
     check_maps(found, maps, batch[1])
     _, r_squared = one_by_one(lambda *args, **how: speed(*args, **how).r_squared, cnn, batch, regions, **ask)
-    close(found["r_squared"], mean(np.stack(r_squared), 0))
+    close(found["map_r_squared"], mean(np.stack(r_squared), 0))
     each = [one_by_one(importance, cnn, batch, regions, perturbation=state, score="logit")[0] for state in states]
     assert found["nonfinite"] == sum(missing(regions, batch, values) for values in each)
 
@@ -331,7 +331,7 @@ def test_maps_per_class_are_left_out_when_there_are_too_many(batch, make):
     metric = make()
     metric.requests = metric.requests[:1] * len(metric.requests)
     metric.update(many, batch[0][:1], 0)
-    assert "per_class" not in metric.compute()
+    assert "map_per_class" not in metric.compute()
     assert metric.compute()["map"].shape == (4, 6)
 
 
@@ -425,7 +425,7 @@ def test_plot(cnn, batch, make, given):
     metric = updated(make(), cnn, batch)
     figure, axes = metric.plot(metric.compute()) if given else metric.plot()
     assert isinstance(figure, Figure)
-    assert axes == figure.axes
+    assert {*axes} <= {*figure.axes}
     assert figure.get_suptitle().startswith(f"{type(metric).__name__}: samples {N}")
 
 
@@ -435,8 +435,8 @@ def test_plot(cnn, batch, make, given):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Importance(3, kinds.Blur()), TypeError, r"regions must be Windows\(...\) or Segments\(...\), got int"),
-        (lambda: Importance(Windows(2), "blur"), TypeError, r"perturbation must be one of .*kinds.* got str"),
+        (lambda: Importance("3", kinds.Blur()), TypeError, r"regions must be Windows\(...\), .* got str"),
+        (lambda: Importance(Windows(2), "blurr"), ValueError, "Did you mean 'blur'"),
         (lambda: Importance(Windows(2), kinds.Blur(), score="logits"), ValueError, "Did you mean 'logit'"),
         (lambda: Importance(Windows(2), kinds.Blur(), engine="dens"), ValueError, "Did you mean 'dense'"),
         (lambda: Importance(Windows(2), kinds.Blur(), chunk_size=0), ValueError, "chunk_size must be at least 1"),

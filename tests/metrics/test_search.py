@@ -79,7 +79,7 @@ def test_a_metric_is_a_metric():
     assert int(first["sample_id"].max()) <= 3
     assert TopSamples("1", n=4).configuration.tolist() != metric.configuration.tolist()
     _, axes = metric.plot()
-    assert [ax.get_xlabel() for ax in axes if ax.get_ylabel() == "unit"] == ["rank"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rank", "unit")
     other = TopSamples("1", n=3)
     other.update(model, x[4:], y[4:], ids[4:])
     left = TopSamples("1", n=3)
@@ -166,5 +166,5 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, shards):
             for name, result in one.items():
                 for key, value in result.items():
                     exact = {"rtol": 0.0, "atol": 0.0}
-                    how = {"rtol": 1e-12, "atol": 1e-12} if key == "score_change" else exact
+                    how = {"rtol": 1e-12, "atol": 1e-12} if key == "score_drop" else exact
                     torch.testing.assert_close(two[name][key], value, equal_nan=True, **how)

@@ -8,7 +8,8 @@ import torch
 from loops import KINDS, WINDOWS, N, P, agree, arms, both_rules, both_units, by_hand, counted, every_kind, upper
 from torch import nn
 
-from lightning_xai.figures.reactivation import as_result, draw_reactivation
+from lightning_xai.figures import draw_results
+from lightning_xai.figures.units import reactivation_values
 from lightning_xai.metrics import Importance, Reactivation, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 from lightning_xai.perturbation.kinds.base import Keys
@@ -220,8 +221,8 @@ def test_the_report(net, x, tmp_path):
 @both_units
 def test_a_picture(net, x, unit):
     found = reactivation(net, x, layer="first", regions=Windows(2), perturbation=kinds.Constant(3.0), p=P, unit=unit)
-    figure = draw_reactivation(as_result(found, Windows(2), x), "first")
-    assert figure.get_suptitle().startswith(f"first: samples {N}, total {found.total:.3g}")
+    figure = draw_results(Reactivation.results, reactivation_values(found, Windows(2), x), "first")
+    assert figure.get_suptitle().startswith(f"first: samples {N}, re-activations {found.total:.3g}")
     painted = figure.axes[0].images[0].get_array()
     assert float(painted.max()) == int(found.by_feature.max())
     assert painted.shape == (6, 5)

@@ -1,0 +1,171 @@
+"""Metrics of chapter 1 and how they share a sweep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
+from lightning_xai.regions import BoundRegions, Regions, Segments
+from lightning_xai.scores import Target
+
+
+class SweepMetric(ExplanationMetric, ABC):
+    """A metric of chapter 1: it asks a sweep for what it needs.
+
+    Attributes:
+        plan: The regions and how they are swept.
+        requests: What the metric needs of the sweep.
+        captures: What it needs to see inside the model on the way.
+    """
+
+    plan: Plan
+    requests: list[Request]
+    captures: Sequence[CaptureRequest] = ()
+
+    @abstractmethod
+    def explained(self, swept: SweepResult) -> BatchExplanation:
+        """What the metric makes of a sweep that holds its requests."""
+
+    def run(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+    ) -> BatchExplanation:
+        """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+        """Raise what a sweep of a batch would refuse."""
+        check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
+
+    def _explained(self, swept: SweepResult, tensors: dict[str, Tensor]) -> BatchExplanation:
+        """``tensors`` with the sweep's importances that are not numbers counted, where there is one to be expected."""
+        nonfinite = torch.stack([self._missing(swept, request) for request in self.requests]).sum(0)
+        score = self.requests[0].score
+        return BatchExplanation(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+
+    @staticmethod
+    def _missing(swept: SweepResult, request: Request) -> Tensor:
+        local = swept.local(request)
+        missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.pairing).to(local.device)
+        return missing.sum(1)
+
+
+def update_together(
+    metrics: Mapping[str, ExplanationMetric],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    sample_ids: Tensor | Sequence[int] | None = None,
+    *,
+    count: bool = True,
+) -> dict[str, BatchExplanation]:
+    """Update metrics so that those over the same regions share one sweep.
+
+    Args:
+        metrics: The metrics by name.
+        model: The network; left as it was.
+        inputs: Inputs [N, C, *S], or a table [N, F].
+        target: Class indices [N], one index for all, or ``"predicted"``.
+        sample_ids: The samples' ids [N]; 0..N-1 unless given.
+        count: Whether the samples count. If not, the states only take the shapes they would have: a process without
+            samples of its own needs them to synchronise with the others.
+
+    Returns:
+        What each metric found, per sample.
+
+    Raises:
+        ValueError: If the inputs, the target or the regions do not fit each other or the model.
+
+    >>> from lightning_xai.metrics import Importance, Synergy
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> windows, zero = Windows(2), kinds.Constant(0.0)
+    >>> metrics = {"importance": Importance(windows, zero), "synergy": Synergy(windows, zero)}
+    >>> found = update_together(metrics, nn.Linear(6, 4), torch.randn(5, 6), "predicted")
+    >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
+    (torch.Size([5, 3]), torch.Size([5, 3, 3]))
+    """
+    found = {
+        name: metric.run(model, inputs, target, sample_ids)
+        for name, metric in metrics.items()
+        if not isinstance(metric, SweepMetric)
+    }
+    for plan, sharing in shared_sweeps(metrics):
+        requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
+        captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
+        swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
+        found.update((name, metric.explained(swept)) for name, metric in sharing.items())
+    for name, metric in metrics.items():
+        metric.accumulate(found[name] if count else found[name].without_samples())
+    return found
+
+
+def shared_sweeps(metrics: Mapping[str, ExplanationMetric]) -> list[tuple[Plan, dict[str, SweepMetric]]]:
+    """Which metrics share a sweep, and how it is made: over the same regions, in the smallest chunks asked for."""
+    found: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, SweepMetric):
+            found.setdefault((metric.plan.regions, metric.plan.engine), {})[name] = metric
+    sweeps = []
+    for (regions, engine), sharing in found.items():
+        sizes = [metric.plan.chunk_size for metric in sharing.values() if metric.plan.chunk_size is not None]
+        sweeps.append((Plan(regions, min(sizes, default=None), engine), sharing))
+    return sweeps
+
+
+class FeatureLabels(Sequence[str]):
+    """Names features by their number and first cell, when one is asked for.
+
+    Args:
+        regions: The features, bound to one sample.
+
+    >>> from lightning_xai.perturbation import Windows
+    >>> FeatureLabels(Windows(2).bind((1, 1, 4, 6)))[4]
+    '4 at 2/2'
+    """
+
+    def __init__(self, regions: BoundRegions) -> None:
+        self.regions = regions
+
+    def __len__(self) -> int:
+        return self.regions.count
+
+    @overload
+    def __getitem__(self, feature: int) -> str: ...
+    @overload
+    def __getitem__(self, feature: slice) -> list[str]: ...
+    def __getitem__(self, feature: int | slice) -> str | list[str]:
+        if isinstance(feature, slice):
+            return [self[index] for index in range(len(self))[feature]]
+        alone = torch.full((1, len(self)), float("nan"))
+        alone[0, feature] = 1.0
+        first = self.regions.paint(alone)[0].isfinite().nonzero()[0].tolist()
+        return f"{feature} at {'/'.join(map(str, first))}"
+
+
+def check_shared(regions: Regions | None, who: str) -> None:
+    """Refuse regions that differ from sample to sample: of such features there are no means over the data.
+
+    Raises:
+        ValueError: If their labels are a function of the inputs.
+    """
+    if isinstance(regions, Segments) and callable(regions.labels):
+        raise ValueError(f"{who} needs regions that are the same in every sample: give Segments a label map.")
+
+
+def _expected(regions: BoundRegions, pairing: Pairing) -> Tensor:
+    """Which features or pairs a sample has, Boolean [N, F] or [1, F]: no pair of a feature with itself."""
+    present = regions.present()
+    if present is None:
+        present = torch.ones(1, regions.count, dtype=torch.bool)
+    if pairing == "all":
+        first, second = torch.triu_indices(regions.count, regions.count, offset=1)
+        return present[:, first] & present[:, second]
+    if isinstance(pairing, int):
+        others = torch.arange(regions.count, device=present.device) != pairing
+        return present & present[:, pairing, None] & others
+    return present
