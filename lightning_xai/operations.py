@@ -114,6 +114,12 @@ KINDS: dict[str, Kind] = {
 }
 _KIND_OF = {name: kind for kind, facts in KINDS.items() for name in facts.names}
 NAMES = frozenset(_KIND_OF)
+HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
+"""Activations with f(x) = x f'(x)."""
+MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
+"""Reshapes that may bring in constants, which absorb relevance."""
+LINEAR = frozenset({"convolution", "linear"})
+"""Kinds of operations y = W x + b."""
 
 _LINEAR = "input weight bias"
 _WINDOW = "input kernel_size stride padding dilation ceil_mode"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import tensors_in
-from lightning_xai.relevance import functions
-from lightning_xai.relevance.functions import relevance_sum
+from lightning_xai.operations import KINDS, tensors_in
+from lightning_xai.relevance.call import Call
+from lightning_xai.relevance.functions import relevance_sum, tapped
 from lightning_xai.relevance.step import Absorbed
+
+if TYPE_CHECKING:
+    from lightning_xai.relevance.rules import Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +76,6 @@ class Ledger:
         return self.epsilon / self.start.sum()
 
 
-_CONSTANT = frozenset({"affine_norm", "norm", "sum", "activation"})
-
-
 class Recorder:
     """Collects a ledger while a model runs under a composite."""
 
@@ -104,31 +104,22 @@ class Recorder:
         self.layers[key] = found
         _on_relevance(y, found.append)
 
-    def watched(
-        self,
-        make: Callable[[tuple[Any, ...], dict[str, Any]], Any],
-        module: str,
-        kind: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        writes: bool,
-    ) -> Any:
-        """Make an operation, and note what it takes in and hands on."""
-        kept = self.kept.setdefault("bias" if kind in _CONSTANT else kind, [])
-
-        def note(r: Tensor) -> None:
-            kept.append(-r)
-
-        target = args[0] if writes and args[0].requires_grad else None
-        tapped = _tapped(args, note), {key: _tapped(value, note) for key, value in kwargs.items()}
-        result = make(*tapped)
+    def watched(self, call: Call, rule: Rule) -> Any:
+        """Make an operation by its rule, and note what it takes in and hands on."""
+        kind, module = call.operation.kind or call.operation.name, call.operation.module
+        kept = self.kept.setdefault("bias" if kind in KINDS and KINDS[kind].constant else kind, [])
+        args, kwargs = (_tapped(part, lambda r: kept.append(-r)) for part in (call.args, call.kwargs))
+        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
+        result = rule.run(replace(call, args=args, kwargs=kwargs, live=live))
+        target = call.args[0] if call.in_place and call.args[0].requires_grad else None
         if target is not None and not isinstance(result, Tensor):
-            result = tapped[0][0]  # x[...] = y returns nothing
+            result = args[0]  # x[...] = y returns nothing
         for part in tensors_in(result):
             if part.requires_grad:
                 _on_relevance(part, kept.append)
                 self.note_output(module, part)
         if target is not None:
+            call.trace.before_write(call)
             return target.copy_(result)
         return result
 
@@ -166,12 +157,14 @@ def _on_relevance(y: Tensor, note: Callable[[Tensor], None]) -> None:
         if g is not None:  # nothing arrives by this way
             note(relevance_sum(value, g))
 
-    functions.on_gradient(y, hook)
+    y.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _tapped(argument: Any, note: Callable[[Tensor], None]) -> Any:
     if isinstance(argument, Tensor):
-        return functions.Tap.apply(argument, note) if argument.requires_grad else argument
+        return tapped(argument, note) if argument.requires_grad else argument
+    if isinstance(argument, dict):
+        return {key: _tapped(part, note) for key, part in argument.items()}
     if isinstance(argument, tuple | list) and any(t.requires_grad for t in tensors_in(argument)):
         return type(argument)(_tapped(part, note) for part in argument)
     return argument

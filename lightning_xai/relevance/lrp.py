@@ -20,8 +20,8 @@ from lightning_xai.relevance.composites import Composite
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
-from lightning_xai.relevance.records import Row
 from lightning_xai.relevance.rules import Bound
+from lightning_xai.relevance.trace import Row
 from lightning_xai.scores import BoundScore, Score, Target, as_score
 
 
@@ -75,7 +75,7 @@ def _propagate(
         replaced = rest[0] if rest else torch.zeros_like(gradient)
         relevance = torch.addcmul(replaced, leaf.detach(), gradient)
         facts = (value.detach(), given, replaced.sum() if recorder is not None else given)
-        return Passed(relevance.contiguous(), gradient.contiguous(), bound, *facts, run.rows)
+        return Passed(relevance.contiguous(), gradient.contiguous(), bound, *facts, run.trace.rows)
 
 
 def _detached(output: Any) -> Any:

@@ -1,16 +1,15 @@
-"""Linear operations as a rule needs them: applied with other weights, transposed, and with weights kept for reuse."""
+"""Linear operations as a rule needs them: applied with other weights, and transposed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class LinearMap(ABC):
@@ -235,69 +234,3 @@ def where_negative(x: Tensor, below: Tensor, above: Tensor) -> Tensor:
 def image_layout(tensor: Tensor) -> bool:
     """Whether convolutions are faster with a tensor in channels-last memory: images in single precision or less."""
     return tensor.ndim == 4 and tensor.dtype != torch.float64
-
-
-_kept: Any = WeakTensorKeyDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """The weights of a linear operation, those of a batch norm that follows folded in, and what rules make of them.
-
-    What is made is kept as long as the weight tensor lives, and made anew when its version, its memory or the sum of
-    its values has changed: writing through ``weight.data`` leaves no version behind.
-
-    Args:
-        weight: The operation's own weight.
-        bias: Its bias, if it has one.
-        scale: The factor of a folded batch norm per output channel, shaped like the weight's axes.
-        shift: What the folded batch norm adds, with the bias.
-        key: Which batch norm is folded in.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    key: tuple[Any, ...] = ()
-    _stamps: list[tuple[Any, ...]] = field(default_factory=list, repr=False)
-
-    def to(self, dtype: torch.dtype) -> Weights:
-        """The same in another type."""
-        if self.weight.dtype == dtype:
-            return self
-        parts = (self.weight, self.bias, self.scale, self.shift)
-        weight, bias, scale, shift = (None if part is None else part.to(dtype) for part in parts)
-        assert weight is not None
-        return Weights(weight, bias, scale, shift, self.key)
-
-    def full_bias(self) -> Tensor | None:
-        """The bias of the folded operation."""
-        return self.bias if self.scale is None else self.shift
-
-    def plain(self) -> Tensor:
-        """The weight of the folded operation."""
-        return self.weight if self.scale is None else self.cached("plain", lambda weight: weight)
-
-    def cached(self, name: str | tuple[Any, ...], make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a rule makes of the weight, by the name under which it is kept."""
-        stamp = self._stamp()
-        kept = _kept.setdefault(self.weight, {})
-        found = kept.get((name, self.key))
-        if found is None or found[0] != stamp:
-            with torch.no_grad():
-                weight = self.weight if self.scale is None else self.weight * self.scale
-                cached = make(weight).detach()
-                if image_layout(cached):
-                    cached = cached.contiguous(memory_format=torch.channels_last)
-                found = kept[name, self.key] = (stamp, cached)
-        tensor: Tensor = found[1]
-        return tensor
-
-    def _stamp(self) -> tuple[Any, ...]:
-        if not self._stamps:
-            weight = self.weight.detach()
-            version = None if weight.is_inference() else weight._version
-            factors = None if self.scale is None else tuple(self.scale.flatten().tolist())
-            self._stamps.append((weight.data_ptr(), version, float(weight.sum()), factors))
-        return self._stamps[0]

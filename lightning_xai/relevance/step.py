@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lightning_xai.relevance.maps import LinearMap, Weights, divided, where_negative
+from lightning_xai.relevance.maps import LinearMap, divided, where_negative
+from lightning_xai.relevance.weights import Weights
+
+if TYPE_CHECKING:
+    from lightning_xai.relevance.rules import Rule
 
 
 @dataclass(eq=False)
@@ -17,15 +22,14 @@ class Absorbed:
 
     bias: Tensor | float = 0.0
     epsilon: Tensor | float = 0.0
-    other: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)
 class SignedWeights:
-    """Weights of which inputs meet one or another by their sign.
+    """Two weights made of one, of which an input meets one or the other by its sign.
 
     Attributes:
-        name: Under which they are kept.
+        name: What the two depend on besides the weight; they are cached under it.
         positive: What inputs >= 0 meet, made of the weight.
         negative: What inputs < 0 meet.
     """
@@ -45,15 +49,16 @@ class Step:
 
     Attributes:
         map: The operation for any weights.
-        weights: Its weights.
+        weights: Its weights, with those of a batch norm folded in.
         x: Its input.
         y: Its output; an empty tensor if the rule said that it does not read it.
         g: Relevance of the output, divided by the output, or by ``activation_output`` if there is one.
+        rule: The rule that is asked.
         absorbed: Where a rule notes what it does not hand on; None if nobody asks.
-        follower: What the activation that follows made of the output, if the relevance came through it.
+        activation_output: What the activation that follows made of the output, if the relevance came through it.
         rectified: Whether outputs <= 0 have no relevance.
         known_nonnegative: Whether no input is negative; None if nobody has looked.
-        writable: Whether ``g`` may be used up.
+        owns_gradient: Whether ``g`` may be used up.
     """
 
     map: LinearMap
@@ -61,6 +66,7 @@ class Step:
     x: Tensor
     y: Tensor
     g: Tensor
+    rule: Rule
     absorbed: Absorbed | None = None
     activation_output: Tensor | None = None
     rectified: bool = False
@@ -74,6 +80,34 @@ class Step:
         return replace(
             self, x=self.x[samples], y=y, g=g, activation_output=activation_output, owns_gradient=owns_gradient
         )
+
+    def find(self) -> Tensor:
+        """What the rule hands to the input: R / x, or R.
+
+        Raises:
+            ValueError: If it is not shaped like the input.
+        """
+        found = self.rule.linear(self)
+        if found.shape != self.x.shape:
+            raise ValueError(
+                f"a rule's linear() must return a tensor shaped like step.x, {list(self.x.shape)}, "
+                f"got {list(found.shape)}."
+            )
+        return found.to(self.x.dtype)
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that a rule reads, whose memory what it finds may share."""
+        found = [self.x, self.y, self.g, self.weights.weight]
+        return found if self.activation_output is None else [*found, self.activation_output]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights as they are."""
+        return self.weights.plain()
+
+    def cached(self, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the rule makes of the weights, kept under a name of its own for each rule and its fields."""
+        return self.weights.cached((self.rule, name), make)
 
     def relevance(self) -> Tensor:
         """R = y g, in memory that the rule may use up; to be asked for once."""
@@ -170,85 +204,6 @@ class Step:
             if bias is not None:
                 self.absorbed.bias = self.absorbed.bias + (s * bias).sum()
             self.absorbed.epsilon = self.absorbed.epsilon + (s * epsilon).sum()
-
-
-SLICE_BYTES = 4 * 2**20
-"""How much of the largest output rules take at once on a CPU, so that what they make of it stays in the cache."""
-WEIGHT_BYTES = 4 * 2**20
-"""The most that weights hold that are read once for every few samples of the operation before."""
-
-
-@dataclass(frozen=True, eq=False)
-class FusedStep:
-    """A linear operation with the rule that finds what it hands down.
-
-    Attributes:
-        rule: Finds R / x of the input.
-        step: What it finds it from; its ``g`` is not read where another link hands one down.
-    """
-
-    rule: Callable[[Step], Tensor]
-    step: Step
-
-    def find(self, step: Step) -> Tensor:
-        """What the rule finds for some of the samples, or for all of them.
-
-        Raises:
-            ValueError: If it is not shaped like the input.
-        """
-        found = self.rule(step)
-        if found.shape != step.x.shape:
-            raise ValueError(
-                f"a rule's linear() must return a tensor shaped like step.x, {list(step.x.shape)}, "
-                f"got {list(found.shape)}."
-            )
-        return found.to(step.x.dtype)
-
-
-def run_fused(links: Sequence[FusedStep]) -> Tensor:
-    """What the last of some rules finds, each of which takes what the one before it found.
-
-    Where outputs are large a few samples at a time go through all of them: fresh memory costs more than arithmetic.
-    """
-    step = links[0].step
-    samples = len(step.g)
-    size = max(link.step.g[:1].numel() for link in links) * step.g.element_size()
-    count = max(1, SLICE_BYTES // max(1, size))
-    if len(links) == 1 and (count >= samples or not sliced(step.map, step.g)):
-        return links[0].find(step)
-    found = torch.empty_like(links[-1].step.x)
-    for start in range(0, samples, count):
-        part = slice(start, start + count)
-        g, owns_gradient = step.g[part], step.owns_gradient
-        for link in links:
-            some = link.step.part(part, g, owns_gradient=owns_gradient)
-            g = link.find(some)
-            read = (some.x, some.y, some.g, some.weights.weight, some.activation_output)
-            owns_gradient = owns_storage(g, (tensor for tensor in read if tensor is not None))
-        found[part] = g
-    return found
-
-
-def sliced(map: LinearMap, like: Tensor) -> bool:
-    """Whether an operation may take a few samples at a time, where memory makes it worth it."""
-    return map.samples_apart() and like.device.type == "cpu"
-
-
-def over_slice_budget(values: Tensor) -> bool:
-    """Whether a tensor is more than is taken at once."""
-    return values.nbytes > SLICE_BYTES
-
-
-def over_weight_budget(weight: Tensor) -> bool:
-    """Whether a weight is too large to be read for a few samples."""
-    return weight.nbytes > WEIGHT_BYTES
-
-
-def owns_storage(found: Tensor, others: Iterable[Tensor]) -> bool:
-    """Whether a tensor fills memory of its own."""
-    memory = found.untyped_storage()
-    taken = {tensor.untyped_storage().data_ptr() for tensor in others}
-    return memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
 
 
 def representable(epsilon: float, dtype: torch.dtype) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import fsdp
 
-from lightning_xai.relevance import step
+from lightning_xai.relevance import chain
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `networks`
 
@@ -18,4 +18,4 @@ collect_ignore = [] if hasattr(fsdp, "fully_shard") else ["test_sharded.py"]
 def slices(request, monkeypatch):
     """Take the samples of a batch at once, and one by one through operations that follow each other."""
     if request.param == "one by one":
-        monkeypatch.setattr(step, "SLICE_BYTES", 1)
+        monkeypatch.setattr(chain, "SLICE_BYTES", 1)

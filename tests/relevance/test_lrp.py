@@ -349,7 +349,7 @@ def test_what_cannot_be_seen_is_refused_by_name():
         with pytest.raises(ValueError, match="gradient checkpointing off"):
             LRP()(module(forward, model=model), x, 1)
     recurrent = nn.LSTM(4, 3, batch_first=True).double()
-    with pytest.raises(ValueError, match="lstm in 'recurrent' is a recurrent layer"):
+    with pytest.raises(ValueError, match="lstm in 'recurrent', a recurrent layer"):
         LRP()(module(lambda x: recurrent(x)[0][:, -1], recurrent=recurrent), draw(2, 5, 4), 1)
 
 

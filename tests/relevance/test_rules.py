@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai.relevance import LRP, GradientXInput, composites, rules
-from lightning_xai.relevance.maps import Dense, Weights
+from lightning_xai.relevance.maps import Dense
 from lightning_xai.relevance.step import Step, signed
+from lightning_xai.relevance.weights import Weights
 
 
 def module(function, *parameters):
@@ -493,5 +494,5 @@ def test_an_epsilon_of_pooling_too_small_for_the_type_is_0(make):
 def test_the_sign_of_zero_is_one_for_minus_zero_too():
     """Where rounding leaves something of an activation's value at 0, it must not change sign."""
     one = torch.ones(1, 1)
-    given = Step(Dense(), Weights(one, None), one, -0.0 * one, one, activation_output=1e-3 * one)
-    torch.testing.assert_close(rules.Epsilon(1e-3).linear(given), one)
+    given = Step(Dense(), Weights(one, None), one, -0.0 * one, one, rules.Epsilon(1e-3), activation_output=1e-3 * one)
+    torch.testing.assert_close(given.find(), one)

@@ -8,7 +8,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional
 
 from lightning_xai._guard import set_forward_context
-from lightning_xai.relevance import LRP, composites, rules, step
+from lightning_xai.relevance import LRP, chain, composites, rules
 from lightning_xai.relevance.maps import Convolution
 
 RULES = {
@@ -38,7 +38,7 @@ def runs(monkeypatch, samples_at_once, find):
 
     with monkeypatch.context() as patch:
         patch.setattr(Convolution, "_transpose", noted)
-        patch.setattr(step, "SLICE_BYTES", samples_at_once * 6 * 8 * 6 * 8)  # of the first, largest output
+        patch.setattr(chain, "SLICE_BYTES", samples_at_once * 6 * 8 * 6 * 8)  # of the first, largest output
         return find(), batches
 
 
@@ -67,7 +67,7 @@ def images(*shape):
     return torch.randn(*(shape or (5, 3, 8, 6)), dtype=torch.float64)
 
 
-def chain(between):
+def convolutions(between):
     """Convolutions in a row, ``between`` putting together the second with what makes the activation before it."""
     torch.manual_seed(0)
     first, second, third = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 4, 3)
@@ -83,7 +83,7 @@ def in_a_row(y, second):
 
 
 def test_operations_that_follow_each_other_take_samples_together(monkeypatch):
-    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
+    model, x, lrp = convolutions(in_a_row), images(), LRP(composites.EpsilonPlus())
     assert runs(monkeypatch, 5, lambda: lrp(model, x, 1))[1] == [5, 5, 5]
     assert runs(monkeypatch, 2, lambda: lrp(model, x, 1))[1] == [2, 2, 2, 2, 2, 2, 1, 1, 1]
 
@@ -104,14 +104,14 @@ def beside_its_result_first(y, second):
 
 @pytest.mark.parametrize("between", [beside_the_activation, beside_its_result, beside_its_result_first])
 def test_what_others_read_is_taken_by_itself(between, monkeypatch):
-    model, x, lrp = chain(between), images(), LRP(composites.EpsilonPlus())
+    model, x, lrp = convolutions(between), images(), LRP(composites.EpsilonPlus())
     found, expected = (runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (1, 5))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 def test_an_activation_with_a_rule_of_its_own_is_no_part_of_a_chain(monkeypatch):
     rule = composites.RuleList([("relu", rules.Deconv()), ("activation", rules.Pass()), ("*", rules.ZPlus())])
-    model, x = chain(in_a_row), images()
+    model, x = convolutions(in_a_row), images()
     found, expected = (runs(monkeypatch, samples, lambda: LRP(rule)(model, x, 1))[0] for samples in (1, 5))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
@@ -147,7 +147,7 @@ def test_a_gradient_that_somebody_is_shown_is_whole(show, early, monkeypatch):
         return second(a)
 
     for samples in (1, 5):
-        maps.append(runs(monkeypatch, samples, lambda: lrp(chain(shown), x, 1))[0])
+        maps.append(runs(monkeypatch, samples, lambda: lrp(convolutions(shown), x, 1))[0])
     torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(*(t if t.grad_fn is None else t.grad for t in seen), rtol=1e-12, atol=1e-13)
 
@@ -160,7 +160,7 @@ def test_a_node_behind_which_operations_follow_each_other_is_shown_whole_gradien
         y.grad_fn.register_hook(lambda down, _: (seen.append(down[0]), (2 * down[0], *down[1:]))[1])
         return y
 
-    maps = [runs(monkeypatch, samples, lambda: lrp(chain(shown), x, 1))[0] for samples in (1, 5)]
+    maps = [runs(monkeypatch, samples, lambda: lrp(convolutions(shown), x, 1))[0] for samples in (1, 5)]
     torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(*seen, rtol=1e-12, atol=1e-13)
 
@@ -177,7 +177,8 @@ def test_a_score_may_look_at_gradients_inside_the_model(monkeypatch):
         return output[:, 0]
 
     for samples in (1, 5):
-        found = runs(monkeypatch, samples, lambda: LRP(composites.EpsilonPlus(), score=score)(chain(between), x, 1))[0]
+        lrp = LRP(composites.EpsilonPlus(), score=score)
+        found = runs(monkeypatch, samples, lambda lrp=lrp: lrp(convolutions(between), x, 1))[0]
         maps.append(found)
     torch.testing.assert_close(*maps, rtol=1e-12, atol=1e-13)
 
@@ -206,7 +207,7 @@ def test_rules_may_answer_with_other_types_and_with_what_they_were_given(rule, m
         return kept[-2]
 
     composite = composites.RuleList([("second", rule), ("convolution", rules.Epsilon(0.1)), ("*", rules.Pass())])
-    model, x = chain(between).float(), images(1, 3, 8, 6).float()
+    model, x = convolutions(between).float(), images(1, 3, 8, 6).float()
     found, expected = (runs(monkeypatch, samples, lambda: LRP(composite)(model, x, 1))[0] for samples in (0, 5))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for left, before in zip(kept[::2], kept[1::2], strict=True):
@@ -224,7 +225,7 @@ class Broadcast(rules.Rule):
 def test_a_rule_that_answers_in_another_shape_is_refused(samples, monkeypatch):
     composite = composites.RuleList([("second", Broadcast()), ("*", rules.Epsilon())])
     with pytest.raises(ValueError, match=r"shaped like step\.x, \[\d, 6, 8, 6\], got \[\]"):
-        runs(monkeypatch, samples, lambda: LRP(composite)(chain(in_a_row), images(), 1))
+        runs(monkeypatch, samples, lambda: LRP(composite)(convolutions(in_a_row), images(), 1))
 
 
 def test_what_waits_holds_no_history(monkeypatch):
@@ -236,18 +237,18 @@ def test_what_waits_holds_no_history(monkeypatch):
             return super().linear(step)
 
     seen = []
-    runs(monkeypatch, 5, lambda: LRP(composites.RuleList([("*", Looks())]))(chain(in_a_row), images(), 1))
+    runs(monkeypatch, 5, lambda: LRP(composites.RuleList([("*", Looks())]))(convolutions(in_a_row), images(), 1))
     assert set(seen) == {None}
 
 
 def test_heavy_weights_are_read_once_for_all_samples(monkeypatch):
-    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
-    monkeypatch.setattr(step, "WEIGHT_BYTES", 6 * 6 * 9 * 8 - 1)  # of the second convolution; the third has fewer
+    model, x, lrp = convolutions(in_a_row), images(), LRP(composites.EpsilonPlus())
+    monkeypatch.setattr(chain, "WEIGHT_BYTES", 6 * 6 * 9 * 8 - 1)  # of the second convolution; the third has fewer
     assert runs(monkeypatch, 2, lambda: lrp(model, x, 1))[1] == [2, 2, 2, 2, 1, 1, 2, 2, 1]
 
 
 def test_anomaly_mode_finds_nothing(monkeypatch):
-    model, x, lrp = chain(in_a_row), images(), LRP(composites.EpsilonPlus())
+    model, x, lrp = convolutions(in_a_row), images(), LRP(composites.EpsilonPlus())
     expected, _ = runs(monkeypatch, 2, lambda: lrp(model, x, 1))
     with torch.autograd.set_detect_anomaly(True):
         found, _ = runs(monkeypatch, 2, lambda: lrp(model, x, 1))
@@ -255,7 +256,7 @@ def test_anomaly_mode_finds_nothing(monkeypatch):
 
 
 def test_values_of_another_type_are_rounded_alike(monkeypatch):
-    model, x, lrp = chain(in_a_row).float(), images().float(), LRP(composites.EpsilonPlus())
+    model, x, lrp = convolutions(in_a_row).float(), images().float(), LRP(composites.EpsilonPlus())
     with set_forward_context(lambda: torch.autocast("cpu", torch.bfloat16)):
         maps = [runs(monkeypatch, samples, lambda: lrp(model, x, 1))[0] for samples in (0, 5)]
     torch.testing.assert_close(*maps, rtol=1e-5, atol=1e-6)

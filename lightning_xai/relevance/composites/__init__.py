@@ -1,7 +1,7 @@
 """Which rule where: ordered lists "pattern -> rule", and the presets of the literature."""
 
+from lightning_xai.relevance.call import Operation as Operation
 from lightning_xai.relevance.composites.patterns import Composite as Composite
-from lightning_xai.relevance.composites.patterns import Operation as Operation
 from lightning_xai.relevance.composites.patterns import RuleList as RuleList
 from lightning_xai.relevance.composites.patterns import first_match as first_match
 from lightning_xai.relevance.composites.patterns import matches as matches

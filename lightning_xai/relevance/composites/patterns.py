@@ -1,53 +1,20 @@
-"""Which rule where: operations, the patterns that speak of them, and ordered lists "pattern -> rule"."""
+"""Ordered lists "pattern -> rule", and how a pattern speaks of operations."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from lightning_xai._checks import unknown
-from lightning_xai.operations import KINDS, NAMES, module_names
-from lightning_xai.relevance.rules import Rule
+from lightning_xai.operations import KINDS, NAMES
+from lightning_xai.relevance.call import Operation
+from lightning_xai.relevance.rules import Rule, rules_for
 
-_PLACES = ("first", "last")
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation of a forward pass, as patterns see it.
-
-    Attributes:
-        name: The function of the torch API, e.g. ``"conv2d"``.
-        kind: Its kind, e.g. ``"convolution"``; None if it has none.
-        module: The dotted name of the module that runs; ``""`` for the model itself.
-        first: Whether it is a linear operation that the model's input reaches through no other one.
-        last: Whether it is the linear operation nearest to the score.
-        alias: ``"relu"`` or ``"relu6"`` where it is one that is written as ``hardtanh`` or ``clamp``.
-
-    Example:
-        >>> from lightning_xai.relevance import composites
-        >>> stem = Operation("conv2d", "convolution", "stem.conv", first=True)
-        >>> print(stem)
-        conv2d in 'stem.conv'
-        >>> composites.EpsilonPlusFlat().rule_for(stem), composites.EpsilonPlus().rule_for(stem)
-        (Flat(), ZPlus(epsilon=1e-06, bias=True))
-    """
-
-    name: str
-    kind: str | None
-    module: str
-    first: bool = False
-    last: bool = False
-    alias: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} in {self.module!r}" if self.module else f"{self.name} in the model itself"
+PLACES = ("first", "last")
 
 
 def _word_matches(word: str, operation: Operation) -> bool:
@@ -55,10 +22,19 @@ def _word_matches(word: str, operation: Operation) -> bool:
         return operation.first
     if word == "last":
         return operation.last
-    if word == "*" or word in KINDS or word in NAMES or word == operation.name:
-        return word in ("*", operation.kind, operation.name, operation.alias)
+    if word == "*":
+        return True
+    if word in KINDS:  # "norm" is a function, too, of another kind
+        return word == operation.kind
+    if _names_operations(word, operation):
+        return word in (operation.name, operation.alias)
     name = word.removeprefix("name:")
     return bool(operation.module) and (fnmatchcase(operation.module, name) or operation.module.startswith(f"{name}."))
+
+
+def _names_operations(word: str, operation: Operation) -> bool:
+    """Whether a word is a kind or a function, and no module."""
+    return word in KINDS or word in NAMES or word == operation.name
 
 
 def matches(pattern: str, operation: Operation) -> bool:
@@ -71,32 +47,33 @@ def matches(pattern: str, operation: Operation) -> bool:
     return all(_word_matches(word, operation) for word in pattern.split())
 
 
-def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> Rule | None:
-    """The rule of the first pattern that matches; see :meth:`Composite.rule_for`.
+def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> tuple[str, Rule] | None:
+    """The first entry whose pattern matches an operation and whose rule serves it; None if there is none.
 
-    A rule for other kinds of operations is passed over.
+    A pattern that names a module, or ``*``, covers operations of many kinds, and its rule stands for those that it
+    serves. One that names a kind or a function has to serve it.
 
     Raises:
-        ValueError: If that rule is given to a convolution or a linear operation by more than ``*`` or its place.
+        ValueError: If such a rule does not.
 
     >>> from lightning_xai.relevance import rules
     >>> entries = [("first", rules.Flat()), ("head", rules.Epsilon(0.5)), ("linear", rules.Zero()), ("*", rules.Pass())]
     >>> head = Operation("linear", "linear", "head")
     >>> first_match(entries, head), first_match(entries[2:], head), first_match(entries[:1], head)
-    (Epsilon(epsilon=0.5), Zero(), None)
+    (('head', Epsilon(epsilon=0.5)), ('linear', Zero()), None)
     >>> first_match(entries, Operation("gelu", "activation", "head.1"))
-    Pass()
+    ('*', Pass())
     """
     for pattern, rule in entries:
         if matches(pattern, operation):
-            if rule.applies is not None and operation.kind not in rule.applies:
-                if any(word not in ("*", *_PLACES) for word in pattern.split()) and operation.kind in _TOLD:
-                    raise ValueError(
-                        f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
-                        f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies))}."
-                    )
-                continue
-            return rule
+            if rule.serves(operation.kind):
+                return pattern, rule
+            if any(_names_operations(word, operation) for word in pattern.split()):
+                raise ValueError(
+                    f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
+                    f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies or ()))}. Rules for "
+                    f"{operation.kind!r}: {', '.join(rules_for(operation.kind))}."
+                )
     return None
 
 
@@ -114,9 +91,10 @@ class Composite(ABC):
         """The rule of the first pattern that matches; None if none does.
 
         Raises:
-            ValueError: If that rule is none for this kind of operation.
+            ValueError: If a pattern names this kind of operation, but its rule is none for it.
         """
-        return first_match(self.entries(), operation)
+        found = first_match(self.entries(), operation)
+        return None if found is None else found[1]
 
     @property
     def depends_on_last(self) -> bool:
@@ -128,40 +106,11 @@ class Composite(ABC):
         """Whether a rule gives relevance that is no multiple of the input."""
         return any(not rule.multiplies for _, rule in self.entries())
 
-    def unknown_words(self, model: nn.Module) -> list[str]:
-        """The words of patterns that are no kind, place, function of torch or module of the model."""
-        names = [name for name in module_names(model).values() if name]
-        return [
-            word
-            for pattern, _ in self.entries()
-            for word in pattern.split()
-            if not (word in KINDS or word in _PLACES or word == "*" or _is_function(word))
-            and not any(fnmatchcase(known, word.removeprefix("name:")) for known in names)
-        ]
 
-    def check_words(self, model: nn.Module, seen: Iterable[str]) -> None:
-        """Refuse a pattern that speaks of nothing in the model.
-
-        Args:
-            model: The model.
-            seen: Names of operations that its forward pass made.
-
-        Raises:
-            ValueError: If a word fits no module and no operation; the message lists the near misses.
-        """
-        seen = set(seen)
-        for word in self.unknown_words(model):
-            if word not in seen:
-                names = [name for name in module_names(model).values() if name]
-                raise ValueError(unknown("the composite's pattern", word, [*KINDS, *_PLACES, *names]))
-
-
-def _is_function(word: str) -> bool:
-    return word in NAMES or any(hasattr(home, word) for home in (torch, functional, torch.Tensor))
-
-
-# Kinds to which a rule of another kind is never given by accident: a module's name covers reshapes and sums as well.
-_TOLD = frozenset({"convolution", "linear"})
+def is_function(word: str) -> bool:
+    """Whether a word is the name of a function of torch."""
+    homes = (torch, functional, torch.Tensor, torch.special, torch.linalg, torch.fft)
+    return word in NAMES or any(hasattr(home, word) for home in homes)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,19 @@ from lightning_xai.relevance.rules.linear import Gradient as Gradient
 from lightning_xai.relevance.rules.linear import Norm as Norm
 from lightning_xai.relevance.rules.linear import Zero as Zero
 from lightning_xai.relevance.rules.linear import ZPlus as ZPlus
+from lightning_xai.relevance.rules.nonlinear import Constant as Constant
 from lightning_xai.relevance.rules.nonlinear import Deconv as Deconv
 from lightning_xai.relevance.rules.nonlinear import FixedScale as FixedScale
 from lightning_xai.relevance.rules.nonlinear import Guided as Guided
 from lightning_xai.relevance.rules.nonlinear import Pass as Pass
 from lightning_xai.relevance.rules.nonlinear import Uniform as Uniform
+
+
+def rules_for(kind: str | None) -> list[str]:
+    """The names of the rules of this package that serve a kind of operation.
+
+    >>> rules_for("softmax"), rules_for("norm")
+    (['Gradient'], ['FixedScale', 'Gradient', 'Pass'])
+    """
+    known = (value for value in globals().values() if isinstance(value, type) and issubclass(value, Rule))
+    return sorted(rule.__name__ for rule in known if rule is not Rule and kind in (rule.applies or (kind,)))

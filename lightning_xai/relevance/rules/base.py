@@ -1,17 +1,19 @@
-"""What every rule is: a frozen dataclass, and for linear operations one method."""
+"""The base of all rules: a frozen dataclass with one method."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lightning_xai.operations import LINEAR
+from lightning_xai.relevance.call import Call
+from lightning_xai.relevance.record import run_linear
 from lightning_xai.relevance.step import SignedWeights, Step
 
-LINEAR = frozenset({"convolution", "linear"})
 SHARED = frozenset({"sum", "pooling", "affine_norm", "interpolation"})
 
 
@@ -28,9 +30,15 @@ def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -
 
 @dataclass(frozen=True)
 class Rule:
-    r"""How one kind of operation hands its relevance on.
+    r"""How operations of some kinds hand their relevance on.
 
-    A rule for convolutions and linear layers implements :meth:`linear`; the others are known to the propagation.
+    A rule for convolutions and linear operations implements :meth:`linear`. A rule for other kinds names them in
+    ``applies`` and implements :meth:`run`, which makes the operation so that its derivative is the rule.
+
+    Class attributes:
+        applies: The kinds of operations that it serves; None for all.
+        multiplies: Whether a number's relevance is a multiple of it; if not, :meth:`linear` returns R instead of R / x.
+        reads_relevance: Whether :meth:`linear` reads ``step.relevance()``; one that reads ``step.g`` alone does not.
 
     Example:
         A rule of one's own that hands on half of what LRP-0 does, of :math:`y = 2 \cdot 3 - 4 + 1 = 3`:
@@ -38,24 +46,40 @@ class Rule:
         >>> import torch
         >>> from lightning_xai.relevance import LRP, composites, rules
         >>> class Half(rules.Rule):
-        ...     applies = frozenset({"linear"})
-        ...
         ...     def linear(self, step):
-        ...         return step.transpose(step.relevance() / step.y, step.weights.plain()) / 2
+        ...         return step.transpose(step.relevance() / step.y, step.weight) / 2
         >>> model = torch.nn.Linear(2, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[3.0, -1.0]]), torch.tensor([1.0])
         >>> LRP(composites.RuleList([("*", Half())]))(model, torch.tensor([[2.0, 4.0]]), 0)
         tensor([[ 3., -2.]])
+
+        A rule for softmax, by which all relevance of a probability goes to its own logit, :math:`g_x = g_y p / x`:
+
+        >>> class Own(rules.Rule):
+        ...     applies = frozenset({"softmax"})
+        ...
+        ...     def run(self, call):
+        ...         return call.with_backward(lambda g, x, p: g * p / x)
+        >>> own = LRP(composites.RuleList([("softmax", Own())]), score="value")
+        >>> own(torch.nn.Softmax(1), torch.tensor([[3.0, 3.0, 3.0]]), 0)
+        tensor([[0.3333, 0.0000, 0.0000]])
     """
 
-    applies: ClassVar[frozenset[str] | None] = None
-    """The kinds of operations it can be used for; None for all."""
+    applies: ClassVar[frozenset[str] | None] = LINEAR
     multiplies: ClassVar[bool] = True
-    """Whether a number's relevance is a multiple of it; if not, :meth:`linear` returns R instead of R / x."""
+    reads_relevance: ClassVar[bool] = True
+
+    def serves(self, kind: str | None) -> bool:
+        """Whether it is a rule for a kind of operation."""
+        return self.applies is None or kind in self.applies
+
+    def run(self, call: Call) -> Any:
+        """Make an operation so that its derivative is the rule; linear operations unless it is overridden."""
+        return run_linear(call, self)
 
     def linear(self, step: Step) -> Tensor:
         """R / x of the input of a linear operation; may be asked for some samples of a batch at a time."""
-        raise NotImplementedError(f"{type(self).__name__} is no rule for linear operations.")
+        raise TypeError(f"{type(self).__name__} is no rule for linear operations: it does not implement linear(step).")
 
     def reads_output(self, step: Step) -> bool:
         """Whether :meth:`linear` reads ``step.y`` when there is a ``step.activation_output``."""

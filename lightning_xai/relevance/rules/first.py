@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_xai.relevance.rules.base import LINEAR, Rule, check_epsilon
+from lightning_xai.relevance.rules.base import Rule, check_epsilon
 from lightning_xai.relevance.step import Step, quotient, signed
 
 Bound = float | Tensor | Sequence[float]
@@ -30,7 +30,6 @@ class Flat(Rule):
         tensor([[2., 2., 2.]])
     """
 
-    applies = LINEAR
     multiplies = False
 
     def linear(self, step: Step) -> Tensor:
@@ -66,7 +65,6 @@ class WSquare(Rule):
     """
 
     epsilon: float = 1e-6
-    applies = LINEAR
     multiplies = False
 
     def __post_init__(self) -> None:
@@ -116,7 +114,6 @@ class ZBox(Rule):
     low: Bound
     high: Bound
     epsilon: float = 1e-6
-    applies = LINEAR
     multiplies = False
 
     def __post_init__(self) -> None:
@@ -152,7 +149,7 @@ class ZBox(Rule):
         s = quotient(step.relevance(), z, epsilon)
         step.note(s, None, epsilon)
         del z
-        own, lower, upper = step.map.box(s, (step.weights.plain(), plus, minus), step.x)
+        own, lower, upper = step.map.box(s, (step.weight, plus, minus), step.x)
         return step.x * own - low * lower - high * upper
 
     @staticmethod

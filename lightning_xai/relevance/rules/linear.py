@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_xai.operations import LINEAR
+from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.maps import divided, where_negative
-from lightning_xai.relevance.rules.base import LINEAR, SHARED, Rule, by_sign, check_epsilon
-from lightning_xai.relevance.step import POSITIVE, Step, signed
+from lightning_xai.relevance.record import run_linear
+from lightning_xai.relevance.rules.base import SHARED, Rule, by_sign, check_epsilon
+from lightning_xai.relevance.step import POSITIVE, Step, representable, signed
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,20 @@ class Gradient(Rule):
         tensor([[ 0.6667, -0.3333, -0.3333]])
     """
 
+    applies = None
+    reads_relevance = False
+
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        if call.linear is None:
+            return call.make()
+        return run_linear(call, self, native=call.trace.ledger is None)
+
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         if step.absorbed is not None:
             step.absorbed.bias = step.absorbed.bias + (step.g * step.bias()).sum()
-        return step.transpose(step.g, step.weights.plain())
+        return step.transpose(step.g, step.weight)
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,10 @@ class Epsilon(Rule):
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
 
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        return stabilised(call, self.epsilon) if call.linear is None else super().run(call)
+
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         if step.representable(self.epsilon) == 0:
@@ -96,12 +113,12 @@ class Epsilon(Rule):
                 return Zero().linear(step)
             s = divided(step.relevance(), step.y)
             step.note(s, step.bias(), 0.0)
-            return step.transpose(s, step.weights.plain())
+            return step.transpose(s, step.weight)
         y = step.y
         s = step.relevance().div_(y.abs().add_(self.epsilon).copysign_(y + 0.0))  # the sign of 0 is 1, of -0.0, too
         if step.absorbed is not None:  # the stabilisers of all outputs are a tensor that nobody else needs
             step.note(s, step.bias(), signed(self.epsilon, step.y))
-        return step.transpose(s, step.weights.plain())
+        return step.transpose(s, step.weight)
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,28 @@ class Norm(Rule):
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
+
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        return stabilised(call, self.epsilon)
+
+
+def stabilised(call: Call, epsilon: float) -> Any:
+    """Make a sum, a pooling or the like, of whose relevance a stabiliser absorbs its share."""
+    result = call.make()
+    if not isinstance(result, Tensor) or representable(epsilon, result.dtype) == 0:
+        return result
+    stabiliser = signed(epsilon, result.detach())
+    share = stabiliser / (result.detach() + stabiliser)
+    ledger = call.trace.ledger
+    value = None if ledger is None else result.detach().clone()
+
+    def hook(g: Tensor) -> Tensor:
+        if ledger is not None:
+            ledger.stabilisers.epsilon = ledger.stabilisers.epsilon + (value * g * share).sum()
+        return g * (1 - share)
+
+    return call.on_gradient(result, hook)
 
 
 @dataclass(frozen=True)
@@ -167,7 +206,6 @@ class ZPlus(Rule):
 
     epsilon: float = 1e-6
     bias: bool = True
-    applies = LINEAR
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -218,7 +256,6 @@ class AlphaBeta(Rule):
     alpha: float = 2.0
     beta: float = 1.0
     epsilon: float = 1e-6
-    applies = LINEAR
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -283,7 +320,6 @@ class Gamma(Rule):
 
     gamma: float = 0.25
     epsilon: float = 1e-6
-    applies = LINEAR
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -323,7 +359,7 @@ class Gamma(Rule):
             return found
         total, difference = (up, up) if down is None else (up + down, up - down)
         own = step.transpose(difference, step.absolute()).mul_(gamma / 2)
-        return step.transpose(total, step.weights.plain()).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
+        return step.transpose(total, step.weight).mul_(1 + gamma / 2).add_(where_negative(x, -own, own))
 
     def _rectified(self, step: Step) -> Tensor:
         """Where only positive outputs have relevance: their denominator is a run with the favoured weights."""

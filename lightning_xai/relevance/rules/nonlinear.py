@@ -1,9 +1,18 @@
-"""Rules for what is not linear: activations, norms, products and attention."""
+"""Rules for what is not linear: activations, norms, statistics, products and attention."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from lightning_xai.operations import HOMOGENEOUS, tensors_in
+from lightning_xai.relevance import chain
+from lightning_xai.relevance.call import Call, is_live
+from lightning_xai.relevance.functions import at_zero, passing_factor
 from lightning_xai.relevance.rules.base import Rule
 
 
@@ -32,6 +41,38 @@ class Pass(Rule):
 
     applies = frozenset({"activation", "affine_norm", "norm"})
 
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        if call.operation.kind != "activation":
+            return stretched(call)
+        if len(call.live) > 1:
+            raise ValueError(
+                f"{self} is no rule for {call.operation}, whose further arguments depend on the input; give it "
+                f"rules.Gradient()."
+            )
+        fused = chain.fuse_activation(call)
+        if fused is not None:
+            return fused
+        if call.operation.name in HOMOGENEOUS:  # f(x) = x f'(x)
+            return call.make()
+        zero = at_zero(call.func, call.args, call.kwargs)
+
+        def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            y = call.applied(x)
+            return y, (passing_factor(x, y, *zero),)
+
+        return call.rewired(run, lambda g, factor: g * factor)
+
+
+def stretched(call: Call) -> Tensor:
+    """A function x c(x), taken for a stretch of each number by a constant, through which relevance passes as it is."""
+
+    def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = call.applied(x)
+        return y, (torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x)),)
+
+    return call.rewired(run, lambda g, factor: g * factor)
+
 
 @dataclass(frozen=True)
 class FixedScale(Rule):
@@ -55,6 +96,82 @@ class FixedScale(Rule):
     """
 
     applies = frozenset({"norm"})
+
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        name, x, given = call.operation.name, call.args[0], call.named()
+        weight = given.get("weight")
+        if name in ("layer_norm", "rms_norm"):
+            dims = tuple(range(-len(given["normalized_shape"]), 0))
+            return self._made(call, x.shape, dims, weight, centred=name == "layer_norm")
+        if name not in ("group_norm", "instance_norm", "batch_norm"):
+            return stretched(call)
+        if weight is not None:
+            weight = weight.view(-1, *[1] * (x.ndim - (2 if x.ndim > 1 else 1)))
+        if name == "batch_norm":  # in training mode, where the statistics are those of the batch
+            return self._made(call, x.shape, (0, *range(2, x.ndim)), weight)
+        samples, channels = (1, x.shape[0]) if name == "instance_norm" and x.ndim == 2 else x.shape[:2]
+        groups = given["num_groups"] if name == "group_norm" else channels
+        return self._made(call, (samples, groups, -1), (2,), weight)
+
+    def _made(
+        self, call: Call, grouped: Sequence[int], dims: tuple[int, ...], weight: Tensor | None, *, centred: bool = True
+    ) -> Tensor:
+        """Make a norm over some axes of the input reshaped into groups."""
+        given = call.named()
+        eps = given.get("eps", 1e-5 if centred else None)
+
+        def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            groups = x.reshape(grouped)
+            if call.operation.name == "layer_norm":  # several times faster than groups.var()
+                factor = torch.native_layer_norm(x, x.shape[dims[0] :], None, None, eps)[2]
+            elif centred:
+                factor = torch.rsqrt(groups.var(dims, correction=0, keepdim=True) + eps)
+            else:
+                smallest = torch.finfo(x.dtype).eps if eps is None else eps
+                factor = torch.rsqrt(groups.square().mean(dims, keepdim=True) + smallest)
+            if factor.ndim != x.ndim:
+                factor = factor.expand(groups.shape).reshape(x.shape)
+            return call.applied(x), (factor if weight is None else factor * weight,)
+
+        def backward(g: Tensor, factor: Tensor) -> Tensor:
+            found = g * factor
+            if centred:
+                groups = found.reshape(grouped)
+                found = (groups - groups.mean(dims, keepdim=True)).reshape(found.shape)
+            return found
+
+        return call.rewired(run, backward)
+
+
+@dataclass(frozen=True)
+class Constant(Rule):
+    r"""What the operation gives counts as a constant, and hands nothing on: the divisor of a norm written by hand.
+
+    The relevance of a product with it then is that of the other factor alone.
+
+    Source: :cite:`achtibat2024`.
+
+    Example:
+        Of :math:`x / \|x\| = (3, 4) / 5` each number keeps what it is:
+
+        >>> import torch
+        >>> from lightning_xai.relevance import LRP, composites, rules
+        >>> class Normalised(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x / x.norm(dim=1, keepdim=True)
+        >>> own = LRP(composites.RuleList([("statistic", rules.Constant())]), score="value")
+        >>> own(Normalised(), torch.tensor([[3.0, 4.0]]), 0)
+        tensor([[0.6000, 0.0000]])
+    """
+
+    applies = frozenset({"statistic"})
+
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        args = (argument.detach() if isinstance(argument, Tensor) else argument for argument in call.args)
+        named = {key: value.detach() if isinstance(value, Tensor) else value for key, value in call.kwargs.items()}
+        return call.func(*args, **named)
 
 
 @dataclass(frozen=True)
@@ -81,6 +198,65 @@ class Uniform(Rule):
 
     applies = frozenset({"product", "attention"})
 
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        if call.operation.kind == "attention":
+            return self._attention(call)
+        name = call.operation.name
+        if call.in_place and name in ("mul", "multiply", "imul") and sum(map(is_live, tensors_in(call.args))) == 2:
+            return call.on_gradient(call.make(), lambda g: g / 2)
+        shared = self._shared(call, name)
+        if shared is None or (call.in_place and shared[0] is not call.args[0]):
+            raise ValueError(
+                f"{self} is no rule for {call.operation}{' in place' if call.in_place else ''}; give it another one, "
+                f"e.g. ({name!r}, rules.Gradient())."
+            )
+        return call.make(*shared)
+
+    @staticmethod
+    def _shared(call: Call, name: str) -> tuple[Any, ...] | None:
+        """The arguments of a product, each factor with its share; None if there is no rule for this one."""
+        args = call.args
+        if name in _DIVISORS:  # a divisor counts as a constant
+            place = _DIVISORS[name]
+            return tuple(
+                argument.detach() if index == place and isinstance(argument, Tensor) else argument
+                for index, argument in enumerate(args)
+            )
+        if name == "prod" or (name == "lerp" and is_live(args[2])):
+            return None
+        if name == "lerp":
+            return args
+        start = 1 if name.startswith("add") or name == "baddbmm" else 0
+        end = len(args) if name in ("einsum", "multi_dot") else start + 2
+        factors = args[start:end]
+        count = sum(map(is_live, tensors_in(factors)))
+        if count < 2:
+            return args
+        shares = (
+            type(factor)(call.share(part, 1 / count) for part in factor)
+            if isinstance(factor, tuple | list)
+            else call.share(factor, 1 / count)
+            for factor in factors
+        )
+        return (*args[:start], *shares, *args[end:])
+
+    @staticmethod
+    def _attention(call: Call) -> Any:
+        """Queries, keys and values with their shares: two products, each of which halves if both factors count."""
+        given = call.named()
+        query, key, value = (is_live(given[name]) for name in ("query", "key", "value"))
+        outer = 0.5 if (query or key) and value else 1.0
+        inner = 0.5 * outer if query and key else outer
+        shares = {"query": inner, "key": inner, "value": outer}
+        return call.func(**{**given, **{name: call.share(given[name], share) for name, share in shares.items()}})
+
+
+_DIVISORS = {"rdiv": 0, "rtruediv": 0, "addcdiv": 2} | dict.fromkeys(
+    ("div", "divide", "true_divide", "truediv", "itruediv"), 1
+)
+"""Where the divisor stands among the arguments."""
+
 
 @dataclass(frozen=True)
 class Deconv(Rule):
@@ -102,6 +278,10 @@ class Deconv(Rule):
 
     applies = frozenset({"activation"})
 
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        return call.rewired(lambda x: (call.applied(x), ()), lambda g: g.clamp(min=0))
+
 
 @dataclass(frozen=True)
 class Guided(Rule):
@@ -122,3 +302,7 @@ class Guided(Rule):
     """
 
     applies = frozenset({"activation"})
+
+    def run(self, call: Call) -> Any:
+        """See the base class."""
+        return call.on_gradient(call.make(), lambda g: g.clamp(min=0))

@@ -1,0 +1,172 @@
+"""One call of the torch API in a forward pass, as patterns and rules meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.operations import arguments, is_in_place, tensors_in
+from lightning_xai.relevance.functions import Rewired, scaled
+
+if TYPE_CHECKING:
+    from lightning_xai.relevance.linear import LinearCall
+    from lightning_xai.relevance.trace import Trace
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a forward pass, as patterns see it.
+
+    Attributes:
+        name: The function of the torch API, e.g. ``"conv2d"``.
+        kind: Its kind, e.g. ``"convolution"``; None if it has none.
+        module: The dotted name of the module that runs; ``""`` for the model itself.
+        first: Whether it is a linear operation that the model's input reaches through no other one.
+        last: Whether it is the linear operation nearest to the score.
+        alias: ``"relu"`` or ``"relu6"`` where it is one that is written as ``hardtanh`` or ``clamp``.
+
+    Example:
+        >>> from lightning_xai.relevance import composites
+        >>> stem = Operation("conv2d", "convolution", "stem.conv", first=True)
+        >>> print(stem)
+        conv2d in 'stem.conv'
+        >>> composites.EpsilonPlusFlat().rule_for(stem), composites.EpsilonPlus().rule_for(stem)
+        (Flat(), ZPlus(epsilon=1e-06, bias=True))
+    """
+
+    name: str
+    kind: str | None
+    module: str
+    first: bool = False
+    last: bool = False
+    alias: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module!r}" if self.module else f"{self.name} in the model itself"
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of the torch API whose result depends on the explained input.
+
+    A rule makes it with :meth:`make`, and says how relevance goes back through it: by what it makes it with (factors
+    with a :meth:`share`, constants), or with a backward of its own (:meth:`with_backward`).
+
+    Attributes:
+        func: The function of the torch API.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        operation: What patterns see of it.
+        live: The tensors among its arguments that depend on the explained input.
+        trace: What the pass knows of its tensors.
+        linear: What a convolution or linear operation was called with.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    operation: Operation
+    live: list[Tensor]
+    trace: Trace
+    linear: LinearCall | None = field(default=None, repr=False)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the call writes its result into its first argument."""
+        return is_in_place(self.func, self.kwargs)
+
+    def named(self) -> dict[str, Any]:
+        """The arguments by their names, those that were given."""
+        return arguments(self.func, self.args, self.kwargs)
+
+    def make(self, *args: Any) -> Any:
+        """Make the call, with other positional arguments if there are some."""
+        if self.in_place:
+            self.trace.before_write(self)
+        args = args or self.args
+        if self.operation.name in ("view", "as_strided"):
+            return _viewed(self.func, args, self.kwargs)
+        return self.func(*args, **self.kwargs)
+
+    def with_backward(self, backward: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Make a call of one tensor x, and go back by g_x = backward(g_y, x, y), with R = x g."""
+
+        def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            y = self.applied(x)
+            return y, (x, y)
+
+        return self.rewired(run, backward)
+
+    def rewired(
+        self, run: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], backward: Callable[..., Tensor]
+    ) -> Tensor:
+        """Make a call by ``run``, which gives the result and what ``backward(g, *kept)`` needs to go back."""
+        found: Tensor = Rewired.apply(self.args[0], run, backward)
+        if not self.in_place:
+            return found
+        self.trace.before_write(self)
+        return self.args[0].copy_(found)
+
+    def applied(self, x: Tensor) -> Tensor:
+        """The result for another first argument, which is left as it is."""
+        found: Tensor = self.func(x.clone() if self.in_place else x, *self.args[1:], **self.kwargs)
+        return found
+
+    def share(self, argument: Any, share: float) -> Any:
+        """An argument that hands on only a share of its relevance."""
+        return scaled(argument, share) if is_live(argument) else argument
+
+    def on_gradient(self, result: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
+        """The result, whose g is replaced by ``hook(g)`` on the way back."""
+        result.register_hook(hook)  # type: ignore[no-untyped-call]
+        return result
+
+    def has_parameters(self) -> bool:
+        """Whether tensors that do not depend on the input take part."""
+        return len(self.live) < len(tensors_in([self.args, self.kwargs]))
+
+
+def is_live(argument: Any) -> bool:
+    """Whether an argument is a tensor that depends on the explained input."""
+    return isinstance(argument, Tensor) and argument.requires_grad
+
+
+def bounds(name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
+    """The numbers between which a function keeps its results; None for no bound, and for those of other functions."""
+    found: dict[str, tuple[Any, Any]] = {
+        "relu": (0, None),
+        "relu6": (0, 6),
+        "hardtanh": (given.get("min_val", -1.0), given.get("max_val", 1.0)),
+        "clamp": (given.get("min"), given.get("max")),
+        "clip": (given.get("min"), given.get("max")),
+        "clamp_min": (given.get("min"), None),
+    }
+    low, high = found.get(name, (None, None))
+    return (None, None) if isinstance(low, Tensor) or isinstance(high, Tensor) else (low, high)
+
+
+def alias_of(name: str, given: dict[str, Any]) -> str:
+    """The name of an operation; a ReLU has its own also where it is written as ``clamp`` or ``hardtanh`` (nn.ReLU6)."""
+    return {(0, None): "relu", (0, 6): "relu6"}.get(bounds(name, given), name)
+
+
+def is_rectifier(name: str, given: dict[str, Any]) -> bool:
+    """Whether a function of single numbers is 0 wherever they are negative, and never negative."""
+    low, high = bounds(name, given)
+    return low == 0 and (high is None or high >= 0)
+
+
+def _viewed(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # The explained input may lie in another memory layout than the model counts on.
+    if func is torch.as_strided or func is Tensor.as_strided:
+        return func(args[0].contiguous(), *args[1:], **kwargs)
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError:
+        if args[0].is_contiguous():
+            raise
+        return func(args[0].contiguous(), *args[1:], **kwargs)
