@@ -131,8 +131,11 @@ class Call:
 
 
 def is_live(argument: Any) -> bool:
-    """Whether an argument is a tensor that depends on the explained input."""
-    return isinstance(argument, Tensor) and argument.requires_grad
+    """Whether an argument is a tensor that depends on the explained input.
+
+    A leaf that requires a gradient is a parameter that the model does not own up to.
+    """
+    return isinstance(argument, Tensor) and argument.requires_grad and not argument.is_leaf
 
 
 def bounds(name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.operations import KINDS, tensors_in
-from lightning_xai.relevance.call import Call
+from lightning_xai.relevance.call import Call, is_live
 from lightning_xai.relevance.functions import relevance_sum, tapped
 from lightning_xai.relevance.step import Absorbed
 
@@ -109,9 +109,9 @@ class Recorder:
         kind, module = call.operation.kind or call.operation.name, call.operation.module
         kept = self.kept.setdefault("bias" if kind in KINDS and KINDS[kind].constant else kind, [])
         args, kwargs = (_tapped(part, lambda r: kept.append(-r)) for part in (call.args, call.kwargs))
-        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
+        live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
         result = rule.run(replace(call, args=args, kwargs=kwargs, live=live))
-        target = call.args[0] if call.in_place and call.args[0].requires_grad else None
+        target = call.args[0] if call.in_place and is_live(call.args[0]) else None
         if target is not None and not isinstance(result, Tensor):
             result = args[0]  # x[...] = y returns nothing
         for part in tensors_in(result):
@@ -162,9 +162,9 @@ def _on_relevance(y: Tensor, note: Callable[[Tensor], None]) -> None:
 
 def _tapped(argument: Any, note: Callable[[Tensor], None]) -> Any:
     if isinstance(argument, Tensor):
-        return tapped(argument, note) if argument.requires_grad else argument
+        return tapped(argument, note) if is_live(argument) else argument
     if isinstance(argument, dict):
         return {key: _tapped(part, note) for key, part in argument.items()}
-    if isinstance(argument, tuple | list) and any(t.requires_grad for t in tensors_in(argument)):
+    if isinstance(argument, tuple | list) and any(map(is_live, tensors_in(argument))):
         return type(argument)(_tapped(part, note) for part in argument)
     return argument

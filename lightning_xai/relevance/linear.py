@@ -107,7 +107,7 @@ def _matrix_product(call: Call) -> LinearCall | None:
             return found
 
         return LinearCall(Dense(), factors[0], factors[1], None, rewritten)
-    constants = [tensor for tensor in tensors_in([args, kwargs]) if not tensor.requires_grad]
+    constants = [tensor for tensor in tensors_in([args, kwargs]) if not is_live(tensor)]
     if len(constants) != 1 or len(call.live) != 1:
         return None
     (weight,), (x,) = constants, call.live

@@ -21,7 +21,7 @@ from lightning_xai.operations import (
     tensors_in,
 )
 from lightning_xai.relevance import chain, functions
-from lightning_xai.relevance.call import Call, Operation, alias_of
+from lightning_xai.relevance.call import Call, Operation, alias_of, is_live
 from lightning_xai.relevance.composites import Composite
 from lightning_xai.relevance.composites.assignment import Assignment
 from lightning_xai.relevance.folding import fold
@@ -79,9 +79,10 @@ class Propagation(Operations):
         """Make one operation by the rule that the composite has for it."""
         if self._scoring:
             return func(*args, **kwargs)
-        live = [tensor for tensor in tensors_in([args, kwargs]) if tensor.requires_grad]
-        if not live:
-            return func(*args, **kwargs)
+        live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
+        if not live:  # what is made of parameters alone is no part of what is explained
+            with torch.no_grad():
+                return func(*args, **kwargs)
         self._check_context(func)
         self.trace.read(live)
         name, kind = operation_name(func), kind_of(func)
