@@ -51,6 +51,7 @@ def test_every_public_name_can_be_had():
 
 
 LAZY = ["lightning_xai.perturbation", "lightning_xai.perturbation.kinds", "lightning_xai.units"]
+LAZY += ["lightning_xai.metrics", "lightning_xai.figures", "lightning_xai.callbacks"]
 
 
 @pytest.mark.parametrize("package", [*LAZY, "lightning_xai.units.maximization"])

@@ -43,6 +43,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.scores import CombClasses, Probability
 
 Numbers = dict[str, dict[str, float]]
 
@@ -192,7 +193,10 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
 
 
 def build_attribution(config: DictConfig) -> Attribution:
-    """The attribution of a config, LRP by the config's rule.
+    """The attribution of a config, LRP by the config's rule, of the config's score unless it names its own.
+
+    A probability is flat where the network is sure, and comb_classes where nothing is perturbed: of these, the logit
+    is explained.
 
     Raises:
         ValueError: If there is a rule, and the attribution takes none.
@@ -203,7 +207,13 @@ def build_attribution(config: DictConfig) -> Attribution:
             f"rule=... says how attribution=lrp passes relevance on, and {chosen.__name__} has no rules: leave out "
             f"rule=... or attribution=..."
         )
-    attribution: Attribution = instantiate(config.attribution)
+    entry, score = deepcopy(config.attribution), deepcopy(config.score)
+    if get_object(score._target_) in (Probability, CombClasses):
+        score._target_ = "lightning_xai.scores.Logit"
+    for part in (entry, entry.get("attribution") or {}):  # and one inside it
+        if part.get("score", ...) is None:
+            part.score = score
+    attribution: Attribution = instantiate(entry)
     return attribution
 
 

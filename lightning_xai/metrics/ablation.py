@@ -52,15 +52,20 @@ class UnitAblation(ExplanationMetric):
     results: Mapping[str, Result] = {
         **ExplanationMetric.results,
         "accuracy": Matrix(
-            "accuracy without the unit", SHARE, "Samples still predicted right.", "ablation", axes=UNITS, signed=False
+            "accuracy without the unit", SHARE, "How many are still right.", "ablation", axes=UNITS, signed=False
         ),
         "clean_accuracy": Curve(
-            "accuracy with all units", SHARE, "Samples predicted right.", axes=("class",), signed=False
+            "accuracy with all units", SHARE, "How many are predicted right.", axes=("class",), signed=False
         ),
         "accuracy_drop": Matrix(
-            "drop of the accuracy", SHARE, "What a class loses.", "ablation", axes=UNITS, listed="strongest"
+            "drop of the accuracy",
+            SHARE,
+            "How much accuracy a class loses.",
+            "ablation",
+            axes=UNITS,
+            listed="strongest",
         ),
-        "score_drop": Matrix("mean drop of the score", SCORE, "What a class loses.", "ablation", axes=UNITS),
+        "score_drop": Matrix("mean drop of the score", SCORE, "How much score a class loses.", "ablation", axes=UNITS),
         "largest_accuracy_drop": Number(
             "largest drop of the accuracy", SHARE, "The most that any class loses without a unit.", "ablation"
         ),

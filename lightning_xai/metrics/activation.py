@@ -21,7 +21,7 @@ from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile
 
 ACTIVATION, THRESHOLD = "units of the activation", "activation-threshold"
 DEAD = Number("dead units", "", "How many units never were active.")
-ERROR = Number("relative error of T", "0 exact", "How far a threshold is off that a histogram gives.", better="lower")
+ERROR = Number("relative error of T", "0 exact", "How far a threshold from a histogram can be off.", better="lower")
 
 
 class QuantileMetric(ExplanationMetric):
@@ -130,9 +130,9 @@ class ActivationThreshold(QuantileMetric):
     results: Mapping[str, Result] = {
         **QuantileMetric.results,
         "threshold": PerUnit(
-            "threshold T", ACTIVATION, "What a share p of the activations exceeds.", THRESHOLD, listed="strongest"
+            "threshold T", ACTIVATION, "What a share p exceeds.", THRESHOLD, signed=False, listed="strongest"
         ),
-        "peak": PerUnit("largest activation", ACTIVATION, "The largest activation of a unit."),
+        "peak": PerUnit("largest activation", ACTIVATION, "The largest activation of a unit.", signed=False),
         "error": ERROR,
         "dead": DEAD,
         "values": Number("activations of a unit", "", "How many activations a threshold is taken from."),

@@ -74,8 +74,10 @@ class ExplanationMetric(Metric, ABC):
     full_state_update = False
     results: Mapping[str, Result] = {
         "samples": Number("samples", "", "How many samples were explained."),
-        "nonfinite": Number("values that are not finite", "", "How many NaN or infinite values enter no result."),
-        "excluded": Number("samples left out", "", "How many samples have inputs that are not finite."),
+        "nonfinite": Number(
+            "values that are not finite", "", "How many values are NaN or infinite and enter no result."
+        ),
+        "excluded": Number("samples left out", "", "How many samples were left out, as their inputs are not finite."),
     }
     sample_maps: ClassVar[Mapping[str, Result]] = {}
     formula: ClassVar[str] = ""

@@ -76,7 +76,7 @@ class Dissection(ExplanationMetric):
         "best_iou": PerUnit(
             "best IoU", IOU, "How far a unit covers its best concept.", "dissection", signed=False, listed="strongest"
         ),
-        "concept": Entries("best concept", "", "What a unit covers best.", axes=("unit",), refer_to="concept"),
+        "concept": Entries("best concept", "", "Which concept a unit covers best.", axes=("unit",), refer_to="concept"),
         "detectors": Number("detectors", "units", "How many units have a best IoU above the detector's."),
         "concepts_detected": Number("detected concepts", "", "How many concepts the detectors detect."),
     }

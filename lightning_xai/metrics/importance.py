@@ -60,7 +60,11 @@ class Importance(MapMetric, SweepMetric):
         **MapMetric.results,
         **map_results("importance LI", SCORE),
         "map_relative": Map(
-            "mean relative importance RI", RELATIVE, "RI, averaged per cell.", "relative-importance", signed=False
+            "mean relative importance RI",
+            RELATIVE,
+            "The mean of RI over the samples.",
+            "relative-importance",
+            signed=False,
         ),
     }
 

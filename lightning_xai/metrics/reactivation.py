@@ -79,15 +79,26 @@ class Reactivation(QuantileMetric, SweepMetric):
         **QuantileMetric.results,
         "map": Map("re-activations", COUNTS, "How often a cell's feature re-activates.", "reactivation", signed=False),
         "by_feature": PerFeature(
-            "re-activations by feature", COUNTS, "How often.", QUESTIONS, signed=False, listed="strongest"
+            "re-activations by feature",
+            COUNTS,
+            "How often perturbing a feature re-activates any unit.",
+            QUESTIONS,
+            signed=False,
+            listed="strongest",
         ),
         "by_unit": PerUnit(
-            "re-activations by unit", COUNTS, "How.", QUESTIONS, signed=False, listed="strongest", apart="dead_units"
+            "re-activations by unit",
+            COUNTS,
+            "How often a unit is re-activated by any feature.",
+            QUESTIONS,
+            signed=False,
+            listed="strongest",
+            apart="dead_units",
         ),
         "by_feature_and_unit": Matrix(
-            "samples in which j re-activates k",
+            "re-activations of k by j",
             "samples",
-            "How often a feature re-activates a unit.",
+            "In how many samples a feature re-activates a unit.",
             "reactivation",
             axes=("feature", "unit"),
             signed=False,
@@ -96,9 +107,9 @@ class Reactivation(QuantileMetric, SweepMetric):
         "total": Number("re-activations", COUNTS, "How often any feature re-activates any unit.", QUESTIONS),
         "per_window": Number("re-activations per feature", "", "The mean over the features.", QUESTIONS),
         "per_change": Number(
-            "re-activations per change", "per unit of mean |R x - x|", "What the perturbation does.", QUESTIONS
+            "re-activations per change", "per unit of mean |R x - x|", "The total per change of the input.", QUESTIONS
         ),
-        "threshold": PerUnit("threshold T", ACTIVATION, "What the change of a unit must exceed.", THRESHOLD),
+        "threshold": PerUnit("threshold T", ACTIVATION, "What a unit's change must exceed.", THRESHOLD, signed=False),
         "threshold_error": ERROR,
         "dead": DEAD,
         "dead_units": Entries("dead", "", "Which units never were active.", axes=("unit",)),

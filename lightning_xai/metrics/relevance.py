@@ -24,7 +24,7 @@ BINS = 65  # odd, so that 0 lies in the middle of one
 RELEVANCE = "units of the attribution"
 WHOLE = "share of the scores' sum"
 # Where relevance ends, in the ledger.
-_ENDS = {"input_share": "input", "bias_share": "biases", "epsilon_share": "stabilizers ε"}
+_ENDS = {"input_share": "input", "bias_share": "biases", "epsilon_share": "stabilizers"}
 
 
 class Relevance(MapMetric):
@@ -76,24 +76,37 @@ class Relevance(MapMetric):
     results: Mapping[str, Result] = {
         **MapMetric.results,
         **map_results("relevance R", RELEVANCE),
-        "positive_share": Number("positive share of |R|", "0 … 1", "What speaks for the target.", "relevance-entropy"),
+        "positive_share": Number(
+            "positive share of |R|", "0 … 1", "How much of a map speaks for the target.", "relevance-entropy"
+        ),
         "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "relevance-entropy"),
         "conservation_gap": Number(
-            "conservation gap", "share of the scores", "How far maps miss scores.", "conservation-gap", better="lower"
+            "conservation gap",
+            "of the scores",
+            "How far maps are from their scores.",
+            "conservation-gap",
+            better="lower",
         ),
         "completeness_gap": Number(
-            "completeness gap", SCORE, "How far maps miss the change of the score.", "completeness", better="lower"
+            "completeness gap", SCORE, "How far maps are from the change of the score.", "completeness", better="lower"
         ),
         "histogram": Histogram(
-            "relevance ÷ strongest of the sample", "cells", "Cells by relevance.", "feature-share", extent=(-1.0, 1.0)
+            "relevance ÷ strongest of the sample",
+            "cells",
+            "How many cells have which relevance.",
+            "feature-share",
+            extent=(-1.0, 1.0),
         ),
         "by_feature": PerFeature(
-            "mean share of |R|", "of a sample", "What a feature has of a map.", "feature-share", listed="strongest"
+            "mean share of |R|", "of a sample", "How much of a map a feature has.", "feature-share", listed="strongest"
         ),
         "ledger": PerLayer(
-            "conservation ledger", WHOLE, "What arrives at every layer's output.", "ledger", beside=tuple(_ENDS)
+            "conservation ledger", WHOLE, "How much arrives at a layer's output.", "ledger", beside=tuple(_ENDS)
         ),
-        **{key: Number(f"relevance of the {where}", WHOLE, "", "ledger") for key, where in _ENDS.items()},
+        **{
+            key: Number(f"relevance at the {end}", WHOLE, "How much ends there.", "ledger")
+            for key, end in _ENDS.items()
+        },
     }
 
     def __init__(

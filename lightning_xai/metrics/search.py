@@ -62,13 +62,13 @@ class TopSamples(ExplanationMetric):
         "value": Matrix(
             "activation",
             ACTIVATION,
-            "Of a unit at its strongest place.",
+            "How strong a unit is there.",
             "top-samples",
             axes=RANKED,
             listed="given",
         ),
         "sample_id": Entries("sample", "", "Which sample it is; -1 where there were fewer.", axes=RANKED),
-        "position": Entries("position", "cells of the layer", "Where in the map.", axes=RANKED),
+        "position": Entries("position", "cells of the layer", "Where in the map it is.", axes=RANKED),
     }
 
     strongest: Tensor

@@ -61,7 +61,7 @@ class Synergy(SweepMetric):
     sample_maps: ClassVar[Mapping[str, Result]] = {"map_strongest": Map("synergy with the strongest (grey)", SCORE)}
     results: Mapping[str, Result] = {
         **SweepMetric.results,
-        "joint": Matrix("mean joint importance LI", SCORE, "What losing both features costs.", "synergy", axes=PAIR),
+        "joint": Matrix("mean joint importance LI", SCORE, "What losing two features costs.", "synergy", axes=PAIR),
         "interaction": Matrix(
             "mean interaction I", SCORE, "What losing both costs beyond losing each.", "interaction", axes=PAIR
         ),

@@ -25,7 +25,6 @@ FILES = sorted(
 )
 MANDATORY = {
     "regions/segments": ["regions.labels=[[0,1],[1,1]]"],
-    "layer/named": ["metrics.reactivation.layer=net.0"],
     "metrics/unit_ablation": ["metrics.unit_ablation.layer=net.4"],
     "metrics/top_samples": ["metrics.top_samples.layer=net.4"],
     "metrics/dissection": [
@@ -34,13 +33,12 @@ MANDATORY = {
         "metrics.dissection.threshold=0.5",
         "metrics.dissection.segmenter={_target_:torch.Tensor.long,_partial_:true}",
     ],
-    "threshold/given": ["metrics.reactivation.threshold=[0.5,0.25]"],
     "select/custom": ["regions.select.keep=[true,false]"],
     "select/first": ["regions.select.n=3"],
     "rule/rule_list": ["rule.rules={linear:{_target_:lightning_xai.relevance.rules.Epsilon}}"],
 }
 NOT_INSTALLED = ("logger/mlflow", "logger/wandb")
-APPENDED = ("select", "experiment", "threshold", "layer", "maximization")
+APPENDED = ("select", "experiment", "maximization")
 
 KINDS = [
     kind
@@ -272,6 +270,21 @@ def test_an_attribution_inside_another(composed):
     other = "+attribution.attribution={_target_:lightning_xai.relevance.GradCAM,layer:net.3}"
     found = build_attribution(composed("attribution=smooth_grad", "~attribution.attribution", other))
     assert found == relevance.SmoothGrad(relevance.GradCAM(layer="net.3"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "read"),
+    [
+        ([], scores.Logit()),
+        (["score=comb_classes"], scores.Logit()),
+        (["score=margin", "score.output=1"], scores.Margin(output=1)),
+        (["score=margin", "attribution.score=sigmoid"], scores.Sigmoid()),
+    ],
+)
+def test_attributions_explain_the_score_of_the_config(overrides, read, composed):
+    assert build_attribution(composed(*overrides)).score == read
+    inside = build_attribution(composed("attribution=smooth_grad", *overrides[:2])).attribution
+    assert inside.score == (read if "attribution.score" not in str(overrides) else scores.Margin())
 
 
 def test_an_experiment_sets_several_groups(composed):
