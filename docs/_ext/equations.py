@@ -1,4 +1,4 @@
-"""Ties the equations of the definitions to the code, both ways.
+"""Ties the equations of the definitions to the code, both ways, and shows what metrics declare of their results.
 
 Under every labelled equation of ``docs/definitions`` a field ``:Code:`` names what computes it. That is the only place
 where the two are tied: the equations of a name are read off it and written into the name's docstring on the API pages.
@@ -7,7 +7,7 @@ where the two are tied: the equations of a name are read off it and written into
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +66,19 @@ def with_equations(lines: list[str], labels: list[str]) -> list[str]:
     return [*lines[:first], "", f"Defined in {roles}.", "", *lines[first:]]
 
 
+def with_results(lines: list[str], results: Mapping[str, Any]) -> list[str]:
+    """A metric's docstring with a table of the results that it declares, and of the equations that define them."""
+    table = ["", ".. list-table:: What ``compute()`` gives", "   :header-rows: 1", ""]
+    table += ["   * - key", "     - what it is", "     - shape", "     - meaning"]
+    for key, result in results.items():
+        better = f" {result.better.capitalize()} is better." if result.better else ""
+        equation = f" :eq:`{result.equation}`" if result.equation else ""
+        shape = f"{type(result).__name__}{', per ' + ' and '.join(result.axes) if result.axes else ''}"
+        cells = [f"``{key}``", result.label.replace("|", r"\|"), shape, f"{result.meaning}{better}{equation}"]
+        table += [f"   {'*' if cell is cells[0] else ' '} - {cell}" for cell in cells]
+    return [*lines, *table, ""]
+
+
 def as_text(line: str) -> str:
     """A line of a docstring in which mathematical signs do not read as markup."""
     code = line.lstrip().startswith((">>>", "...", ".. math"))
@@ -110,8 +123,11 @@ def setup(app: Any) -> dict[str, Any]:
     def read(app: Any) -> None:
         known.update(labels_by_name(all_equations(Path(app.srcdir) / "definitions")))
 
-    def process(_app: Any, _what: str, name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    def process(_app: Any, _what: str, name: str, obj: Any, _options: Any, lines: list[str]) -> None:
         lines[:] = with_equations([as_text(line) for line in lines], known.get(name, []))
+        results = getattr(obj, "results", None)
+        if isinstance(obj, type) and isinstance(results, Mapping):
+            lines[:] = with_results(lines, results)
 
     def skip(_app: Any, _what: str, _name: str, obj: Any, _skip: bool, _options: Any) -> bool | None:
         # The fields of a named tuple are described with the class.

@@ -210,8 +210,8 @@ def build_attribution(config: DictConfig) -> Attribution:
     entry, score = deepcopy(config.attribution), deepcopy(config.score)
     if get_object(score._target_) in (Probability, CombClasses):
         score._target_ = "lightning_xai.scores.Logit"
-    for part in (entry, entry.get("attribution") or {}):  # and one inside it
-        if part.get("score", ...) is None:
+    for part in (entry, entry.get("attribution")):  # and one inside it
+        if part is not None and part.get("score", ...) is None:
             part.score = score
     attribution: Attribution = instantiate(entry)
     return attribution

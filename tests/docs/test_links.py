@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lightning_xai
+from lightning_xai import results
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,13 +40,13 @@ NO_QUANTITY = {
     "lightning_xai.callbacks.monitor.ExplanationMonitor": "runs metrics in a Trainer",
     "lightning_xai.callbacks.explain.explain": "runs metrics without a Trainer",
     "lightning_xai.callbacks.writer.load_explanations": "reads what they wrote",
-    "lightning_xai.figures.Pictures": "how pictures are drawn",
-    "lightning_xai.figures.preview": "draws regions",
+    "lightning_xai.figures.canvas.Pictures": "how pictures are drawn",
+    "lightning_xai.figures.samples.preview": "draws regions",
     "lightning_xai.scores.as_target": "brings arguments into one form",
     "lightning_xai.scores.check_range": "checks arguments",
     "lightning_xai.metrics.base.ExplanationMetric": "what the metrics share",
     "lightning_xai.metrics.base.BatchExplanation": "carries what a metric found",
-    "lightning_xai.metrics.base.update_together": "shares sweeps between metrics",
+    "lightning_xai.metrics.sweeps.update_together": "shares sweeps between metrics",
     "lightning_xai.metrics.synchronisation.compute_together": "shares the exchange between processes",
     "lightning_xai.regions.Regions": "what windows and segments share",
     "lightning_xai.regions.BoundRegions": "what windows and segments over one input share",
@@ -173,3 +174,15 @@ def test_a_docstring_is_told_its_equations():
     assert links.as_text("Inputs [N, C, *S], |R x - x| and `|a|`.") == r"Inputs [N, C, \*S], \|R x - x\| and `|a|`."
     assert links.as_text("        score: s.") == r"        score: \s."
     assert links.as_text(r":math:`\lvert a \rvert * S` stays") == r":math:`\lvert a \rvert * S` stays"
+
+
+def test_a_metric_is_told_its_results():
+    declared = {"gap": results.Number("gap", "nats", "How far |a| is.", "gap", better="lower")}
+    assert links.with_results(["One line."], declared)[-6:] == [
+        "     - meaning",
+        "   * - ``gap``",
+        "     - gap, nats",
+        "     - Number",
+        "     - How far |a| is. Lower is better. :eq:`gap`",
+        "",
+    ]
