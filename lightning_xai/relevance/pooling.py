@@ -1,13 +1,13 @@
-r"""Relevance added up over channels, or over the features of an input."""
+r"""Sums of relevance over channels, and over the features of an input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from torch import Tensor
 
 from lightning_xai._checks import unknown
+from lightning_xai.regions import RegionsLike, as_regions
 
 _PARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "signed": lambda relevance: relevance,
@@ -16,26 +16,8 @@ _PARTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Features(Protocol):
-    """Regions bound to inputs, as ``Windows(4).bind(inputs)`` or ``Segments(labels).bind(inputs)``."""
-
-    @property
-    def count(self) -> int:
-        """The number of features."""
-
-    def cells(self, inputs: Tensor, feature: int) -> Iterator[tuple[slice, Tensor]]:
-        """The cells of a feature, [n, C, cells] or [n, C, *window], for slices of the samples."""
-
-
-class Binding(Protocol):
-    """Regions, as ``Windows(4)`` or ``Segments(labels)``."""
-
-    def bind(self, inputs: Any) -> Features:
-        """The regions over inputs."""
-
-
 def part_of(relevance: Tensor, part: str) -> Tensor:
-    """Relevance as it is (``"signed"``), what of it is positive, or its magnitude (``"absolute"``).
+    """Return relevance as it is (``"signed"``), its positive part, or its magnitude (``"absolute"``).
 
     Raises:
         ValueError: If there is no such part.
@@ -46,7 +28,7 @@ def part_of(relevance: Tensor, part: str) -> Tensor:
 
 
 def pool_channels(relevance: Tensor, part: str = "signed") -> Tensor:
-    r"""Relevance summed over the channels.
+    r"""Sum relevance over the channels.
 
     .. math:: R_p = \sum_c R_{cp}, \quad \sum_c \max(R_{cp}, 0) \quad\text{or}\quad \sum_c |R_{cp}|
 
@@ -71,8 +53,10 @@ def pool_channels(relevance: Tensor, part: str = "signed") -> Tensor:
     return chosen if chosen.ndim == 2 else chosen.sum(1)
 
 
-def pool_features(relevance: Tensor, regions: Binding, part: str = "signed", inputs: Tensor | None = None) -> Tensor:
-    r"""Relevance summed over the channels and cells of every feature.
+def pool_features(
+    relevance: Tensor, regions: RegionsLike, part: str = "signed", inputs: Tensor | None = None
+) -> Tensor:
+    r"""Sum relevance over the channels and cells of every feature.
 
     .. math:: R_j = \sum_{p \in j} R_p
 
@@ -80,7 +64,7 @@ def pool_features(relevance: Tensor, regions: Binding, part: str = "signed", inp
 
     Args:
         relevance: A map [N, C, \*S], or a table [N, F].
-        regions: The features j, e.g. ``Windows(4)`` or ``Segments(labels)``.
+        regions: The features j, e.g. ``Segments(labels)``, or the size of windows.
         part: ``"signed"``, ``"positive"`` or ``"absolute"``, taken cell by cell before the sum.
         inputs: The inputs, for segments that are a function of them; the map unless given.
 
@@ -98,7 +82,7 @@ def pool_features(relevance: Tensor, regions: Binding, part: str = "signed", inp
     """
     chosen = part_of(relevance, part)
     chosen = chosen.unsqueeze(1) if chosen.ndim == 2 else chosen
-    bound = regions.bind(relevance if inputs is None else inputs)
+    bound = as_regions(regions).bind(relevance if inputs is None else inputs)
     pooled = chosen.new_zeros(len(chosen), bound.count)
     for feature in range(bound.count):
         for rows, cells in bound.cells(chosen, feature):

@@ -70,3 +70,8 @@ def test_an_unknown_part(pool):
 def test_a_map_without_samples():
     with pytest.raises(ValueError, match=r"relevance must be \[N, C, \*S\] or a table \[N, F\], got shape \[4\]"):
         pool_channels(draw(4))
+
+
+def test_windows_may_be_given_by_their_size():
+    relevance = draw(2, 3, 4, 6)
+    torch.testing.assert_close(pool_features(relevance, 2), pool_features(relevance, Windows(2)))
