@@ -118,9 +118,9 @@ def as_integer(name: str, value: Any, least: int | None = None) -> int:
     return int(value)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Module:
-    """A layer that was given as the module: it compares by identity, is shared by copies and prints as its type."""
+    """A layer that was given as the module: compares by its identity, is shared by copies, prints as its type."""
 
     module: nn.Module
 

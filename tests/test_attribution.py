@@ -1,5 +1,6 @@
 """The one form of an explanation, and importance in that form."""
 
+import copy
 import dataclasses
 import pickle
 from dataclasses import dataclass
@@ -10,6 +11,16 @@ from torch import Tensor, nn
 
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.perturbation import PerturbationImportance, Segments, Windows, importance, kinds
+from lightning_xai.relevance import (
+    LRP,
+    DeepTaylor,
+    ExcitationBackprop,
+    GradCAM,
+    GuidedBackprop,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+)
 from lightning_xai.scores import Margin, Probability
 
 
@@ -91,6 +102,76 @@ def test_perturbation_importance_is_a_value():
         this.score = "logit"
     with pytest.raises(ValueError, match=r"score 'margins' is unknown. Did you mean 'margin'"):
         PerturbationImportance(Windows(2), kinds.Blur(), score="margins")
+
+
+class Careless(Ids):
+    def attribute(self, model, inputs, target, sample_ids, details):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (
+            lambda: Careless().explain(nn.Identity(), torch.ones(2, 3), 0),
+            TypeError,
+            "Careless.attribute must return an Explanation, got Tensor",
+        ),
+        (
+            lambda: LRP().explain(nn.Linear(3, 2), torch.ones(1, 3), 0, details=["legder"]),
+            ValueError,
+            "a detail of LRP 'legder' is unknown. Did you mean 'ledger'",
+        ),
+        (lambda: Saliency(absolute=1), TypeError, "absolute of Saliency must be True or False, got 1"),
+        (lambda: SmoothGrad(draws=True), TypeError, "draws of SmoothGrad must be an integer, got True"),
+        (
+            lambda: IntegratedGradients(chunk_size="8"),
+            TypeError,
+            "chunk_size of Integrated.* must be an integer, got '8'",
+        ),
+        (lambda: PerturbationImportance(2, "blur", chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
+        (lambda: PerturbationImportance(2, "blur", engine="fast"), ValueError, "engine 'fast' is unknown"),
+    ],
+)
+def test_what_cannot_be_explained_or_built(ask, error, message):
+    with pytest.raises(error, match=message):
+        ask()
+
+
+@pytest.mark.parametrize("make", [Saliency, GuidedBackprop, IntegratedGradients, DeepTaylor, ExcitationBackprop])
+def test_tuning_fields_are_keyword_only(make):
+    with pytest.raises(TypeError, match="positional argument"):
+        make("probability")
+
+
+def test_importance_may_compare_perturbed_outputs_with_the_clean_one():
+    model, x = nn.Linear(4, 3), torch.randn(2, 4)
+    own = PerturbationImportance(2, "constant", score="comb_classes")
+    local = importance(model, x, 0, regions=2, perturbation="constant", score="comb_classes")
+    torch.testing.assert_close(own(model, x, 0), local.repeat_interleave(2, 1))
+    assert (own.explain(model, x, 0).score == 0).all()
+
+
+def test_chunk_size_of_importance_limits_its_passes():
+    model, x, rows = nn.Linear(8, 3), torch.randn(2, 8), []
+    model.register_forward_hook(lambda _module, inputs, _output: rows.append(len(inputs[0])))
+    expected = PerturbationImportance(2, "constant")(model, x, 0)
+    rows.clear()
+    torch.testing.assert_close(PerturbationImportance(2, "constant", chunk_size=3)(model, x, 0), expected)
+    assert max(rows) <= 3
+
+
+def test_layer_may_be_the_module_itself():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 2))
+    x, named, own = torch.randn(2, 1, 9), GradCAM(layer="1"), GradCAM(layer=model[1])
+    torch.testing.assert_close(own(model, x, 0), named(model, x, 0))
+    torch.testing.assert_close(own(nn.DataParallel(model), x, 0), named(model, x, 0))
+    torch.testing.assert_close(GradCAM(layer="module.1")(nn.DataParallel(model), x, 0), named(model, x, 0))
+    assert own == GradCAM(layer=model[1]) != GradCAM(layer=model[0])
+    assert {own: 1}[copy.deepcopy(own)] == 1
+    assert "layer=<ReLU>" in repr(own)
+    with pytest.raises(ValueError, match="layer is a <Tanh> that is no part of the model; name it"):
+        GradCAM(layer=nn.Tanh())(model, x, 0)
 
 
 def test_the_form_is_abstract():

@@ -226,6 +226,33 @@ def test_a_map_of_zeros_is_no_nan():
     assert (found["by_feature"] == 0).all()
 
 
+class Logarithm(nn.Module):
+    """No number for samples with a negative first cell."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3).double()
+
+    def forward(self, x):
+        return self.linear(x) + x[:, :1].log()
+
+
+@pytest.mark.filterwarnings("ignore:the gradient with respect to .* is not finite")
+@pytest.mark.parametrize("method", [LRP(PLAIN), GradientXInput(), IntegratedGradients(steps=3, baseline=1.0)])
+def test_samples_whose_score_is_no_number_enter_no_result(method):
+    model, x = Logarithm(), torch.rand(5, 4, dtype=torch.float64)
+    x[[1, 3], 0] -= 5.0
+    rows, metric, good = [0, 2, 4], Relevance(method), Relevance(method)
+    metric.update(model, x, 1)
+    metric.update(model, x[[1]], 1)
+    good.update(model, x[rows], 1)
+    found, expected = metric.compute(), good.compute()
+    assert found.pop("nonfinite") == 3 * 4
+    assert found.pop("samples") == 6
+    assert {*found} == {*expected} - {"nonfinite", "samples"}
+    equal(found, {key: expected[key] for key in found})
+
+
 # Counting
 
 
