@@ -91,8 +91,8 @@ def main(folder: Path = Path()) -> dict[str, dict[str, float]]:
     """Train, dissect, silence, draw; the accuracy of every class after silencing the units of each texture."""
     model = train(*images(800, seed=1)[:2])
     x, y, masks = images(240, seed=2)
-    found = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, threshold=ABOVE)
-    found.save(folder / "units.csv")
+    found = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, p=ABOVE)
+    found.to_csv(folder / "units.csv")
     print(f"{int(found.is_detector.sum())} of {len(found.area)} units detect a concept (IoU > {found.detector})")
     for row in found.table()[:8]:
         print(f"  unit {row.unit:2d}  {row.concept:10s} IoU {row.iou:.2f}")
@@ -106,7 +106,7 @@ def main(folder: Path = Path()) -> dict[str, dict[str, float]]:
         print(f"{name:>27s}{''.join(f'{share:11.2f}' for share in row.values())}")
 
     groups = group_units(unit_activations(model, x, layer=LAYER), CoActivation(groups=4))
-    grouped = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, threshold=ABOVE, groups=groups)
+    grouped = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, p=ABOVE, unit=groups)
     print("\ngroups of units that are active together:")
     for row in grouped.table():
         members = groups.membership[row.unit].nonzero().flatten().tolist()

@@ -26,13 +26,6 @@ class Explanation:
         prediction: The predicted classes [N].
         classes: The number of classes; 0 if only the score knows.
         details: What was asked for besides the map, by its name: numbers [N], or an object.
-
-    >>> from lightning_xai.relevance import GradientXInput
-    >>> model = nn.Linear(2, 2, bias=False)
-    >>> model.weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
-    >>> found = GradientXInput().explain(model, torch.tensor([[1.0, 2.0]]), target=0)
-    >>> found.map, found.score, found.prediction
-    (tensor([[ 1., -4.]]), tensor([-3.]), tensor([1]))
     """
 
     map: Tensor
@@ -61,14 +54,6 @@ class Attribution(ABC):
     Class attributes:
         details: The names of what :meth:`explain` can give besides the map.
         conserves: Whether the map promises to sum to the score, where biases and stabilisers absorb nothing.
-
-    >>> @dataclass(frozen=True)
-    ... class Contrast(Attribution):
-    ...     def attribute(self, model, inputs, target, sample_ids, details):
-    ...         bound, score = self.clean(model, inputs, target)
-    ...         return Explanation.of(bound, score, inputs - inputs.mean(1, keepdim=True))
-    >>> Contrast()(nn.Linear(3, 1), torch.tensor([[1.0, 2.0, 6.0]]))
-    tensor([[-2., -1.,  3.]])
     """
 
     details: ClassVar[tuple[str, ...]] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -74,7 +74,11 @@ class Batches:
         self.limit = min(chunk_size, _found.get(model, {}).get(self._shape, chunk_size))
 
     def map(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> list[T]:
-        """``run(items)`` for slices of ``count`` items, one after the other, each repeated in halves if it must be.
+        """The list of what :meth:`imap` yields."""
+        return list(self.imap(run, count, width=width, copies=copies))
+
+    def imap(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> Iterator[T]:
+        """Yield ``run(items)`` for slices of ``count`` items, one after the other, each repeated in halves if need be.
 
         A call of ``run`` that fails must leave nothing behind. Calls may be nested: samples outside, with ``copies``
         the most rows that one of them makes (features, channels), and those inside, with ``width`` the number of
@@ -89,22 +93,21 @@ class Batches:
         Raises:
             RuntimeError: The original one, if a single row does not fit or memory is not the reason.
         """
-        found: list[T] = []
         start = 0
         while start < count:
             items = slice(start, min(start + max(1, self.limit // width), count))
             rows = min(self.limit, (items.stop - start) * width * copies)
             try:
-                found.append(run(items))
+                result = run(items)
             except RuntimeError as error:
                 if rows <= width or not _out_of_memory(error):
                     raise
             else:
+                yield result
                 start = items.stop
                 continue
             # Out of the handler, whose traceback keeps the tensors of the failed pass alive.
             self._halve(rows)
-        return found
 
     def _halve(self, rows: int) -> None:
         self.limit = rows // 2

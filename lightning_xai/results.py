@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -11,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+from lightning_xai._csv import write_csv
 
 Labels = Mapping[str, Sequence[str]]
 
@@ -172,11 +173,7 @@ class Table:
 
     def to_csv(self, path: str | Path) -> None:
         """Write the names, then the rows; folders are made."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows(self.rows)
+        write_csv(path, self.columns, self.rows)
 
 
 def declared(results: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Result]:

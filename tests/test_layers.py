@@ -8,7 +8,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lightning_xai"
 
-BASE = {"_checks", "_lazy", "_guard", "results", "scores", "regions", "operations", "next_operation", "batching"}
+BASE = {
+    "_checks",
+    "_csv",
+    "_lazy",
+    "_guard",
+    "results",
+    "scores",
+    "regions",
+    "operations",
+    "next_operation",
+    "batching",
+}
 BASE |= {"attribution"}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 

@@ -4,8 +4,8 @@ from lightning_xai import units
 
 model, (images, labels) = network(), digits()
 found = units.ablate_units(model, images[::4], labels[::4], layer="net.4")
-fall = -100 * found.accuracy_change
-mean = found.score_change.mean(0)
+fall = 100 * found.accuracy_drop
+mean = found.score_drop.mean(0)
 order = mean.argsort(descending=True)
 names = [str(int(unit)) for unit in order]
 

@@ -9,7 +9,7 @@ stroke = images[:, 0] > 0.5
 wide = functional.max_pool2d(images, 3, 1, 1)[:, 0] > 0.5
 masks = torch.stack([stroke, wide & ~stroke, ~wide], 1)
 names = ["stroke", "edge", "background"]
-found = units.dissect(model, images, masks, layer="net.4", concepts=names, threshold=0.05)
+found = units.dissect(model, images, masks, layer="net.4", concepts=names, p=0.05)
 order = found.best_iou.argsort(descending=True).tolist()
 figure, axes = subplots(1, 1, height=2.2)
 for concept, name in enumerate(names):

@@ -11,7 +11,7 @@ blocks = [row.nonzero().flatten().tolist() for row in clusters]
 order = [unit for block in blocks for unit in block]
 factors = units.group_units(maps[::4], units.NMF(groups=4))
 shown = torch.cat([digit(label) for label in (0, 2, 4, 7, 9)])
-active = units.unit_activations(model, shown, layer="net.4", groups=factors)
+active = units.unit_activations(model, shown, layer="net.4", unit=factors)
 
 figure, axes = subplots(5, 6, width=7.2, height=4.2, width_ratios=[4, 1, 1, 1, 1, 1])
 for panel in axes[:, 0]:

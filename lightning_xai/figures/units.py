@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from lightning_xai.figures.canvas import Pictures, height_at, new_figure, remove_ticks, runs_of, show_input
 from lightning_xai.regions import Regions
-from lightning_xai.units.counts import Reactivation
+from lightning_xai.units.counts import ReactivationResult
 from lightning_xai.units.dissection import NO_CONCEPT, DissectionResult
 from lightning_xai.units.field import ReceptiveField
-from lightning_xai.units.search import NO_SAMPLE, Strongest
+from lightning_xai.units.search import NO_SAMPLE, SearchResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ _MOST_UNITS = 16
 def draw_units(
     inputs: Tensor,
     activations: Tensor,
-    strongest: Strongest,
+    strongest: SearchResult,
     threshold: Tensor,
     *,
     units: Sequence[int] | None = None,
@@ -87,7 +87,7 @@ def detected(found: DissectionResult) -> dict[int, str]:
     }
 
 
-def reactivation_values(found: Reactivation, regions: Regions, inputs: Tensor) -> dict[str, Any]:
+def reactivation_values(found: ReactivationResult, regions: Regions, inputs: Tensor) -> dict[str, Any]:
     """What :func:`lightning_xai.units.reactivation` gave, by the keys that ``metrics.Reactivation.results`` declares.
 
     Args:
@@ -103,7 +103,7 @@ def reactivation_values(found: Reactivation, regions: Regions, inputs: Tensor) -
 
 def draw_crops(
     inputs: Tensor,
-    strongest: Strongest,
+    strongest: SearchResult,
     field: ReceptiveField,
     *,
     units: Sequence[int] | None = None,
@@ -188,7 +188,7 @@ def _outline(axes: Axes, inside: Tensor) -> None:
         axes.contour(inside.float().numpy(), levels=[0.5], colors=[_OUTLINE], linewidths=1.0)
 
 
-def _check_ids(strongest: Strongest, inputs: Tensor) -> None:
+def _check_ids(strongest: SearchResult, inputs: Tensor) -> None:
     if int(strongest.sample_id.max()) >= len(inputs):
         raise ValueError(
             f"there are {len(inputs)} inputs, but the strongest samples have ids up to "

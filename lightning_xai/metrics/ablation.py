@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._checks import Layer
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
 from lightning_xai.metrics.maps import SCORE
 from lightning_xai.results import Curve, Matrix, Number, Result
 from lightning_xai.scores import Score, Target, as_score
-from lightning_xai.units.ablation import Plan, Units, ablation, class_sums
+from lightning_xai.units.ablation import AblationPlan, Units, ablation, class_sums
 
 SHARE, UNITS = "share of the class", ("unit", "class")
 
@@ -27,7 +28,7 @@ class UnitAblation(ExplanationMetric):
         units: Units, sets of units, or groups; every single unit unless given.
         value: What a silenced unit gives: a number, or one per unit [K], e.g. its mean.
         score: s.
-        engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`lightning_xai.units.ablation.Plan`.
+        engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`lightning_xai.units.ablation.AblationPlan`.
         chunk_size: The most variants of a sample per forward pass; found automatically unless given.
         **options: Options of ``torchmetrics.Metric``.
 
@@ -73,7 +74,7 @@ class UnitAblation(ExplanationMetric):
 
     def __init__(
         self,
-        layer: str,
+        layer: Layer,
         *,
         units: Units = None,
         value: float | Tensor = 0.0,
@@ -88,7 +89,7 @@ class UnitAblation(ExplanationMetric):
                 f"value must be a number or one per unit, got {value!r}: the mean over all data is not known in the "
                 f"first batch; compute it before."
             )
-        self.plan = Plan(layer, units, value, engine, chunk_size)
+        self.plan = AblationPlan(layer, units, value, engine, chunk_size)
         self.score = as_score(score)
         self.add_sum_state("right", "clean_right", "class_count", "score_sum", "score_count")
         self.fingerprint(layer, units, value, self.score)
@@ -99,10 +100,10 @@ class UnitAblation(ExplanationMetric):
         """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)
         tensors = {
-            "score_drop": found.score_change,
+            "score_drop": found.score_drop,
             "right": found.prediction == found.target.unsqueeze(1),
         }
-        missing = (~found.score_change.isfinite()).sum(1)
+        missing = (~found.score_drop.isfinite()).sum(1)
         return BatchExplanation(tensors, found.target, found.clean_prediction, missing, found.classes)
 
     def add(self, found: BatchExplanation) -> None:

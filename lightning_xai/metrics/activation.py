@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai._checks import check_inputs
-from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
+from lightning_xai._checks import Layer, as_layer, check_inputs
+from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.results import Number, PerUnit, Result
-from lightning_xai.scores import RawOutput, Target
-from lightning_xai.units.activation import Threshold, as_units, check_unit, unit_shape
+from lightning_xai.scores import Target
+from lightning_xai.units._capture import read_batch
+from lightning_xai.units.activation import ThresholdResult, as_units, check_unit, unit_shape
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, hook_preactivations, preactivation_sites
+from lightning_xai.units.layers import Function, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
 ACTIVATION, THRESHOLD = "units of the activation", "activation-threshold"
@@ -140,7 +141,7 @@ class ActivationThreshold(QuantileMetric):
 
     def __init__(
         self,
-        layer: str | None = None,
+        layer: Layer | None = None,
         *,
         p: float = 0.005,
         unit: str | UnitGroups = "channel",
@@ -150,7 +151,8 @@ class ActivationThreshold(QuantileMetric):
     ) -> None:
         super().__init__(p, **options)
         check_unit(unit)
-        self.layer, self.unit, self.activation, self.output = layer, unit, activation, output
+        self.layer = None if layer is None else as_layer(layer)
+        self.unit, self.activation, self.output = unit, activation, output
         self.fingerprint(layer, p, unit, activation, output)
 
     def run(
@@ -158,20 +160,13 @@ class ActivationThreshold(QuantileMetric):
     ) -> BatchExplanation:
         """See the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         check_inputs(inputs, sample_ids)
-        seen: list[Tensor] = []
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
             (site,) = preactivation_sites(model, inputs[:1], [self.layer], self.activation)
-
-            def see(_layer: str, values: Tensor) -> None:
-                seen.append(site.activation(values.clone()))
-
-            with hook_preactivations(model, [site], see), forward_context():
-                output = model(inputs.clone())
-            bound = RawOutput(output=self.output).bind(output, target, len(inputs))
-        kept = {"activation": as_units(seen[0], self.unit)}
+            batch = read_batch(model, inputs, site, target, self.output)
+        kept = {"activation": as_units(batch.maps, self.unit)}
         nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
-        about = (bound.target, bound.prediction, nonfinite, bound.classes)
+        about = (batch.target, batch.prediction, nonfinite, batch.classes)
         return BatchExplanation({}, *about, kept=kept, constants={"shape": unit_shape(site, self.unit)})
 
     def add(self, found: BatchExplanation) -> None:
@@ -179,13 +174,15 @@ class ActivationThreshold(QuantileMetric):
         self._note_extent(found.constants["shape"])
         self._feed(found.kept["activation"])
 
-    def result(self) -> Threshold:
+    def result(self) -> ThresholdResult:
         """The thresholds so far, of all processes if they have been synchronised.
 
         Raises:
             ValueError: If there was no sample yet.
         """
-        return Threshold.of(self._quantile(), self.layer or "the last layer", self.unit, self.p, self._shape())
+        return ThresholdResult.of(
+            self._quantile(), str(self.layer or "the last layer"), self.unit, self.p, self._shape()
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """The results declared above."""

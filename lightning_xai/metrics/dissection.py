@@ -8,23 +8,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs
+from lightning_xai._checks import Layer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Result
-from lightning_xai.scores import RawOutput, Target
-from lightning_xai.units._capture import capture, with_positions
+from lightning_xai.scores import Target
+from lightning_xai.units._capture import activation_site, read_batch, with_positions
 from lightning_xai.units.dissection import (
     Concepts,
     DissectionResult,
     Overlap,
     area_where_present,
     check_reading,
-    check_threshold,
+    fitting,
     overlap,
 )
-from lightning_xai.units.groups import UnitGroups
+from lightning_xai.units.groups import UnitGroups, as_groups
+from lightning_xai.units.layers import Function
 
 IOU = "0 disjoint … 1 the same cells"
 
@@ -38,12 +39,14 @@ class Dissection(ExplanationMetric):
     :meth:`result` gives the same as a table that can be saved and drawn.
 
     Args:
-        layer: The dotted name of a layer that gives maps [N, K, \*P].
+        layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself.
         concepts: What the masks label.
         threshold: T [U], e.g. of :func:`lightning_xai.units.activation_threshold`; a number for all units.
         segmenter: A function of inputs [N, C, \*S] that returns labels [N, \*S] or masks [N, Q, \*S]; unless given,
             every update needs ``masks``.
-        groups: Dissect groups of units instead of single ones.
+        unit: ``"channel"``, or groups of channels.
+        activation: The activation function or its name; the one that follows the layer unless given, and none where
+            none follows.
         union: ``"all"`` or ``"present"``; see :class:`lightning_xai.units.DissectionResult`.
         detector: The least IoU of a detector.
         output: Which tensor of the model's output holds the classes, if it returns several.
@@ -83,12 +86,13 @@ class Dissection(ExplanationMetric):
 
     def __init__(
         self,
-        layer: str,
+        layer: Layer,
         concepts: Concepts | Sequence[str],
         threshold: Tensor | Sequence[float] | float,
         segmenter: Callable[[Tensor], Tensor] | None = None,
         *,
-        groups: UnitGroups | None = None,
+        unit: str | UnitGroups = "channel",
+        activation: str | Function | None = None,
         union: str = "all",
         detector: float = 0.04,
         output: str | int | None = None,
@@ -96,22 +100,30 @@ class Dissection(ExplanationMetric):
     ) -> None:
         super().__init__(**options)
         check_reading(union, detector)
-        if not isinstance(layer, str):
-            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
         if segmenter is not None and not callable(segmenter):
             raise TypeError(f"segmenter must be a function of inputs, got {type(segmenter).__name__}.")
-        self.layer = layer
+        self.layer = as_layer(layer)
         self.concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64).detach()
         if self.threshold.ndim > 1 or not bool(self.threshold.isfinite().all()):
             raise ValueError(f"threshold must be finite, one number or one per unit, got {threshold}.")
         self.segmenter = segmenter
-        self.groups = groups
+        self.groups, self.activation = as_groups(unit), activation
         self.union = union
         self.detector = detector
         self.output = output
         self.add_sum_state("intersection", "area", "area_present", "concept_area")
-        self.fingerprint(layer, self.concepts, self.threshold.tolist(), segmenter, id(groups), union, detector, output)
+        self.fingerprint(
+            layer,
+            self.concepts,
+            self.threshold.tolist(),
+            segmenter,
+            id(self.groups),
+            activation,
+            union,
+            detector,
+            output,
+        )
 
     def run(
         self,
@@ -133,7 +145,7 @@ class Dissection(ExplanationMetric):
         Raises:
             ValueError: If there are no masks, or they or the layer do not fit.
         """
-        ids = check_inputs(inputs, sample_ids)
+        check_inputs(inputs, sample_ids)
         model = unwrapped(model)
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
@@ -142,20 +154,20 @@ class Dissection(ExplanationMetric):
                     raise ValueError("masks are missing: give Dissection a segmenter, or update(..., masks=...).")
                 masks = self.segmenter(inputs)
             labelled = self.concepts.masks(masks, inputs)
-            output, maps = capture(model, inputs, self.layer)
-            maps = with_positions(maps, self.layer)
+            site = activation_site(model, inputs, self.layer, self.activation)
+            batch = read_batch(model, inputs, site, target, self.output)
+            maps = with_positions(batch.maps, site.layer)
             broken = ~maps.isfinite().flatten(1)
             usual = ~broken.any(1)
             maps = torch.where(usual.view(-1, *[1] * (maps.ndim - 1)), maps, 0.0)
             maps = maps if self.groups is None else self.groups.combine(maps)
-            found = overlap(maps, labelled, self._threshold(maps))
-            reader = RawOutput(output=self.output).bind(output, target, len(ids))
+            found = overlap(maps, labelled, fitting(self.threshold, maps))
         tensors = {
             "intersection": found.intersection * usual.view(-1, 1, 1),
             "area": found.area * usual.view(-1, 1),
             "concept_area": found.concept_area * usual.view(-1, 1),
         }
-        return BatchExplanation(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
+        return BatchExplanation(tensors, batch.target, batch.prediction, broken.sum(1), batch.classes)
 
     def update(
         self,
@@ -209,7 +221,3 @@ class Dissection(ExplanationMetric):
     def axis_labels(self) -> Labels:
         """The names of the concepts."""
         return {"concept": self.concepts.names}
-
-    def _threshold(self, maps: Tensor) -> Tensor:
-        given = self.threshold if self.threshold.ndim else self.threshold.expand(maps.shape[1])
-        return check_threshold(given, maps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_xai._checks import Layer, as_layer
 from lightning_xai.metrics.activation import ACTIVATION, DEAD, ERROR, THRESHOLD, QuantileMetric
 from lightning_xai.metrics.base import BatchExplanation
 from lightning_xai.metrics.sweeps import FeatureLabels, SweepMetric, check_shared
@@ -20,11 +21,11 @@ from lightning_xai.results import Entries, Labels, Map, Matrix, Number, PerFeatu
 from lightning_xai.scores import Score
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
-from lightning_xai.units.counts import per_change
+from lightning_xai.units.counts import per_change, without_units
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import Quantile, UpperQuantile
-from lightning_xai.units.reactivation import check_threshold, hits, nonfinite_changes, present
+from lightning_xai.units.reactivation import check_dead, check_threshold, hits, nonfinite_changes, present
 
 COUNTS, QUESTIONS = "samples, features and units", "reactivation-questions"
 
@@ -37,7 +38,7 @@ class Reactivation(QuantileMetric, SweepMetric):
     regions, perturbation and score it shares every forward pass of a perturbed input.
 
     ``by_feature_and_unit`` is not there for positions; what concerns thresholds is there if they come from the data.
-    The threshold of a dead unit is 0, so that anything that pushes it up counts: dead units are in no ranking.
+    The threshold of a unit that never was active is 0, so that every rise would count: see ``dead``.
 
     A threshold that is not given is known at the end only. So each sample's largest change per feature and channel is
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
@@ -50,6 +51,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         threshold: ``"activation"``, ``"delta"``, or T itself [K] ([K, \*P] for positions).
         unit: ``"channel"``, ``"position"``, or groups of channels: K are the groups.
         activation: The activation function or its name; the one that follows the layer unless given.
+        dead: ``"exclude"``: units that never were active are listed apart and enter no answer; ``"count"``: they do.
         score: Which output tells the explained class; the same as that of an importance to share its passes.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         **options: Options of ``torchmetrics.Metric``.
@@ -64,7 +66,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         >>> from lightning_xai.perturbation import Windows, kinds
         >>> linear = nn.Linear(3, 2, bias=False)
         >>> linear.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
-        >>> metric = Reactivation("0", Windows(1), kinds.Constant(0.0), score="logit")
+        >>> metric = Reactivation("0", Windows(1), kinds.Constant(0.0), score="logit", dead="count")
         >>> metric.update(nn.Sequential(linear, nn.ReLU()), torch.tensor([[1.0, 4.0, 2.0], [3.0, 2.0, 1.0]]), 0)
         >>> found = metric.compute()
         >>> found["by_feature"], found["by_unit"], found["total"]
@@ -110,14 +112,14 @@ class Reactivation(QuantileMetric, SweepMetric):
             "re-activations per change", "per unit of mean |R x - x|", "The total per change of the input.", QUESTIONS
         ),
         "threshold": PerUnit("threshold T", ACTIVATION, "What a unit's change must exceed.", THRESHOLD, signed=False),
-        "threshold_error": ERROR,
+        "error": ERROR,
         "dead": DEAD,
         "dead_units": Entries("dead", "", "Which units never were active.", axes=("unit",)),
     }
 
     def __init__(
         self,
-        layer: str | None,
+        layer: Layer | None,
         regions: RegionsLike,
         perturbation: str | Perturbation,
         *,
@@ -125,6 +127,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         threshold: str | Tensor | Sequence[float] = "activation",
         unit: str | UnitGroups = "channel",
         activation: str | Function | None = None,
+        dead: str = "exclude",
         score: str | Score = "probability",
         chunk_size: int | None = None,
         **options: Any,
@@ -134,7 +137,9 @@ class Reactivation(QuantileMetric, SweepMetric):
         if not isinstance(threshold, str):
             threshold = torch.as_tensor(threshold)
         check_threshold(threshold)
-        self.layer, self.unit, self.threshold = layer, unit, threshold
+        check_dead(dead)
+        self.layer = layer = None if layer is None else as_layer(layer)
+        self.unit, self.threshold, self.dead = unit, threshold, dead
         self.plan = Plan(as_regions(regions), chunk_size=chunk_size)
         check_shared(self.plan.regions, "Reactivation")
         self.requests = [Request.of(perturbation, score)]
@@ -158,9 +163,9 @@ class Reactivation(QuantileMetric, SweepMetric):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         told = threshold if isinstance(threshold, str) else threshold.tolist()
         missing = {"by_feature_and_unit"} if unit == "position" else set()
-        missing |= set() if isinstance(threshold, str) else {"threshold", "threshold_error", "dead", "dead_units"}
+        missing |= set() if isinstance(threshold, str) else {"threshold", "error", "dead", "dead_units"}
         self.results = {key: result for key, result in self.results.items() if key not in missing}
-        self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation)
+        self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation, dead)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """The changes of a sweep: the mean over the units painted, and what is counted."""
@@ -193,7 +198,7 @@ class Reactivation(QuantileMetric, SweepMetric):
             self.add_to_state("unit_counts", kept["by_unit"].sum(0))
             return
         if isinstance(self.threshold, Tensor):
-            check_fit(self.threshold, tuple(kept["largest"].shape[2:]), self.layer or "the last layer")
+            check_fit(self.threshold, tuple(kept["largest"].shape[2:]), str(self.layer or "the last layer"))
             self.add_to_state("counts", hits(kept["largest"], self.threshold).sum(0))
             return
         assert isinstance(self.changes, list)
@@ -214,20 +219,22 @@ class Reactivation(QuantileMetric, SweepMetric):
             return self._results(self.feature_counts, self.unit_counts.view(self.threshold.shape))
         counts = self.counts
         threshold: dict[str, Tensor] = {}
+        unranked: tuple[int, ...] = ()
         if isinstance(self.threshold, str):
             changes = dim_zero_cat(self.changes)
             quantile = self._quantile() if self.threshold == "activation" else self._quantile_of(changes)
             counts = hits(changes, quantile.value).sum(0)
+            unranked = quantile.dead if self.dead == "exclude" else ()
             dead = torch.zeros(quantile.value.numel(), dtype=torch.bool, device=counts.device)
             dead[list(quantile.dead)] = True
             threshold = {
                 "threshold": quantile.value,
-                "threshold_error": torch.tensor(quantile.error, device=counts.device),
+                "error": torch.tensor(quantile.error, device=counts.device),
                 "dead": dead.sum(),
                 "dead_units": dead.view(quantile.value.shape),
             }
-        found = self._results(counts.sum(1), counts.sum(0))
-        return {**found, "by_feature_and_unit": counts, **threshold}
+        results = self._results(without_units(counts, unranked).sum(1), counts.sum(0))
+        return {**results, "by_feature_and_unit": counts, **threshold}
 
     @property
     def axis_labels(self) -> Labels:

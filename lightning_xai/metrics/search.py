@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs
+from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.activation import ACTIVATION
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Matrix, Result
-from lightning_xai.scores import RawOutput, Target
-from lightning_xai.units._capture import capture
-from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.search import Peaks, Strongest, candidates, check_ids, merged, nothing, peaks
+from lightning_xai.scores import Target
+from lightning_xai.units._capture import activation_site, read_batch
+from lightning_xai.units.groups import UnitGroups, as_groups
+from lightning_xai.units.layers import Function
+from lightning_xai.units.search import Peaks, SearchResult, candidates, check_ids, merged, nothing, peaks
 
 RANKED = ("unit", "rank")
 
@@ -32,9 +33,11 @@ class TopSamples(ExplanationMetric):
     A sample with activations that are not finite is not among the strongest of a unit.
 
     Args:
-        layer: The dotted name of a layer that gives [N, K] or maps [N, K, \*P].
+        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself.
         n: How many samples per unit.
-        groups: Search for groups of units instead of single ones.
+        unit: ``"channel"``, or groups of channels.
+        activation: The activation function or its name; the one that follows the layer unless given, and none where
+            none follows.
         output: Which tensor of the model's output holds the classes, if it returns several.
         **options: Options of ``torchmetrics.Metric``.
 
@@ -75,24 +78,21 @@ class TopSamples(ExplanationMetric):
 
     def __init__(
         self,
-        layer: str,
+        layer: Layer,
         *,
         n: int = 10,
-        groups: UnitGroups | None = None,
+        unit: str | UnitGroups = "channel",
+        activation: str | Function | None = None,
         output: str | int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not isinstance(layer, str):
-            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
-        self.layer = layer
-        self.n = n
-        self.groups = groups
+        self.layer = as_layer(layer)
+        self.n = as_integer("n", n, 1)
+        self.groups, self.activation = as_groups(unit), activation
         self.output = output
         self.add_state("strongest", torch.zeros((), dtype=torch.float64), dist_reduce_fx=partial(_joined, n=n))
-        self.fingerprint(layer, n, id(groups), output)
+        self.fingerprint(layer, n, id(self.groups), activation, output)
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
@@ -103,14 +103,14 @@ class TopSamples(ExplanationMetric):
         model = unwrapped(model)
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
-            output, maps = capture(model, inputs, self.layer)
-            maps = maps if self.groups is None else self.groups.combine(maps)
+            site = activation_site(model, inputs, self.layer, self.activation)
+            batch = read_batch(model, inputs, site, target, self.output)
+            maps = batch.maps if self.groups is None else self.groups.combine(batch.maps)
             broken = ~maps.flatten(2).isfinite().all(2) if maps.ndim > 2 else ~maps.isfinite()
             found = peaks(torch.where(broken.view(*broken.shape, *[1] * (maps.ndim - 2)), 0.0, maps))
-            reader = RawOutput(output=self.output).bind(output, target, len(ids))
         value = found.value.masked_fill(broken, float("nan"))
         tensors = {"value": value, "position": found.position, "id": torch.tensor(ids, device=value.device)}
-        return BatchExplanation(tensors, reader.target, reader.prediction, broken.sum(1), reader.classes)
+        return BatchExplanation(tensors, batch.target, batch.prediction, broken.sum(1), batch.classes)
 
     def add(self, found: BatchExplanation) -> None:
         """Keep the strongest of a batch and those so far."""
@@ -126,11 +126,11 @@ class TopSamples(ExplanationMetric):
             )
         self.strongest = merged(torch.cat([before, batch], 1), self.n)
 
-    def result(self) -> Strongest:
+    def result(self) -> SearchResult:
         """The strongest so far, of all processes if they have been synchronised."""
         if not self.strongest.ndim:
             raise ValueError("TopSamples has seen no sample: call update before compute.")
-        return Strongest.unpacked(self.strongest)
+        return SearchResult.unpacked(self.strongest)
 
     def compute(self) -> dict[str, Tensor]:
         """The results declared above."""

@@ -1,12 +1,12 @@
 from lightning_xai.units.ablation import AblationResult as AblationResult
 from lightning_xai.units.ablation import ablate_units as ablate_units
-from lightning_xai.units.activation import Threshold as Threshold
+from lightning_xai.units.activation import ThresholdResult as ThresholdResult
 from lightning_xai.units.activation import activation_threshold as activation_threshold
 from lightning_xai.units.counting import UnitCount as UnitCount
 from lightning_xai.units.counting import count_units as count_units
 from lightning_xai.units.counts import Pair as Pair
-from lightning_xai.units.counts import Reactivation as Reactivation
-from lightning_xai.units.counts import Report as Report
+from lightning_xai.units.counts import ReactivationReport as ReactivationReport
+from lightning_xai.units.counts import ReactivationResult as ReactivationResult
 from lightning_xai.units.dissection import Concepts as Concepts
 from lightning_xai.units.dissection import DissectionResult as DissectionResult
 from lightning_xai.units.dissection import dissect as dissect
@@ -23,6 +23,6 @@ from lightning_xai.units.groups import strongest_pairs as strongest_pairs
 from lightning_xai.units.maximization import deep_dream as deep_dream
 from lightning_xai.units.maximization import maximize_activation as maximize_activation
 from lightning_xai.units.reactivation import reactivation as reactivation
-from lightning_xai.units.search import Strongest as Strongest
+from lightning_xai.units.search import SearchResult as SearchResult
 from lightning_xai.units.search import top_samples as top_samples
 from lightning_xai.units.search import unit_activations as unit_activations

@@ -1,35 +1,41 @@
-"""What a layer gives: its output beside the model's, samples a few at a time."""
+"""The activations of a layer, read while the model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import named_layer
-from lightning_xai._guard import forward_context, hook_outputs
-from lightning_xai.operations import largest_activation
+from lightning_xai._checks import Layer
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs
+from lightning_xai.batching import Batches
+from lightning_xai.scores import RawOutput, Target, as_target
+from lightning_xai.units.groups import UnitGroups, as_groups
+from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
 
-_ACTIVATION_BYTES = 64 * 2**20
-_MOST_SAMPLES = 64
+T = TypeVar("T")
+
+# Few large passes keep the largest activations of a layer faster than many small ones that stay in a CPU's caches.
+CPU_BYTES = 2**26
 
 
-class CaptureResult(NamedTuple):
+class ActivationResult(NamedTuple):
     """One forward pass.
 
     Attributes:
-        output: What the model returned.
-        maps: What the layer gave, [N, K] or [N, K, *P].
+        output: The output of the model.
+        maps: The activations of the layer, [N, K] or [N, K, *P].
     """
 
     output: Any
     maps: Tensor
 
 
-def capture(model: nn.Module, inputs: Tensor, layer: str) -> CaptureResult:
-    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep what a layer gives.
+def capture(model: nn.Module, inputs: Tensor, layer: str) -> ActivationResult:
+    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep the output of a layer as it is.
 
     Raises:
         ValueError: If there is no such layer, it does not run exactly once, or its output is not one row per sample.
@@ -39,12 +45,29 @@ def capture(model: nn.Module, inputs: Tensor, layer: str) -> CaptureResult:
     with hook_outputs(model, {layer: lambda output: seen.append(output.clone())}), forward_context():
         output = model(inputs.clone())
     if len(seen) != 1:
-        raise ValueError(f"layer {layer!r} {_runs(len(seen))}; name one that runs once, such as a block around it.")
-    return CaptureResult(output, rows_of_units(seen[0], layer, len(inputs)))
+        times = f"runs {len(seen)} times" if seen else "does not run"
+        raise ValueError(
+            f"layer {layer!r} {times} in a forward pass; name one that runs once, such as a block around it."
+        )
+    return ActivationResult(output, rows_of_units(seen[0], layer, len(inputs)))
+
+
+def read_activations(
+    model: nn.Module, inputs: Tensor, sites: Sequence[PreActivationSite]
+) -> tuple[Any, dict[str, Tensor]]:
+    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`; return its output and each layer's A."""
+    found: dict[str, Tensor] = {}
+
+    def see(site: PreActivationSite, values: Tensor) -> None:
+        found[site.layer] = rows_of_units(site.activate(values), site.layer, len(inputs))
+
+    with hook_preactivations(model, sites, see), forward_context():
+        output = model(inputs.clone())
+    return output, found
 
 
 def rows_of_units(maps: Tensor, layer: str, samples: int) -> Tensor:
-    """The output of a layer, after a look at its shape.
+    """The output of a layer, if its units can be told, in single precision at least.
 
     Raises:
         ValueError: If it is not [N, K] or [N, K, *P].
@@ -70,35 +93,106 @@ def with_positions(maps: Tensor, layer: str) -> Tensor:
     return maps
 
 
-def all_finite(maps: Tensor, layer: str, ids: tuple[int, ...]) -> Tensor:
-    """The maps, if all are numbers.
+def check_finite(maps: Tensor, layer: str, ids: tuple[int, ...]) -> None:
+    """Refuse activations that are not finite.
 
     Raises:
-        ValueError: If not; the samples are named.
+        ValueError: If some are; the samples are named.
     """
     broken = ~maps.isfinite().flatten(1).all(1)
     if broken.any():
         rows = [ids[row] for row in broken.nonzero().flatten().tolist()]
         raise ValueError(f"layer {layer!r} is NaN or infinite in the samples {rows}; leave those out.")
-    return maps
 
 
-def chunks(model: nn.Module, inputs: Tensor, layer: str, chunk_size: int | None) -> Iterator[slice]:
-    """Some samples at a time, so that activations stay small.
+@dataclass(frozen=True)
+class LayerReader:
+    """Reads the activations of the units of a layer, batch by batch.
 
-    Raises:
-        ValueError: If there is no such layer, or ``chunk_size`` is not positive.
+    Attributes:
+        model: The network, without wrappers.
+        inputs: The inputs.
+        ids: The samples' ids.
+        site: Where the layer's pre-activation is.
+        groups: The groups that are read instead of single units.
+        batches: The sizes of the passes.
     """
-    named_layer(model, layer)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
-    if chunk_size is None:
-        with forward_context():
-            largest = largest_activation(model, inputs[:1])
-        chunk_size = min(max(_ACTIVATION_BYTES // largest, 1), _MOST_SAMPLES)
-    for start in range(0, len(inputs), chunk_size):
-        yield slice(start, start + chunk_size)
+
+    model: nn.Module
+    inputs: Tensor
+    ids: tuple[int, ...]
+    site: PreActivationSite
+    groups: UnitGroups | None
+    batches: Batches
+
+    def maps(self, rows: slice) -> Tensor:
+        """The activations [n, U, *P] of some samples.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        maps = read_activations(self.model, self.inputs[rows], [self.site])[1][self.site.layer]
+        check_finite(maps, self.site.layer, self.ids[rows])
+        return maps if self.groups is None else self.groups.combine(maps)
+
+    def imap(self, run: Callable[[slice, Tensor], T]) -> Iterator[T]:
+        """Yield ``run(rows, maps)`` for batches of samples."""
+        return self.batches.imap(lambda rows: run(rows, self.maps(rows)), len(self.inputs))
 
 
-def _runs(times: int) -> str:
-    return f"runs {times} times in a forward pass" if times else "does not run in a forward pass"
+def activation_site(
+    model: nn.Module, inputs: Tensor, layer: Layer, activation: str | Function | None
+) -> PreActivationSite:
+    """The site of a layer's activation A; where no activation function takes its output, A is the output itself."""
+    return preactivation_sites(model, inputs[:1], [layer], activation, fallback="identity")[0]
+
+
+class UnitBatch(NamedTuple):
+    """The activations of a batch, and what the model predicts.
+
+    Attributes:
+        maps: Activations [N, K] or [N, K, *P].
+        target: The classes that are explained [N].
+        prediction: The predicted classes [N].
+        classes: The number of classes.
+    """
+
+    maps: Tensor
+    target: Tensor
+    prediction: Tensor
+    classes: int
+
+
+def read_batch(
+    model: nn.Module, inputs: Tensor, site: PreActivationSite, target: Target, output: str | int | None
+) -> UnitBatch:
+    """Read the activations of a batch and the model's predictions in one pass, or in as few as memory allows."""
+    target = as_target(target, len(inputs))
+
+    def run(rows: slice) -> UnitBatch:
+        returned, maps = read_activations(model, inputs[rows], [site])
+        wanted = target[rows] if isinstance(target, Tensor) else target
+        bound = RawOutput(output=output).bind(returned, wanted, rows.stop - rows.start)
+        return UnitBatch(maps[site.layer], bound.target, bound.prediction, bound.classes)
+
+    parts = Batches(model, inputs, len(inputs)).map(run, len(inputs))
+    *columns, classes = zip(*parts, strict=True)
+    maps, targets, predictions = map(torch.cat, columns)
+    return UnitBatch(maps, targets, predictions, classes[0])
+
+
+def layer_reader(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: Layer,
+    *,
+    unit: str | UnitGroups = "channel",
+    activation: str | Function | None = None,
+    ids: tuple[int, ...],
+    chunk_size: int | None = None,
+) -> LayerReader:
+    """A reader of the activations of a layer, for use inside ``isolated_eval``."""
+    inputs = detach_for_autograd(inputs)
+    site = activation_site(model, inputs, layer, activation)
+    batches = Batches(model, inputs, chunk_size, cpu_bytes=CPU_BYTES)
+    return LayerReader(model, inputs, ids, site, as_groups(unit), batches)

@@ -9,27 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_model, named_layer, unknown
+from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_model, layer_name, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.operations import largest_activation, unwrapped
+from lightning_xai.batching import Batches
+from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
-from lightning_xai.units._capture import CaptureResult, all_finite, capture, rows_of_units
+from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
 
 ENGINES = ("auto", "replay", "repeat")
-
-_ACTIVATION_BYTES = 64 * 2**20
-_MOST_VARIANTS = 256
 
 Units = Sequence[int] | Sequence[Sequence[int]] | UnitGroups | None
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """How units are ablated.
 
     Args:
-        layer: The dotted name of a layer that gives [N, K] or [N, K, *P] and runs once.
+        layer: A layer that returns [N, K] or [N, K, *P] and runs once: its dotted name, or the module itself.
         units: Units, sets of units, or groups, each ablated by itself; every single unit unless given.
         value: What a silenced unit gives everywhere: a number, one per unit [K], or ``"mean"`` for the mean of its
             activations over the inputs at hand.
@@ -43,21 +41,20 @@ class Plan:
         ValueError: If the engine or the value is unknown, or the chunk size is not positive.
     """
 
-    layer: str
+    layer: Layer
     units: Units = None
     value: float | str | Tensor = 0.0
     engine: str = "auto"
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, str):
-            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(self.layer).__name__}.")
+        object.__setattr__(self, "layer", as_layer(self.layer))
         if isinstance(self.value, str) and self.value != "mean":
             raise ValueError(f"value must be a number, a tensor [K] or 'mean', got {self.value!r}.")
         if self.engine not in ENGINES:
             raise ValueError(unknown("engine", self.engine, ENGINES))
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}.")
+        if self.chunk_size is not None:
+            as_integer("chunk_size", self.chunk_size, 1)
 
     def silenced(self, count: int) -> Tensor:
         """Which units each variant silences, Boolean [U, K], of the K units of the layer.
@@ -70,7 +67,7 @@ class Plan:
             return torch.eye(count, dtype=torch.bool)
         if isinstance(units, UnitGroups):
             if units.units != count:
-                raise ValueError(f"groups are of {units.units} units, layer {self.layer!r} has {count}.")
+                raise ValueError(f"units has groups of {units.units} units, layer {self.layer!r} has {count}.")
             return units.membership.cpu()
         return _membership([[unit] if isinstance(unit, int) else unit for unit in units], count)
 
@@ -80,7 +77,7 @@ class AblationResult:
     r"""What happened to each sample when each set of units was silenced.
 
     Attributes:
-        score_change: :math:`s(x) - s(x; u \text{ silenced})` [N, U]; positive where the units are evidence for the
+        score_drop: :math:`s(x) - s(x; u \text{ silenced})` [N, U]; positive where the units are evidence for the
             target.
         prediction: The predicted class [N, U].
         clean_prediction: The predicted class [N] with all units.
@@ -89,7 +86,7 @@ class AblationResult:
         engine: How it was computed, ``"replay"`` or ``"repeat"``.
     """
 
-    score_change: Tensor
+    score_drop: Tensor
     prediction: Tensor
     clean_prediction: Tensor
     target: Tensor
@@ -108,14 +105,14 @@ class AblationResult:
         return per_class(right, self.target, self.classes)[0]
 
     @property
-    def accuracy_change(self) -> Tensor:
-        """Accuracy without the units minus accuracy with them [U, classes]."""
-        return self.accuracy - self.clean_accuracy
+    def accuracy_drop(self) -> Tensor:
+        """Accuracy with all units minus accuracy without the silenced ones [U, classes]; positive for a loss."""
+        return self.clean_accuracy - self.accuracy
 
     @property
-    def mean_score_change(self) -> Tensor:
-        """The mean change of the score over the samples of each class [U, classes]."""
-        return per_class(self.score_change, self.target, self.classes)
+    def mean_score_drop(self) -> Tensor:
+        """The mean drop of the score over the samples of each class [U, classes]; positive for a loss."""
+        return per_class(self.score_drop, self.target, self.classes)
 
 
 def per_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -138,7 +135,7 @@ def ablate_units(
     inputs: Tensor,
     target: Target,
     *,
-    layer: str,
+    layer: Layer,
     units: Units = None,
     value: float | str | Tensor = 0.0,
     score: str | Score = "logit",
@@ -154,13 +151,14 @@ def ablate_units(
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S], or a table [N, F].
         target: Class indices [N], one index for all, or ``"predicted"``; accuracy needs the labels.
-        layer: The dotted name of a layer that gives [N, K] or [N, K, \*P] and runs once; what is silenced is what it
-            gives, so name the one after the activation to silence units as the next layer sees them.
+        layer: A layer that returns [N, K] or [N, K, \*P] and runs once: its dotted name, or the module itself. What is
+            silenced is the output of this very module, not the activation that follows it: to silence units as the
+            next layer sees them, name the activation's module.
         units: Units, sets of units, or groups; every single unit unless given.
         value: v: a number, a number per unit [K], or ``"mean"``: the unit's mean over positions and these inputs.
         score: s.
         sample_ids: The samples' ids [N].
-        engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`Plan`.
+        engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`AblationPlan`.
         chunk_size: The most variants of a sample per forward pass; found automatically unless given.
 
     Raises:
@@ -176,18 +174,20 @@ def ablate_units(
         >>> model = nn.Sequential(nn.Identity(), nn.Linear(3, 2, bias=False))
         >>> model[1].weight.data = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 2.0]])
         >>> ablated = ablate_units(model, torch.tensor([[1.0, 1.0, 0.5]]), 0, layer="0")
-        >>> ablated.score_change, ablated.prediction
+        >>> ablated.score_drop, ablated.prediction
         (tensor([[1.0000, 2.0000, 1.5000]]), tensor([[0, 0, 0]]))
     """
     check_inputs(inputs, sample_ids)
-    return ablation(model, inputs, target, Plan(layer, units, value, engine, chunk_size), as_score(score), sample_ids)
+    return ablation(
+        model, inputs, target, AblationPlan(layer, units, value, engine, chunk_size), as_score(score), sample_ids
+    )
 
 
 def ablation(
     model: nn.Module,
     inputs: Tensor,
     target: Target,
-    plan: Plan,
+    plan: AblationPlan,
     score: Score,
     sample_ids: Tensor | Sequence[int] | None = None,
     strict: bool = True,
@@ -207,28 +207,26 @@ def ablation(
     target = as_target(target, len(ids))
     check_model(model)
     model = unwrapped(model)
-    named_layer(model, plan.layer)
+    layer, engine = layer_name(model, plan.layer), plan.engine
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
-        engine = plan.engine
-        at_once = plan.chunk_size or _variants_at_once(model, inputs[:1])
-        values = _mean(model, inputs, plan.layer) if isinstance(plan.value, str) else plan.value
+        batches = Batches(model, inputs, plan.chunk_size, cpu_bytes=CPU_BYTES)
+        values = _mean(model, inputs, layer, batches) if isinstance(plan.value, str) else plan.value
         rows = []
         for row, name in enumerate(ids):
             sample = inputs[row : row + 1]
-            clean = capture(model, sample, plan.layer)
+            clean = capture(model, sample, layer)
             if strict:
-                all_finite(clean.maps, plan.layer, (name,))
+                check_finite(clean.maps, layer, (name,))
             wanted = target[row : row + 1] if isinstance(target, Tensor) else target
-            reader = score.bind(clean.output, wanted, 1)
-            variants = _Variants(model, sample, plan, plan.silenced(clean.maps.shape[1]), values, at_once)
+            bound = score.bind(clean.output, wanted, 1)
+            variants = _Variants(model, sample, layer, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
-                engine = variants.engine(reader)
-            rows.append(variants.scores(clean, reader, engine))
-    change, prediction, clean_prediction, resolved, classes = zip(*rows, strict=True)
-    return AblationResult(
-        torch.cat(change), torch.cat(prediction), torch.cat(clean_prediction), torch.cat(resolved), classes[0], engine
-    )
+                engine = variants.engine()
+            drop, prediction = variants.scores(clean, engine, batches)
+            rows.append((drop, prediction, bound.prediction, bound.target))
+    drop, prediction, clean_prediction, resolved = (torch.cat(column) for column in zip(*rows, strict=True))
+    return AblationResult(drop, prediction, clean_prediction, resolved, bound.classes, engine)
 
 
 @dataclass(frozen=True)
@@ -241,67 +239,63 @@ class _Variants:
 
     model: nn.Module
     sample: Tensor
-    plan: Plan
+    layer: str
     silenced: Tensor
     values: float | Tensor
-    at_once: int
+    bound: BoundScore
 
-    def scores(self, clean: CaptureResult, reader: BoundScore, engine: str) -> tuple[Any, ...]:
-        """The score changes [1, U], the predictions [1, U], and what was read of the clean output."""
-        own = reader(clean.output)
-        change, prediction = [], []
-        for some in torch.split(self.silenced, self.at_once):
-            repeated = reader.at(torch.zeros(len(some), dtype=torch.long, device=own.device))
-            output = self.run(some, engine)
-            change.append(own - repeated(output))
-            prediction.append(reader.score.predict(reader.score._columns(output, len(some))))
-        found = torch.cat(change)
-        found = torch.where(found.isfinite(), found, float("nan"))
-        return found.unsqueeze(0), torch.cat(prediction).unsqueeze(0), reader.prediction, reader.target, reader.classes
+    def scores(self, clean: ActivationResult, engine: str, batches: Batches) -> tuple[Tensor, Tensor]:
+        """The drops of the score [1, U] and the predictions [1, U]."""
+
+        def run(variants: slice) -> tuple[Tensor, Tensor]:
+            silenced = self.silenced[variants]
+            output = self.run(silenced, engine)
+            return self._read(output, len(silenced)), self.bound.score.predict(
+                self.bound.columns(output, len(silenced))
+            )
+
+        found, prediction = map(torch.cat, zip(*batches.map(run, len(self.silenced)), strict=True))
+        drop = self.bound(clean.output) - found
+        return torch.where(drop.isfinite(), drop, float("nan")).unsqueeze(0), prediction.unsqueeze(0)
 
     def run(self, silenced: Tensor, engine: str) -> Any:
-        """What the model returns for some variants, one row each."""
-        count = len(silenced)
+        """The output of the model for some variants, one row each."""
         inputs = self.sample
         if engine == "repeat":
-            inputs = inputs.expand(count, *inputs.shape[1:]).contiguous()
+            inputs = inputs.expand(len(silenced), *inputs.shape[1:]).contiguous()
 
         def silence(output: Tensor) -> Tensor:
-            rows_of_units(output, self.plan.layer, len(inputs))
-            chosen = silenced.to(output.device).view(count, -1, *[1] * (output.ndim - 2))
+            rows_of_units(output, self.layer, len(inputs))
+            chosen = silenced.to(output.device).view(len(silenced), -1, *[1] * (output.ndim - 2))
             values = torch.as_tensor(self.values, dtype=output.dtype, device=output.device)
             if values.ndim and values.shape != output.shape[1:2]:
                 raise ValueError(f"value must be one per unit, [{output.shape[1]}], got shape {list(values.shape)}.")
-            values = values.view(1, -1, *[1] * (output.ndim - 2))
-            return torch.where(chosen, values, output)
+            return torch.where(chosen, values.view(1, -1, *[1] * (output.ndim - 2)), output)
 
-        with hook_outputs(self.model, {self.plan.layer: silence}), forward_context():
+        with hook_outputs(self.model, {self.layer: silence}), forward_context():
             return self.model(inputs.clone())
 
-    def engine(self, reader: BoundScore) -> str:
-        """Whether a replay gives what repeating does: not if the model mixes rows, or fixes their number early."""
-        some = self.silenced[: min(3, len(self.silenced))]
-        repeated = reader.at(torch.zeros(len(some), dtype=torch.long, device=reader.target.device))
-        expected = repeated(self.run(some, "repeat"))
+    def engine(self) -> str:
+        """The engine for ``"auto"``: a replay if it gives what repeating does, as where no rows are mixed."""
+        some = self.silenced[:3]
+        expected = self._read(self.run(some, "repeat"), len(some))
         try:
-            found = repeated(self.run(some, "replay"))
+            found = self._read(self.run(some, "replay"), len(some))
         except (RuntimeError, ValueError):
             return "repeat"  # which has just shown that it works
         tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
         same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
         return "replay" if same else "repeat"
 
-
-def _variants_at_once(model: nn.Module, sample: Tensor) -> int:
-    with forward_context():
-        largest = largest_activation(model, sample)
-    return min(max(_ACTIVATION_BYTES // largest, 1), _MOST_VARIANTS)
+    def _read(self, output: Any, rows: int) -> Tensor:
+        return self.bound.at(torch.zeros(rows, dtype=torch.long, device=self.bound.target.device))(output)
 
 
-def _mean(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
+def _mean(model: nn.Module, inputs: Tensor, layer: str, batches: Batches) -> Tensor:
     """The mean activation [K] of each unit over positions and samples, in double precision."""
-    total: Tensor | float = 0.0
-    for row in range(len(inputs)):
-        maps = capture(model, inputs[row : row + 1], layer).maps
-        total = total + maps.double().flatten(2).mean(2)[0] if maps.ndim > 2 else total + maps.double()[0]
-    return torch.as_tensor(total) / len(inputs)
+
+    def run(rows: slice) -> Tensor:
+        maps = capture(model, inputs[rows], layer).maps.double()
+        return maps.reshape(*maps.shape[:2], -1).mean(2).sum(0)
+
+    return torch.stack(batches.map(run, len(inputs))).sum(0) / len(inputs)

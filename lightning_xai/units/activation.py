@@ -1,28 +1,29 @@
-r"""Activation maps :math:`A_k` and the thresholds :math:`T_k` that few of their values exceed."""
+r"""Activations :math:`A_k` of units, and the thresholds :math:`T_k` that few of them exceed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, overload
 
-import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_model
-from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
-from lightning_xai.operations import largest_activation
+from lightning_xai._checks import Layer, check_inputs, check_model, layer_name
+from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.batching import Batches
+from lightning_xai.operations import unwrapped
+from lightning_xai.units._capture import CPU_BYTES, read_activations
 from lightning_xai.units.groups import UnitGroups
-from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
+from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
 UNITS = ("channel", "position")
-_CHUNK_BYTES = 2**26
+DEAD = ("exclude", "count")
 
 
 @dataclass(frozen=True, eq=False)
-class Threshold:
+class ThresholdResult:
     r"""The activation thresholds of a layer's units.
 
     Attributes:
@@ -48,25 +49,11 @@ class Threshold:
     nonfinite: int
 
     @staticmethod
-    def of(found: Quantile, layer: str, unit: str | UnitGroups, p: float, shape: Sequence[int]) -> Threshold:
+    def of(found: Quantile, layer: str, unit: str | UnitGroups, p: float, shape: Sequence[int]) -> ThresholdResult:
         """The thresholds of units of a shape [K] or [K, *P] from their quantiles."""
         value, count = found.value.view(*shape), int(found.count.max())
         name = unit if isinstance(unit, str) else "group"
-        return Threshold(layer, name, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
-
-
-@overload
-def activation_threshold(  # type: ignore[overload-overlap]  # a string is a sequence of strings
-    model: nn.Module,
-    data: Tensor | Iterable[Any],
-    *,
-    layer: str,
-    p: float = ...,
-    unit: str | UnitGroups = ...,
-    activation: str | Function | None = ...,
-    samples: int | None = ...,
-    budget: int = ...,
-) -> Threshold: ...
+        return ThresholdResult(layer, name, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
 
 
 @overload
@@ -74,26 +61,43 @@ def activation_threshold(
     model: nn.Module,
     data: Tensor | Iterable[Any],
     *,
-    layer: Sequence[str],
+    layer: Layer,
+    layers: None = ...,
     p: float = ...,
     unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
     samples: int | None = ...,
     budget: int = ...,
-) -> dict[str, Threshold]: ...
+) -> ThresholdResult: ...
+
+
+@overload
+def activation_threshold(
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    *,
+    layer: None = ...,
+    layers: Sequence[Layer],
+    p: float = ...,
+    unit: str | UnitGroups = ...,
+    activation: str | Function | None = ...,
+    samples: int | None = ...,
+    budget: int = ...,
+) -> dict[str, ThresholdResult]: ...
 
 
 def activation_threshold(
     model: nn.Module,
     data: Tensor | Iterable[Any],
     *,
-    layer: str | Sequence[str],
+    layer: Layer | None = None,
+    layers: Sequence[Layer] | None = None,
     p: float = 0.005,
     unit: str | UnitGroups = "channel",
     activation: str | Function | None = None,
     samples: int | None = None,
     budget: int = DEFAULT_BUDGET,
-) -> Threshold | dict[str, Threshold]:
+) -> ThresholdResult | dict[str, ThresholdResult]:
     r"""The threshold that a share p of a unit's activations exceeds.
 
     .. math:: P(A_k > T_k) = p
@@ -107,7 +111,8 @@ def activation_threshold(
     Args:
         model: The network; called in eval mode and left as it was.
         data: Inputs [N, C, \*S], or an iterable of batches: inputs, or tuples that start with them.
-        layer: The dotted name of a layer, or several, which then share the passes.
+        layer: The layer: its dotted name, or the module itself.
+        layers: Several layers, which then share the passes.
         p: The share, in (0, 1).
         unit: ``"channel"``; ``"position"``: every position of a channel is a unit of its own; or groups of channels.
         activation: The activation function or its name; the one that follows the layer in the model unless given.
@@ -115,7 +120,7 @@ def activation_threshold(
         budget: Bytes per layer.
 
     Returns:
-        A :class:`Threshold`; for several layers a dict by layer.
+        A :class:`ThresholdResult`; for several layers a dict by layer.
 
     Raises:
         ValueError: If a layer does not exist or has no units, no activation is found nor named, p is not in (0, 1),
@@ -135,39 +140,30 @@ def activation_threshold(
     check_model(model)
     check_share(p)
     check_unit(unit)
-    layers = layer_names(layer)
+    names = layer_names(model, layer, layers)
     streams: dict[str, UpperQuantile] = {}
-    sites: dict[str, PreActivationSite] = {}
-    raised: set[str] = set()
+    sites: list[PreActivationSite] = []
     total = _samples(data) if samples is None else samples
-    seen = 0
-
-    def see(name: str, values: Tensor) -> None:
-        site, stream = sites[name], streams[name]
-        late = _ranks_alike(site, unit, stream, values)
-        stream.add(as_units(values if late else site.activation(values), unit))
-        if late:
-            raised.add(name)
-
     with isolated_eval(model):
-        for inputs in _batches(model, data):
-            if not sites:
-                sites.update((site.layer, site) for site in preactivation_sites(model, inputs[:1], layers, activation))
-                streams.update((name, _stream(site, unit, p, budget, total)) for name, site in sites.items())
-            with hook_preactivations(model, list(sites.values()), see), forward_context():
-                model(inputs.clone())
-            seen += len(inputs)
-    if seen == 0:
+        for inputs, batches in _batches(model, data):
+            if not streams:
+                sites = preactivation_sites(model, inputs[:1], names, activation)
+                streams = {site.layer: _stream(site, unit, p, budget, total) for site in sites}
+
+            def read(rows: slice, inputs: Tensor = inputs, sites: list[PreActivationSite] = sites) -> dict[str, Tensor]:
+                return read_activations(model, inputs[rows], sites)[1]
+
+            for found in batches.imap(read, len(inputs)):
+                for name, values in found.items():
+                    streams[name].add(as_units(values, unit))
+    if not streams:
         raise ValueError("data hold no sample.")
-    found = {}
-    for name, stream in streams.items():
-        quantile = stream.result()
-        check_finite(quantile.nonfinite, name)
-        if name in raised:
-            activated = sites[name].activation
-            quantile = replace(quantile, value=activated(quantile.value), peak=activated(quantile.peak))
-        found[name] = Threshold.of(quantile, name, unit, p, unit_shape(sites[name], unit))
-    return found[layer] if isinstance(layer, str) else found
+    results = {}
+    for site in sites:
+        quantile = streams[site.layer].result()
+        check_none_nonfinite(quantile.nonfinite, site.layer)
+        results[site.layer] = ThresholdResult.of(quantile, site.layer, unit, p, unit_shape(site, unit))
+    return results[names[0]] if layers is None else results
 
 
 def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
@@ -201,7 +197,7 @@ def check_unit(unit: str | UnitGroups) -> None:
         raise ValueError(f"unit must be 'channel' or 'position', or UnitGroups, got {unit!r}.")
 
 
-def check_finite(nonfinite: int, layer: str) -> None:
+def check_none_nonfinite(nonfinite: int, layer: str) -> None:
     """Refuse activations that are not finite.
 
     Raises:
@@ -214,25 +210,20 @@ def check_finite(nonfinite: int, layer: str) -> None:
         )
 
 
-def layer_names(layer: str | Sequence[str]) -> list[str]:
-    """One name or several, as a list.
+def layer_names(model: nn.Module, layer: Layer | None, layers: Sequence[Layer] | None) -> list[str]:
+    """The dotted names of the layers that the arguments ``layer`` and ``layers`` name.
 
     Raises:
-        TypeError: If it is neither.
-        ValueError: If there is none.
+        TypeError: If neither or both are given, or one is no layer.
+        ValueError: If there is no such layer, or ``layers`` is empty.
     """
-    if not isinstance(layer, str | Sequence):
-        raise TypeError(f"layer must be a dotted name such as 'features.0', or several, got {type(layer).__name__}.")
-    names = [layer] if isinstance(layer, str) else list(layer)
-    if not names:
-        raise ValueError("layer is empty: name at least one.")
-    return names
-
-
-def _ranks_alike(site: PreActivationSite, unit: str | UnitGroups, stream: UpperQuantile, values: Tensor) -> bool:
-    """Whether ranks may be taken before the activation: it never falls, so it moves none, and it need not be made."""
-    units = math.prod(unit_shape(site, unit))
-    return isinstance(unit, str) and site.monotone and stream.certain(units, values.element_size())
+    if layer is not None and layers is None:
+        return [layer_name(unwrapped(model), layer)]
+    if layer is not None or layers is None or isinstance(layers, str):
+        raise TypeError("give either layer=, one layer, or layers=, a list of several.")
+    if not layers:
+        raise ValueError("layers is empty: name at least one.")
+    return [layer_name(unwrapped(model), one) for one in layers]
 
 
 def _stream(
@@ -255,17 +246,14 @@ def _samples(data: Any) -> int | None:
     return None
 
 
-def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[Tensor]:
-    if not isinstance(data, Tensor):
-        for batch in data:
-            inputs = _inputs(batch)
-            check_inputs(inputs)
-            yield detach_for_autograd(inputs)
-        return
-    check_inputs(data)
-    with forward_context():
-        largest = largest_activation(model, data[:1])
-    yield from torch.split(detach_for_autograd(data), max(1, _CHUNK_BYTES // largest))
+def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[tuple[Tensor, Batches]]:
+    """The inputs, and in which batches they go through the model: a user's as they are, if there is the memory."""
+    for batch in [data] if isinstance(data, Tensor) else data:
+        inputs = _inputs(batch)
+        check_inputs(inputs)
+        inputs = detach_for_autograd(inputs)
+        size = None if batch is data else len(inputs)
+        yield inputs, Batches(model, inputs, size, cpu_bytes=CPU_BYTES)
 
 
 def _inputs(batch: Any) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._checks import Layer
 from lightning_xai.perturbation.capture import Capture, Watch
 from lightning_xai.units.activation import as_units, unit_shape
 from lightning_xai.units.counts import Pairs
@@ -31,14 +32,14 @@ class LayerChange(Capture):
     rounding: such are 0 or less.
 
     Args:
-        layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
+        layer: The layer; the last convolution or linear layer with an activation if None.
         activation: :math:`\sigma` or its name; the one that follows the layer in the model unless given.
         keep_activation: Whether the clean activations ``activation`` [N, K, P] are kept, too.
         groups: Groups of channels to look at instead of single ones: K are the groups, and a group's :math:`\Delta a`
             and rounding are the weighted means of its channels'.
     """
 
-    layer: str | None
+    layer: Layer | None
     activation: str | Function | None = None
     keep_activation: bool = False
     groups: UnitGroups | None = None
@@ -59,18 +60,20 @@ class PositionChange(Capture):
     position, ``nonfinite`` [N, J] the positions whose change is not a number.
 
     Args:
-        layer: The dotted name of the layer; the last convolution or linear layer with an activation if None.
+        layer: The layer; the last convolution or linear layer with an activation if None.
         threshold: T [K, *P]; None if only the changes are wanted, in ``changes``.
         activation: The activation function or its name; the one that follows the layer unless given.
         pairs: Where the pairs of feature and position are counted, if they are.
         changes: Where the largest changes of each sample and feature go, if they are wanted.
+        unranked: Positions that count in ``by_unit`` only, by their flat index.
     """
 
-    layer: str | None
+    layer: Layer | None
     threshold: Tensor | None
     activation: str | Function | None = None
     pairs: Pairs | None = None
     changes: UpperQuantile | None = None
+    unranked: tuple[int, ...] = ()
 
     def watch(self, model: nn.Module, inputs: Tensor) -> Watch:
         """Find the site of B; refuse a threshold that does not fit."""
@@ -130,7 +133,7 @@ class _LayerWatch(Watch):
         self.strongest = self.found if self.strongest is None else torch.maximum(self.strongest, self.found)
         self.found = None
 
-    def _see(self, _layer: str, values: Tensor) -> None:
+    def _see(self, _site: PreActivationSite, values: Tensor) -> None:
         if not self.own:
             return
         # Entering a context costs as much as the work of a small layer.
@@ -227,6 +230,7 @@ class _PositionWatch(_LayerWatch):
         hit = change > threshold
         by_unit = hit.sum(0)
         self.by_unit = by_unit if self.by_unit is None else self.by_unit + by_unit
+        hit.flatten(2)[..., list(self.capture.unranked)] = False
         if self.capture.pairs is not None:
             feature, _, unit = hit.flatten(2).nonzero(as_tuple=True)
             feature = torch.tensor(features, device=feature.device)[feature]

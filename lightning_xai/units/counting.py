@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_model
+from lightning_xai._csv import write_csv
 from lightning_xai._guard import forward_context, isolated_eval
-from lightning_xai.operations import Operations, check_visible, operation_name, unwrapped
+from lightning_xai.operations import Operations, arguments, check_visible, operation_name, unwrapped
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_COLUMNS = ("layer", "channels", "size", "positions")
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,12 @@ class UnitCount:
         table = [(part.layer, part.channels, "x".join(map(str, part.size)), part.positions) for part in self.layers]
         return [*table, ("total", self.channels, "", self.positions)]
 
-    def write_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path) -> Path:
         """Write the table."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layer", "channels", "size", "positions"])
-            writer.writerows(self.rows())
+        return write_csv(path, _COLUMNS, self.rows())
 
     def __str__(self) -> str:
-        table = [("layer", "channels", "size", "positions"), *self.rows()]
+        table = [_COLUMNS, *self.rows()]
         columns = [[str(cell) for cell in column] for column in zip(*table, strict=True)]
         widths = [max(map(len, column)) for column in columns]
         lines = zip(*columns, strict=True)
@@ -171,7 +168,7 @@ class _Convolutions(Operations):
         if operation_name(func) not in _CONVOLUTIONS:
             return func(*args, **kwargs)
         layer = self.current_module()
-        given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+        given = arguments(func, args, kwargs)
         size, weight = given["input"].shape, given["weight"]
         result: Tensor = func(*args, **kwargs)
         axes = weight.ndim - 2

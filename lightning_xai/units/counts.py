@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_xai.units.activation import Threshold
+from lightning_xai._checks import as_integer
+from lightning_xai._csv import write_csv
+from lightning_xai.units.activation import ThresholdResult
 
 Unit = int | tuple[int, ...]
 
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class ReactivationReport:
     """The four answers.
 
     Attributes:
@@ -64,12 +65,9 @@ class Report:
         table += [("pair", pair.feature, written(pair.unit), pair.samples) for pair in self.pairs]
         return table
 
-    def write_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path) -> Path:
         """Write the table with the columns ``question``, ``feature``, ``unit``, ``value``."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["question", "feature", "unit", "value"])
-            writer.writerows(self.rows())
+        return write_csv(path, ("question", "feature", "unit", "value"), self.rows())
 
 
 class Pairs:
@@ -105,12 +103,12 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class Reactivation:
+class ReactivationResult:
     r"""Counts M[j, k] of the samples in which perturbing feature j has re-activated unit k.
 
     Attributes:
         by_feature_and_unit: M [J, K], integers; None for positions.
-        by_feature: :math:`\sum_k M` [J].
+        by_feature: :math:`\sum_k M` [J] over the units that are ranked.
         by_unit: :math:`\sum_j M` [K], or [K, \*P] for positions.
         change_by_feature: The sum over the samples of the mean over their cells of :math:`|R_j x - x|` [J].
         threshold: T [K], or [K, \*P].
@@ -118,6 +116,7 @@ class Reactivation:
         nonfinite: How many changes were not numbers, over samples, features and units; they never count as hits.
         thresholds: How T was found, its exactness and dead units among it; None if it was given.
         pairs: For positions, the counts of the pairs.
+        unranked: The units that enter no ranking and no answer, by their flat index: the dead ones, unless they count.
     """
 
     by_feature_and_unit: Tensor | None
@@ -127,8 +126,19 @@ class Reactivation:
     threshold: Tensor
     samples: int
     nonfinite: int
-    thresholds: Threshold | None = None
+    thresholds: ThresholdResult | None = None
     pairs: Pairs | None = None
+    unranked: tuple[int, ...] = ()
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """The units that never were active, by their flat index; none are known for a threshold that was given."""
+        return () if self.thresholds is None else self.thresholds.dead
+
+    @property
+    def error(self) -> float:
+        """The relative error of the threshold; 0 if it is exact or was given."""
+        return 0.0 if self.thresholds is None else self.thresholds.error
 
     @property
     def total(self) -> int:
@@ -151,21 +161,41 @@ class Reactivation:
 
     def top_units(self, n: int = 10) -> tuple[tuple[Unit, int], ...]:
         """The n units that are re-activated most, and their counts; those that never are, are left out."""
-        return tuple((as_unit(place), count) for place, count in strongest(self.by_unit, n))
+        return tuple(
+            (as_unit(place), count)
+            for place, count in strongest(without_units(self.by_unit, self.unranked, self.by_unit.ndim), n)
+        )
 
     def top_pairs(self, n: int = 10) -> tuple[Pair, ...]:
         """The n pairs of a feature and a unit that meet most often; those that never do are left out."""
         if self.by_feature_and_unit is not None:
-            return tuple(Pair(j, k, count) for (j, k), count in strongest(self.by_feature_and_unit, n))
+            matrix = without_units(self.by_feature_and_unit, self.unranked)
+            return tuple(Pair(j, k, count) for (j, k), count in strongest(matrix, n))
         shape = (len(self.by_feature), *self.by_unit.shape)
-        found = [] if self.pairs is None else self.pairs.top(_at_least_one(n))
+        found = [] if self.pairs is None else self.pairs.top(as_integer("n", n, 1))
         places = [(_place(index, shape), count) for index, count in found]
         return tuple(Pair(feature, as_unit(unit), count) for (feature, *unit), count in places)
 
-    def report(self, n: int = 10) -> Report:
+    def to_csv(self, path: str | Path, n: int = 10) -> Path:
+        """Write the four answers, with the n strongest of each."""
+        return self.report(n).to_csv(path)
+
+    def report(self, n: int = 10) -> ReactivationReport:
         """The four answers, with the n strongest of each."""
         strongest = self.top_features(n), self.top_units(n), self.top_pairs(n)
-        return Report(self.total, self.per_window, self.per_change, *strongest)
+        return ReactivationReport(self.total, self.per_window, self.per_change, *strongest)
+
+
+def without_units(counts: Tensor, units: Sequence[int], axes: int = 1) -> Tensor:
+    """Counts [..., *units] with 0 for some units, given by their flat index over the last ``axes`` axes.
+
+    >>> without_units(torch.tensor([[1, 2], [3, 4]]), [1])
+    tensor([[1, 0],
+            [3, 0]])
+    """
+    left = counts.clone()
+    left.flatten(-axes)[..., list(units)] = 0
+    return left
 
 
 def per_change(total: int, change: float) -> float:
@@ -180,7 +210,7 @@ def strongest(counts: Tensor, n: int) -> list[tuple[tuple[int, ...], int]]:
     [((1, 0), 5), ((0, 1), 3)]
     """
     flat = counts.flatten()
-    order = flat.argsort(descending=True, stable=True)[: _at_least_one(n)]
+    order = flat.argsort(descending=True, stable=True)[: as_integer("n", n, 1)]
     found = zip(order.tolist(), flat[order].tolist(), strict=True)
     return [(_place(index, counts.shape), count) for index, count in found if count]
 
@@ -191,17 +221,7 @@ def as_unit(place: Sequence[int]) -> Unit:
 
 
 def _place(index: int, shape: Sequence[int]) -> tuple[int, ...]:
-    place = []
-    for size in reversed(shape):
-        index, rest = divmod(index, size)
-        place.append(rest)
-    return tuple(reversed(place))
-
-
-def _at_least_one(n: int) -> int:
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be at least 1, got {n!r}.")
-    return n
+    return tuple(int(place) for place in torch.unravel_index(torch.tensor(index), tuple(shape)))
 
 
 def written(unit: Unit) -> int | str:

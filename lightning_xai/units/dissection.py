@@ -2,9 +2,8 @@ r"""Dissection: which concept of labelled images a unit detects, by the overlap 
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import check_inputs, unknown
-from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai._checks import Layer, check_inputs, unknown
+from lightning_xai._csv import write_csv
+from lightning_xai._guard import isolated_eval
 from lightning_xai.operations import unwrapped
-from lightning_xai.units._capture import all_finite, capture, chunks, with_positions
+from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
 from lightning_xai.units.groups import UnitGroups
+from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
 UNIONS = ("all", "present")
@@ -229,6 +230,20 @@ class DissectionResult:
     def __post_init__(self) -> None:
         check_reading(self.union, self.detector)
 
+    @classmethod
+    def of(cls, found: Overlap, concepts: Concepts, threshold: Tensor, union: str = "all") -> DissectionResult:
+        """The counts of samples, pooled."""
+        return cls(
+            concepts=concepts,
+            threshold=threshold,
+            intersection=found.intersection.sum(0),
+            area=found.area.sum(0),
+            area_present=area_where_present(found, concepts),
+            concept_area=found.concept_area.sum(0),
+            samples=len(found.area),
+            union=union,
+        )
+
     @property
     def iou(self) -> Tensor:
         """IoU [U, Q]."""
@@ -288,15 +303,9 @@ class DissectionResult:
             rows.append(Row(unit, name, category, float(iou[unit]), is_detector[unit], float(self.threshold[unit])))
         return rows
 
-    def save(self, path: str | Path) -> Path:
-        """Write the table as CSV; the folder is made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Row._fields)
-            writer.writerows(self.table())
-        return path
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the table."""
+        return write_csv(path, Row._fields, self.table())
 
 
 def dissect(
@@ -304,10 +313,12 @@ def dissect(
     inputs: Tensor,
     masks: Masks,
     *,
-    layer: str,
+    layer: Layer,
     concepts: Concepts | Sequence[str],
-    threshold: Tensor | float = 0.005,
-    groups: UnitGroups | None = None,
+    p: float = 0.005,
+    threshold: Tensor | Sequence[float] | float | None = None,
+    unit: str | UnitGroups = "channel",
+    activation: str | Function | None = None,
     union: str = "all",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
@@ -322,11 +333,13 @@ def dissect(
         inputs: Inputs [N, C, \*S] with one to three spatial axes.
         masks: A concept per cell [N, \*S] (-1 for none), Boolean masks [N, Q, \*S], or a segmenter: a function of some
             inputs that returns one or the other.
-        layer: The dotted name of a layer that gives maps [N, K, \*P]; A is what it gives, so name the one after the
-            activation.
+        layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself.
         concepts: What the masks label.
-        threshold: T [U], or p: T is then the value above which a share p of the activations of these inputs lies.
-        groups: Dissect groups of units instead of single ones.
+        p: The share of the activations of these inputs that are above T, if no threshold is given.
+        threshold: T [U], or one for all units, e.g. of :func:`activation_threshold`.
+        unit: ``"channel"``, or groups of channels.
+        activation: The activation function or its name; the one that follows the layer in the model unless given, and
+            none where none follows.
         union: ``"all"`` or ``"present"``; see :class:`DissectionResult`.
         sample_ids: The samples' ids [N].
         chunk_size: The most inputs per forward pass; found automatically unless given.
@@ -343,47 +356,26 @@ def dissect(
 
         >>> x = torch.tensor([[[[0.0, 0.0, 5.0, 5.0]]]])
         >>> masks = torch.tensor([[[-1, -1, -1, 0]]])
-        >>> found = dissect(nn.Sequential(nn.Identity()), x, masks, layer="0", concepts=["peak"],
-        ...                 threshold=torch.tensor([1.0]))
+        >>> found = dissect(nn.Sequential(nn.Identity()), x, masks, layer="0", concepts=["peak"], threshold=1.0)
         >>> found.iou, found.table()[0].concept
         (tensor([[0.5000]], dtype=torch.float64), 'peak')
     """
     ids = check_inputs(inputs, sample_ids)
     concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
     check_reading(union, 0.0)
+    check_share(p)
     model = unwrapped(model)
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        labelled = concepts.masks(masks(inputs) if callable(masks) else masks, inputs)
-        parts = list(chunks(model, inputs, layer, chunk_size))
+        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
+        labelled = concepts.masks(masks(reader.inputs) if callable(masks) else masks, reader.inputs)
+        limits = _threshold(reader, p) if threshold is None else torch.as_tensor(threshold)
 
-        def maps(rows: slice) -> Tensor:
-            found = with_positions(capture(model, inputs[rows], layer).maps, layer)
-            found = all_finite(found, layer, ids[rows])
-            return found if groups is None else groups.combine(found)
+        def run(rows: slice, maps: Tensor) -> Overlap:
+            maps = with_positions(maps, reader.site.layer)
+            return overlap(maps, labelled[rows], fitting(limits, maps))
 
-        if not isinstance(threshold, Tensor):
-            threshold = _threshold((maps(rows) for rows in parts), threshold, len(ids))
-        parts_found = []
-        for rows in parts:
-            activations = maps(rows)
-            threshold = check_threshold(threshold, activations)
-            parts_found.append(overlap(activations, labelled[rows], threshold))
-    return dissected(Overlap(*map(torch.cat, zip(*parts_found, strict=True))), concepts, threshold, union)
-
-
-def dissected(found: Overlap, concepts: Concepts, threshold: Tensor, union: str = "all") -> DissectionResult:
-    """The counts of samples, pooled."""
-    return DissectionResult(
-        concepts=concepts,
-        threshold=threshold,
-        intersection=found.intersection.sum(0),
-        area=found.area.sum(0),
-        area_present=area_where_present(found, concepts),
-        concept_area=found.concept_area.sum(0),
-        samples=len(found.area),
-        union=union,
-    )
+        found = Overlap(*map(torch.cat, zip(*reader.imap(run), strict=True)))
+    return DissectionResult.of(found, concepts, limits.to(found.area.device).expand(found.area.shape[1]), union)
 
 
 def area_where_present(found: Overlap, concepts: Concepts) -> Tensor:
@@ -393,14 +385,13 @@ def area_where_present(found: Overlap, concepts: Concepts) -> Tensor:
     return (found.area.double().T @ present.double()).long()
 
 
-def _threshold(parts: Iterable[Tensor], p: float, samples: int) -> Tensor:
+def _threshold(reader: LayerReader, p: float) -> Tensor:
     """T [U] above which a share p of the activations lies, exact whatever it takes to remember them."""
-    check_share(p)
     stream: UpperQuantile | None = None
-    for maps in parts:
-        values = maps.flatten(2)
+    for maps in reader.imap(lambda _, maps: maps):
+        values = maps.flatten(2) if maps.ndim > 2 else maps.unsqueeze(2)
         if stream is None:
-            count = samples * values.shape[2]
+            count = len(reader.inputs) * values.shape[2]
             kept = (math.floor(p * count) + 1) * values.shape[1] * values.element_size()
             # Half of the budget is room for new values, of which as many as a part holds may come at once.
             stream = UpperQuantile(p, budget=max(4 * kept, DEFAULT_BUDGET), expected=count)
@@ -409,17 +400,17 @@ def _threshold(parts: Iterable[Tensor], p: float, samples: int) -> Tensor:
     return stream.result().value
 
 
-def check_threshold(threshold: Tensor, maps: Tensor) -> Tensor:
+def fitting(threshold: Tensor, maps: Tensor) -> Tensor:
     """T [U], on the device of the maps.
 
     Raises:
-        ValueError: If there is not one number per unit.
+        ValueError: If there is neither one number per unit nor one for all.
     """
-    if threshold.shape != maps.shape[1:2]:
+    if threshold.ndim and threshold.shape != maps.shape[1:2]:
         raise ValueError(f"threshold must be one per unit, [{maps.shape[1]}], got shape {list(threshold.shape)}.")
     if not bool(threshold.isfinite().all()):
         raise ValueError("threshold holds NaN or infinite values.")
-    return threshold.to(maps.device)
+    return threshold.to(maps.device).expand(maps.shape[1])
 
 
 def check_reading(union: str, detector: float) -> None:

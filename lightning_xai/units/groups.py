@@ -106,6 +106,19 @@ class UnitGroups:
         return torch.einsum("gk,nk...->ng...", weights, maps)
 
 
+def as_groups(unit: str | UnitGroups) -> UnitGroups | None:
+    """The groups that stand for units; None for single channels.
+
+    Raises:
+        ValueError: If ``unit`` is neither ``"channel"`` nor groups.
+    """
+    if unit == "channel":
+        return None
+    if not isinstance(unit, UnitGroups):
+        raise ValueError(f"unit must be 'channel' or UnitGroups, got {unit!r}.")
+    return unit
+
+
 class Grouping(ABC):
     """A way to group units: a frozen dataclass that implements :meth:`group`."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import named_layer, unknown
+from lightning_xai._checks import Layer, layer_name, unknown
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operations import Operations, operation_name, unwrapped
@@ -59,12 +59,19 @@ class PreActivationSite:
     call: CallSite | None
     shape: tuple[int, ...]
 
+    def activate(self, values: Tensor) -> Tensor:
+        """The activations A of pre-activations B, in memory of their own, as what follows may work in place on B."""
+        found = self.activation(values)
+        return found.clone() if found is values else found
+
 
 def preactivation_sites(
     model: nn.Module,
     inputs: Tensor,
-    layers: Sequence[str | None],
+    layers: Sequence[Layer | None],
     activation: str | Function | None = None,
+    *,
+    fallback: str | None = None,
 ) -> list[PreActivationSite]:
     """The sites of the pre-activations of layers, found by one forward pass.
 
@@ -74,9 +81,10 @@ def preactivation_sites(
     Args:
         model: The network, already in the mode and context in which it is to be called.
         inputs: One sample or more.
-        layers: The dotted names of layers; None for the last convolution that has an activation, or the last linear
-            layer with one if there is none.
+        layers: Layers by dotted names or as modules; None for the last convolution that has an activation, or the last
+            linear layer with one if there is none.
         activation: The activation function or its name, instead of the one in the model.
+        fallback: The name of the activation where none is found; then any shape of B will do.
 
     Raises:
         ValueError: If there is no such layer, its output has no units, or no activation is found nor given.
@@ -85,15 +93,17 @@ def preactivation_sites(
     network = unwrapped(model)
     if list(layers) == [None]:
         return [_last_site(network, inputs, activation)]
-    names = [name for name in layers if name is not None]
-    for name in names:
-        named_layer(network, name)
+    names = [layer_name(network, layer) for layer in layers if layer is not None]
     with forward_context():
         found = next_operations(network, names, inputs)
-    return [_site(name, found[name], inputs, activation) for name in names]
+    return [_site(name, found[name], inputs, activation, fallback) for name in names]
 
 
-def _site(layer: str, operation: NextOperation, inputs: Tensor, activation: str | Function | None) -> PreActivationSite:
+def _site(
+    layer: str, operation: NextOperation, inputs: Tensor, activation: str | Function | None, fallback: str | None
+) -> PreActivationSite:
+    if operation.function is None and activation is None:
+        activation = fallback
     function = operation.function if activation is None else _as_function(activation)
     if function is None:
         raise ValueError(
@@ -101,7 +111,7 @@ def _site(layer: str, operation: NextOperation, inputs: Tensor, activation: str 
             f"judged by, e.g. activation='relu', or activation='identity' for none."
         )
     shape = (1, *operation.shape[1:])
-    if len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim):
+    if fallback is None and (len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim)):
         raise ValueError(
             f"layer {layer!r} returns {['N', *shape[1:]]} for inputs {['N', *inputs.shape[1:]]}: its units cannot be "
             f"told. Name a convolution, or a linear layer that returns [N, K]."
@@ -125,9 +135,9 @@ def _last_site(model: nn.Module, inputs: Tensor, activation: str | Function | No
 
 @contextmanager
 def hook_preactivations(
-    model: nn.Module, sites: Sequence[PreActivationSite], see: Callable[[str, Tensor], None]
+    model: nn.Module, sites: Sequence[PreActivationSite], see: Callable[[PreActivationSite, Tensor], object]
 ) -> Iterator[None]:
-    """Call ``see(layer, B)`` with the pre-activations [N, K, *P] of layers whenever the model runs.
+    """Call ``see(site, B)`` with the pre-activations [N, K, *P] of layers whenever the model runs.
 
     Args:
         model: The network.
@@ -139,14 +149,14 @@ def hook_preactivations(
     def show(site: PreActivationSite, values: Tensor) -> None:
         with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
             values = values.view(-1, *site.shape[1:]) if values.ndim != len(site.shape) else values
-            see(site.layer, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
+            see(site, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
 
     with ExitStack() as stack:
+        stack.enter_context(uncompiled(model))
         for site in sites:
             if site.module is not None:
                 stack.enter_context(hook_outputs(network, {site.module: partial(show, site)}))
         if calls := [site for site in sites if site.call is not None]:
-            stack.enter_context(uncompiled(network))
             stack.enter_context(_PreActivationHook(network, calls, show))
         yield
 

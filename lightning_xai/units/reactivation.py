@@ -10,22 +10,23 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_model, unknown
+from lightning_xai._checks import Layer, check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
-from lightning_xai.regions import BoundRegions, Regions, RegionsLike, as_regions
+from lightning_xai.regions import BoundRegions, RegionsLike, as_regions
 from lightning_xai.units.activation import (
-    Threshold,
+    DEAD,
+    ThresholdResult,
     activation_threshold,
-    check_finite,
+    check_none_nonfinite,
     check_unit,
     layer_names,
     unit_shape,
 )
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
-from lightning_xai.units.counts import Pairs, Reactivation, padded
+from lightning_xai.units.counts import Pairs, ReactivationResult, padded, without_units
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
@@ -35,19 +36,21 @@ _SAMPLES_AT_ONCE = 64
 
 
 @overload
-def reactivation(  # type: ignore[overload-overlap]  # a string is a sequence of strings
+def reactivation(
     model: nn.Module,
     inputs: Tensor,
     *,
-    layer: str,
+    layer: Layer,
+    layers: None = ...,
     regions: RegionsLike,
     perturbation: str | Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
     unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
+    dead: str = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
-) -> Reactivation: ...
+) -> ReactivationResult: ...
 
 
 @overload
@@ -55,30 +58,34 @@ def reactivation(
     model: nn.Module,
     inputs: Tensor,
     *,
-    layer: Sequence[str],
+    layer: None = ...,
+    layers: Sequence[Layer],
     regions: RegionsLike,
     perturbation: str | Perturbation,
     p: float = ...,
     threshold: str | Tensor | Mapping[str, Tensor] = ...,
     unit: str | UnitGroups = ...,
     activation: str | Function | None = ...,
+    dead: str = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
-) -> dict[str, Reactivation]: ...
+) -> dict[str, ReactivationResult]: ...
 
 
 def reactivation(
     model: nn.Module,
     inputs: Tensor,
     *,
-    layer: str | Sequence[str],
+    layer: Layer | None = None,
+    layers: Sequence[Layer] | None = None,
     regions: RegionsLike,
     perturbation: str | Perturbation,
     p: float = 0.005,
     threshold: str | Tensor | Mapping[str, Tensor] = "activation",
     unit: str | UnitGroups = "channel",
     activation: str | Function | None = None,
+    dead: str = "exclude",
     sample_ids: Tensor | Sequence[int] | None = None,
-) -> Reactivation | dict[str, Reactivation]:
+) -> ReactivationResult | dict[str, ReactivationResult]:
     r"""How often perturbing a feature switches on a unit that was not.
 
     .. math:: M_{j,k} = \#\{x : \max_{\text{positions}} \Delta a_{k,j} > \max(T_k, \tau)\}, \qquad
@@ -98,7 +105,8 @@ def reactivation(
     Args:
         model: The network; called in eval mode and left as it was.
         inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
-        layer: The dotted name of a layer, or several, which then share the passes.
+        layer: The layer: its dotted name, or the module itself.
+        layers: Several layers, which then share the passes.
         regions: The features j.
         perturbation: R.
         p: The share of a unit's activations (or changes) above T, in (0, 1).
@@ -106,10 +114,13 @@ def reactivation(
         unit: ``"channel"``: hit if any of its positions is; or ``"position"``: each is a unit of its own, and the
             counts are kept by feature, by unit and for the strongest pairs; or groups of channels: M is [J, G].
         activation: The activation function or its name; the one that follows the layer in the model unless given.
+        dead: A unit that never is active on these inputs has the threshold 0, so that every rise is a hit. With
+            ``"exclude"`` such units are listed in ``dead`` and enter no ranking and no answer (their columns of M stay
+            as they are), with ``"count"`` they do. Of a threshold that is given, no unit is known to be dead.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
 
     Returns:
-        A :class:`~lightning_xai.units.counts.Reactivation`; for several layers a dict by layer.
+        A :class:`~lightning_xai.units.counts.ReactivationResult`; for several layers a dict by layer.
 
     Raises:
         ValueError: If a layer does not exist or has no units, no activation is found nor named, p is not in (0, 1),
@@ -119,7 +130,7 @@ def reactivation(
     Source: :cite:`grauluque2023`, :cite:`bau2017`.
 
     Example:
-        Without the feature that it is inhibited by, the second unit is switched on:
+        Without the feature that it is inhibited by, the second unit is switched on. It never was active:
 
         >>> from lightning_xai.perturbation import Windows, kinds
         >>> linear = nn.Linear(3, 2, bias=False)
@@ -131,140 +142,156 @@ def reactivation(
         ...     layer="0",
         ...     regions=Windows(1),
         ...     perturbation=kinds.Constant(0.0),
+        ...     dead="count",
         ... )
-        >>> found.by_feature_and_unit, found.total, found.threshold
+        >>> found.by_feature_and_unit, found.total, found.threshold, found.dead
         (tensor([[0, 0],
                 [0, 2],
-                [0, 0]]), 2, tensor([3., 0.]))
+                [0, 0]]), 2, tensor([3., 0.]), (1,))
     """
     check_model(model)
     check_share(p)
     check_unit(unit)
     check_threshold(threshold)
+    check_dead(dead)
     ids = check_inputs(inputs, sample_ids)
-    names = layer_names(layer)
-    regions = as_regions(regions)
-    job = _Job(model, inputs, ids, regions, as_perturbation(perturbation), activation)
+    names = layer_names(model, layer, layers)
+    plan, kind = Plan(as_regions(regions)), as_perturbation(perturbation)
     with isolated_eval(model):
-        found = preactivation_sites(model, detach_for_autograd(inputs[:1]), names, activation)
-        sites = {site.layer: site for site in found}
-    given = _given(threshold, names)
-    if not given:
-        rule = str(threshold)
-        count, size = regions.bind(inputs).count, inputs.element_size()
-        largest = max(len(ids) * count * math.prod(unit_shape(site, unit)) * size for site in sites.values())
-        if unit != "position" and largest <= DEFAULT_BUDGET:
-            results = job.at_once(sites, rule, p, unit)
-        elif rule == "activation":
-            thresholds = activation_threshold(model, inputs, layer=names, p=p, unit=unit, activation=activation)
-            results = job.counted(sites, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
-        else:
-            thresholds = job.delta_thresholds(sites, p, unit)
-            results = job.counted(sites, {name: had.value for name, had in thresholds.items()}, unit, thresholds)
+        sites = preactivation_sites(model, detach_for_autograd(inputs[:1]), names, activation)
+    job = _Job(model, inputs, ids, plan, kind, unit, activation, p, dead, sites)
+    if not isinstance(threshold, str):
+        results = job.count(_given(threshold, names))
+    elif unit != "position" and job.changes_fit():
+        results = job.count_at_once(threshold)
     else:
-        results = job.counted(sites, given, unit, {})
-    return results[layer] if isinstance(layer, str) else results
+        if threshold == "activation":
+            thresholds = activation_threshold(model, inputs, layers=names, p=p, unit=unit, activation=activation)
+        else:
+            thresholds = job.delta_thresholds()
+        results = job.count({name: found.value for name, found in thresholds.items()}, thresholds)
+    return results[names[0]] if layers is None else results
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is swept, some samples at a time, so that memory does not grow with their number."""
+    """A sweep, some samples at a time, so that memory does not grow with their number."""
 
     model: nn.Module
     inputs: Tensor
     ids: tuple[int, ...]
-    regions: Regions
+    plan: Plan
     perturbation: Perturbation
+    unit: str | UnitGroups
     activation: str | Function | None
+    p: float
+    dead: str
+    sites: list[PreActivationSite]
 
-    def at_once(
-        self, sites: Mapping[str, PreActivationSite], rule: str, p: float, unit: str | UnitGroups
-    ) -> dict[str, Reactivation]:
-        """Channels or groups in one sweep: changes are kept, and counted once the thresholds are known."""
+    @property
+    def count_of_features(self) -> int:
+        """J."""
+        return self.plan.regions.bind(self.inputs).count
+
+    def changes_fit(self) -> bool:
+        """Whether the largest changes [N, J, K] of every layer fit the budget."""
+        units = max(math.prod(unit_shape(site, self.unit)) for site in self.sites)
+        size = len(self.ids) * self.count_of_features * units * self.inputs.element_size()
+        return size <= DEFAULT_BUDGET
+
+    def count_at_once(self, rule: str) -> dict[str, ReactivationResult]:
+        """Count hits of channels or groups in one sweep, which keeps the changes until the thresholds are known."""
         clean = rule == "activation"
-        captures = {name: LayerChange(name, self.activation, clean, _groups(unit)) for name in sites}
         streams: dict[str, UpperQuantile] = {}
-        kept: dict[str, list[Tensor]] = {name: [] for name in sites}
-        tallies = {name: _Tally(self.regions.bind(self.inputs).count) for name in sites}
-        for captured in self._sweeps(captures):
-            for name, part in captured.items():
-                values = part.samples["activation"] if clean else part.features["largest"].transpose(1, 2)
+        kept: dict[str, list[Tensor]] = {site.layer: [] for site in self.sites}
+        tallies = {site.layer: _Tally(self.count_of_features) for site in self.sites}
+        for results in self._sweeps({site.layer: self._channels(site, clean) for site in self.sites}):
+            for name, result in results.items():
+                values = result.samples["activation"] if clean else result.features["largest"].transpose(1, 2)
                 if name not in streams:
-                    streams[name] = UpperQuantile(p, expected=len(self.ids) * values.shape[2])
+                    streams[name] = UpperQuantile(self.p, expected=len(self.ids) * values.shape[2])
                 streams[name].add(values)
-                kept[name].append(part.features["largest"])
-                tallies[name].note(part)
+                kept[name].append(result.features["largest"])
+                tallies[name].add_changes(result)
         found = {}
-        for name, stream in streams.items():
-            quantile = stream.result()
+        for site in self.sites:
+            name, tally = site.layer, tallies[site.layer]
+            quantile = streams[name].result()
             if clean:
-                check_finite(quantile.nonfinite, name)
-            threshold = Threshold.of(quantile, name, unit, p, quantile.value.shape)
+                check_none_nonfinite(quantile.nonfinite, name)
+            threshold = ThresholdResult.of(quantile, name, self.unit, self.p, unit_shape(site, self.unit))
             for largest in kept[name]:
-                tallies[name].count(hits(largest, threshold.value))
-            found[name] = tallies[name].result(threshold.value, threshold)
+                tally.add(matrix=hits(largest, threshold.value).sum(0))
+            found[name] = tally.result(threshold.value, threshold, self._unranked(threshold))
         return found
 
-    def counted(
-        self,
-        sites: Mapping[str, PreActivationSite],
-        given: Mapping[str, Tensor],
-        unit: str | UnitGroups,
-        thresholds: Mapping[str, Threshold],
-    ) -> dict[str, Reactivation]:
-        """Counts with thresholds that are known beforehand."""
-        channel = unit != "position"
-        count = self.regions.bind(self.inputs).count
-        pairs = {name: Pairs() for name in sites}
+    def count(
+        self, given: Mapping[str, Tensor], thresholds: Mapping[str, ThresholdResult] | None = None
+    ) -> dict[str, ReactivationResult]:
+        """Count hits with thresholds that are known beforehand."""
+        pairs = {site.layer: Pairs() for site in self.sites}
+        tallies = {site.layer: _Tally(self.count_of_features) for site in self.sites}
         captures: dict[str, Capture] = {}
-        tallies = {name: _Tally(count) for name in sites}
-        for name, site in sites.items():
-            check_fit(given[name], unit_shape(site, unit), name)
-            if channel:
-                captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
+        unranked: dict[str, tuple[int, ...]] = {}
+        for site in self.sites:
+            name, threshold = site.layer, given[site.layer]
+            check_fit(threshold, unit_shape(site, self.unit), name)
+            unranked[name] = () if thresholds is None else self._unranked(thresholds[name])
+            if self.unit == "position":
+                captures[name] = PositionChange(name, threshold, self.activation, pairs[name], unranked=unranked[name])
             else:
-                captures[name] = PositionChange(name, given[name], self.activation, pairs[name])
-        for captured in self._sweeps(captures):
-            for name, part in captured.items():
-                tallies[name].note(part)
-                if channel:
-                    tallies[name].count(hits(part.features["largest"], given[name]))
+                captures[name] = self._channels(site)
+        for results in self._sweeps(captures):
+            for name, result in results.items():
+                tallies[name].add_changes(result)
+                if self.unit == "position":
+                    by_feature, by_unit = result.features["by_feature"].sum(0), result.samples["by_unit"].sum(0)
+                    tallies[name].add(by_feature=by_feature, by_unit=by_unit)
                 else:
-                    tallies[name].add(part.features["by_feature"].sum(0), part.samples["by_unit"].sum(0))
+                    tallies[name].add(matrix=hits(result.features["largest"], given[name]).sum(0))
+        found = {}
+        for site in self.sites:
+            had = None if thresholds is None else thresholds[site.layer]
+            value = (given[site.layer] if had is None else had.value).view(unit_shape(site, self.unit))
+            counted = pairs[site.layer] if self.unit == "position" else None
+            found[site.layer] = tallies[site.layer].result(value, had, unranked[site.layer], counted)
+        return found
+
+    def delta_thresholds(self) -> dict[str, ThresholdResult]:
+        """The thresholds of the changes themselves, by a sweep of their own."""
+        expected = len(self.ids) * self.count_of_features
+        streams = {site.layer: UpperQuantile(self.p, expected=expected) for site in self.sites}
+        position = self.unit == "position"
+        captures: dict[str, Capture] = {
+            site.layer: PositionChange(site.layer, None, self.activation, changes=streams[site.layer])
+            if position
+            else self._channels(site)
+            for site in self.sites
+        }
+        for results in self._sweeps(captures):
+            for name, result in results.items():
+                if not position:
+                    streams[name].add(result.features["largest"].transpose(1, 2))
         return {
-            name: tallies[name].result(
-                given[name].view(unit_shape(site, unit)), thresholds.get(name), None if channel else pairs[name]
+            site.layer: ThresholdResult.of(
+                streams[site.layer].result(), site.layer, self.unit, self.p, unit_shape(site, self.unit)
             )
-            for name, site in sites.items()
+            for site in self.sites
         }
 
-    def delta_thresholds(
-        self, sites: Mapping[str, PreActivationSite], p: float, unit: str | UnitGroups
-    ) -> dict[str, Threshold]:
-        """Thresholds of the changes themselves, by a sweep of their own."""
-        expected = len(self.ids) * self.regions.bind(self.inputs).count
-        streams = {name: UpperQuantile(p, expected=expected) for name in sites}
-        captures: dict[str, Capture] = {}
-        for name in sites:
-            if unit != "position":
-                captures[name] = LayerChange(name, self.activation, groups=_groups(unit))
-            else:
-                captures[name] = PositionChange(name, None, self.activation, changes=streams[name])
-        for captured in self._sweeps(captures):
-            for name, part in captured.items():
-                if unit != "position":
-                    streams[name].add(part.features["largest"].transpose(1, 2))
-        return {
-            name: Threshold.of(stream.result(), name, unit, p, unit_shape(sites[name], unit))
-            for name, stream in streams.items()
-        }
+    def _unranked(self, thresholds: ThresholdResult) -> tuple[int, ...]:
+        return thresholds.dead if self.dead == "exclude" else ()
+
+    def _channels(self, site: PreActivationSite, keep_activation: bool = False) -> LayerChange:
+        groups = None if isinstance(self.unit, str) else self.unit
+        return LayerChange(site.layer, self.activation, keep_activation, groups)
 
     def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[dict[str, CaptureResult]]:
         requests = {name: CaptureRequest(self.perturbation, capture) for name, capture in captures.items()}
         for first in range(0, len(self.ids), _SAMPLES_AT_ONCE):
             rows = slice(first, first + _SAMPLES_AT_ONCE)
             some, ids = self.inputs[rows], self.ids[rows]
-            swept = sweep(self.model, some, "predicted", [], Plan(self.regions), ids, list(requests.values()))
+            swept = sweep(self.model, some, "predicted", [], self.plan, ids, list(requests.values()))
             yield {name: present(swept.captured[request], swept.regions) for name, request in requests.items()}
 
 
@@ -273,38 +300,37 @@ class _Tally:
 
     def __init__(self, features: int) -> None:
         self.features = features
-        self.matrix: Tensor | None = None
-        self.by_feature: Tensor | None = None
-        self.by_unit: Tensor | None = None
-        self.change: Tensor | None = None
+        self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self.nonfinite = 0
 
-    def note(self, part: CaptureResult) -> None:
-        change = padded(part.features["change"].double().nansum(0), self.features)
-        self.change = change if self.change is None else self.change + change
-        self.samples += len(part.features["change"])
-        self.nonfinite += int(nonfinite_changes(part).sum())
+    def add(self, by_unit: Tensor | None = None, **by_feature: Tensor) -> None:
+        """Add counts [*units] and counts [j, ...] of the first features, by name."""
+        added = {name: padded(values, self.features) for name, values in by_feature.items()}
+        if by_unit is not None:
+            added["by_unit"] = by_unit
+        for name, values in added.items():
+            self.sums[name] = self.sums[name] + values if name in self.sums else values
 
-    def count(self, hit: Tensor) -> None:
-        matrix = padded(hit.sum(0), self.features)
-        self.matrix = matrix if self.matrix is None else self.matrix + matrix
+    def add_changes(self, result: CaptureResult) -> None:
+        """Add how much the inputs were changed, and how many changes are not numbers."""
+        self.add(change=result.features["change"].double().nansum(0))
+        self.samples += len(result.features["change"])
+        self.nonfinite += int(nonfinite_changes(result).sum())
 
-    def add(self, by_feature: Tensor, by_unit: Tensor) -> None:
-        by_feature = padded(by_feature, self.features)
-        self.by_feature = by_feature if self.by_feature is None else self.by_feature + by_feature
-        self.by_unit = by_unit if self.by_unit is None else self.by_unit + by_unit
-
-    def result(self, value: Tensor, threshold: Threshold | None, pairs: Pairs | None = None) -> Reactivation:
-        by_feature, by_unit = self.by_feature, self.by_unit
-        if self.matrix is not None:
-            by_feature, by_unit = self.matrix.sum(1), self.matrix.sum(0)
-        assert by_feature is not None
-        assert by_unit is not None
-        assert self.change is not None
-        by_unit = by_unit.view(value.shape)
-        counts = (self.matrix, by_feature, by_unit)
-        return Reactivation(*counts, self.change, value, self.samples, self.nonfinite, threshold, pairs)
+    def result(
+        self,
+        value: Tensor,
+        thresholds: ThresholdResult | None,
+        unranked: tuple[int, ...],
+        pairs: Pairs | None = None,
+    ) -> ReactivationResult:
+        """The counts of all samples."""
+        sums, matrix = self.sums, self.sums.get("matrix")
+        by_unit = sums["by_unit"].view(value.shape) if matrix is None else matrix.sum(0)
+        by_feature = sums["by_feature"] if matrix is None else without_units(matrix, unranked).sum(1)
+        counts = (matrix, by_feature, by_unit, sums["change"])
+        return ReactivationResult(*counts, value, self.samples, self.nonfinite, thresholds, pairs, unranked)
 
 
 def hits(largest: Tensor, threshold: Tensor) -> Tensor:
@@ -351,8 +377,14 @@ def check_threshold(threshold: str | Tensor | Mapping[str, Tensor]) -> None:
         raise TypeError(f"threshold must be 'activation', 'delta' or a tensor [K], got {type(threshold).__name__}.")
 
 
-def _groups(unit: str | UnitGroups) -> UnitGroups | None:
-    return None if isinstance(unit, str) else unit
+def check_dead(dead: str) -> None:
+    """Refuse what is no way to treat dead units.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if dead not in DEAD:
+        raise ValueError(unknown("dead", dead, DEAD))
 
 
 def _given(threshold: str | Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs
-from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai._checks import Layer, as_integer, check_inputs
+from lightning_xai._csv import write_csv
+from lightning_xai._guard import isolated_eval
 from lightning_xai.operations import unwrapped
-from lightning_xai.units._capture import all_finite, capture, chunks
+from lightning_xai.units._capture import layer_reader
 from lightning_xai.units.dissection import first_largest
 from lightning_xai.units.groups import UnitGroups
+from lightning_xai.units.layers import Function
 
 NO_SAMPLE = -1
 
@@ -50,7 +53,7 @@ def peaks(maps: Tensor) -> Peaks:
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class Strongest:
+class SearchResult:
     """The samples that activate each unit most, by falling activation, ties by smaller id.
 
     Attributes:
@@ -68,13 +71,27 @@ class Strongest:
         """How many samples per unit."""
         return self.value.shape[1]
 
+    def rows(self) -> list[tuple[int, int, int, float, str]]:
+        """The table: unit, rank from 0, sample, activation, position; those that are no samples are left out."""
+        values, ids, positions = self.value.tolist(), self.sample_id.tolist(), self.position.tolist()
+        return [
+            (unit, rank, ids[unit][rank], values[unit][rank], "/".join(map(str, positions[unit][rank])))
+            for unit in range(len(ids))
+            for rank in range(self.n)
+            if ids[unit][rank] != NO_SAMPLE
+        ]
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the table."""
+        return write_csv(path, ("unit", "rank", "sample_id", "activation", "position"), self.rows())
+
     def packed(self) -> Tensor:
         """Values, ids and positions in one tensor [U, n, 2 + D] of doubles, which hold all of them exactly."""
         parts = [self.value.unsqueeze(-1), self.sample_id.unsqueeze(-1), self.position]
         return torch.cat([part.double() for part in parts], -1)
 
     @classmethod
-    def unpacked(cls, packed: Tensor) -> Strongest:
+    def unpacked(cls, packed: Tensor) -> SearchResult:
         """The reverse of :meth:`packed`."""
         return cls(packed[..., 0], packed[..., 1].long(), packed[..., 2:].long())
 
@@ -122,12 +139,13 @@ def top_samples(
     model: nn.Module,
     inputs: Tensor,
     *,
-    layer: str,
+    layer: Layer,
     n: int = 10,
-    groups: UnitGroups | None = None,
+    unit: str | UnitGroups = "channel",
+    activation: str | Function | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
-) -> Strongest:
+) -> SearchResult:
     r"""The n samples that activate each unit of a layer most, and where in its map.
 
     .. math:: \mathrm{top}_n\{\, \max_p A_{k,p}(x) : x \,\}
@@ -137,9 +155,11 @@ def top_samples(
     Args:
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S], or a table [N, F].
-        layer: The dotted name of a layer that gives [N, K] or maps [N, K, \*P].
+        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself.
         n: How many samples per unit.
-        groups: Search for groups of units instead of single ones.
+        unit: ``"channel"``, or groups of channels.
+        activation: The activation function or its name; the one that follows the layer in the model unless given, and
+            none where none follows.
         sample_ids: The samples' ids [N], integers from 0; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
 
@@ -159,36 +179,37 @@ def top_samples(
     """
     ids = check_inputs(inputs, sample_ids)
     check_ids(ids)
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(ids):
-        raise ValueError(f"n must be an integer from 1 to the number of samples, {len(ids)}, got {n!r}.")
+    if as_integer("n", n, 1) > len(ids):
+        raise ValueError(f"n must be at most the number of samples, {len(ids)}, got {n}.")
     best: Tensor | None = None
     model = unwrapped(model)
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        for rows in chunks(model, inputs, layer, chunk_size):
-            maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])
-            found = candidates(peaks(maps if groups is None else groups.combine(maps)), ids[rows])
+        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
+        for found in reader.imap(lambda rows, maps: candidates(peaks(maps), ids[rows])):
             best = merged(found if best is None else torch.cat([best, found], 1), n)
     assert best is not None
-    return Strongest.unpacked(best)
+    return SearchResult.unpacked(best)
 
 
 def unit_activations(
     model: nn.Module,
     inputs: Tensor,
     *,
-    layer: str,
-    groups: UnitGroups | None = None,
+    layer: Layer,
+    unit: str | UnitGroups = "channel",
+    activation: str | Function | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""What a layer gives, e.g. to group its units by.
+    r"""The activations of the units of a layer, e.g. to group them by.
 
     Args:
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S], or a table [N, F].
-        layer: The dotted name of a layer that runs once.
-        groups: The activations of groups of units instead of single ones.
+        layer: A layer that runs once: its dotted name, or the module itself.
+        unit: ``"channel"``, or groups of channels.
+        activation: The activation function or its name; the one that follows the layer in the model unless given, and
+            none where none follows.
         sample_ids: The samples' ids [N].
         chunk_size: The most inputs per forward pass; found automatically unless given.
 
@@ -205,12 +226,8 @@ def unit_activations(
     ids = check_inputs(inputs, sample_ids)
     model = unwrapped(model)
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        parts = []
-        for rows in chunks(model, inputs, layer, chunk_size):
-            maps = all_finite(capture(model, inputs[rows], layer).maps, layer, ids[rows])
-            parts.append(maps if groups is None else groups.combine(maps))
-    return torch.cat(parts)
+        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
+        return torch.cat(list(reader.imap(lambda _, maps: maps)))
 
 
 def check_ids(ids: Sequence[int]) -> None:

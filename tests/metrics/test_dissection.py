@@ -27,11 +27,13 @@ def data():
 def test_batches_together_are_the_data(cnn, union, groups):
     x, y = data()
     threshold = THRESHOLD if groups is None else THRESHOLD[:2]
-    metric = Dissection("0", CONCEPTS, threshold, labels, groups=groups, union=union)
+    metric = Dissection("0", CONCEPTS, threshold, labels, unit=groups or "channel", union=union)
     for rows in torch.randperm(9).split(4):
         metric.update(cnn, x[rows], y[rows], rows)
     found = metric.compute()
-    expected = dissect(cnn, x, labels, layer="0", concepts=CONCEPTS, threshold=threshold, groups=groups, union=union)
+    expected = dissect(
+        cnn, x, labels, layer="0", concepts=CONCEPTS, threshold=threshold, unit=groups or "channel", union=union
+    )
     assert torch.equal(found["iou"], expected.iou)
     assert torch.equal(found["concept"], expected.best)
     assert int(found["detectors"]) == int(expected.is_detector.sum())

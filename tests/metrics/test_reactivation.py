@@ -101,7 +101,7 @@ def test_the_numbers_of_the_function(name):
         assert torch.equal(found["by_feature_and_unit"], expected.by_feature_and_unit)
     if name in ("activation", "delta", "last", "groups"):
         assert torch.equal(found["threshold"], expected.threshold)
-        assert found["threshold_error"] == 0
+        assert found["error"] == 0
         assert found["dead"] == 0
 
 

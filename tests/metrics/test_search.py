@@ -26,11 +26,11 @@ def data():
 @pytest.mark.parametrize("n", [1, 4, 9])
 def test_batches_together_are_the_data(n, groups):
     model, x, y = data()
-    metric = TopSamples("1", n=n, groups=groups)
+    metric = TopSamples("1", n=n, unit=groups or "channel")
     ids = torch.randperm(40)[:9]
     for rows in torch.randperm(9).split(4):
         metric.update(model, x[rows], y[rows], ids[rows])
-    expected = top_samples(model, x, layer="1", n=n, groups=groups, sample_ids=ids)
+    expected = top_samples(model, x, layer="1", n=n, unit=groups or "channel", sample_ids=ids)
     found = metric.result()
     assert torch.equal(found.sample_id, expected.sample_id)
     assert torch.equal(found.value, expected.value)
@@ -55,7 +55,7 @@ def test_activations_that_are_not_finite_are_counted_and_left_out():
 
     def spoil(_module, _inputs, output):
         output = output.clone()
-        output[2, 1, 0, 0] = float("inf")
+        output[2:3, 1, 0, 0] = float("inf")
         return output
 
     model[1].register_forward_hook(spoil)

@@ -93,6 +93,14 @@ def counted(change, activation, rule, unit, p):
     return ((largest > threshold) & (largest > 0)).sum(0), threshold
 
 
+def peaks_of(change, activation, rule, unit):
+    """The largest of the values that the thresholds are taken from, of every unit."""
+    pool = activation if rule == "activation" else change.amax(3).transpose(1, 2)
+    if unit == "position":
+        pool = activation.flatten(1).unsqueeze(2) if rule == "activation" else change.flatten(2).transpose(1, 2)
+    return pool.amax((0, 2))
+
+
 def agree(found, matrix, threshold, shape):
     torch.testing.assert_close(found.threshold.flatten(), threshold, rtol=1e-9, atol=1e-9)
     assert torch.equal(found.by_feature, matrix.sum(1))

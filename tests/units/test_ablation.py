@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_xai.units import UnitGroups, ablate_units
-from lightning_xai.units.ablation import Plan, per_class
+from lightning_xai.units.ablation import AblationPlan, per_class
 
 
 def close(found, expected):
@@ -82,7 +82,7 @@ def test_silencing_is_changing_the_network(value, engine, shape):
     found = ablate_units(model, x, y, layer="inner", units=SETS, value=value, engine=engine)
     outputs, clean = by_hand(model, "inner", x, SETS, value), model(x).detach()
     rows = torch.arange(len(x))
-    close(found.score_change, (clean[rows, y] - outputs[:, rows, y]).T)
+    close(found.score_drop, (clean[rows, y] - outputs[:, rows, y]).T)
     assert torch.equal(found.prediction, outputs.argmax(2).T)
     assert torch.equal(found.clean_prediction, clean.argmax(1))
     assert found.engine == ("repeat" if engine == "repeat" else "replay")
@@ -93,7 +93,7 @@ def test_the_mean_is_over_positions_and_samples():
     x, y = data()
     mean = model.inner(model.stem(x).tanh()).movedim(1, 0).flatten(1).mean(1).detach()
     found = ablate_units(model, x, y, layer="inner", units=SETS, value="mean")
-    close(found.score_change, ablate_units(model, x, y, layer="inner", units=SETS, value=mean).score_change)
+    close(found.score_drop, ablate_units(model, x, y, layer="inner", units=SETS, value=mean).score_drop)
 
 
 def test_a_linear_readout_loses_its_weight_times_the_activation():
@@ -102,7 +102,7 @@ def test_a_linear_readout_loses_its_weight_times_the_activation():
     x, y = data()
     maps = torch.relu(model[0](x)).flatten(2).mean(2)
     expected = model[4].weight[y] * maps
-    close(ablate_units(model, x, y, layer="1").score_change, expected.detach())
+    close(ablate_units(model, x, y, layer="1").score_drop, expected.detach())
 
 
 def test_what_cannot_be_replayed_is_repeated():
@@ -112,7 +112,7 @@ def test_what_cannot_be_replayed_is_repeated():
     assert found.engine == "repeat"
     outputs, clean = by_hand(model, "one", x, SETS, 0.0), model(x).detach()
     rows = torch.arange(4)
-    close(found.score_change, (clean[rows, y] - outputs[:, rows, y]).T)
+    close(found.score_drop, (clean[rows, y] - outputs[:, rows, y]).T)
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         ablate_units(model, x, y, layer="one", engine="replay")
 
@@ -135,17 +135,17 @@ def test_a_model_that_mixes_rows_is_not_replayed():
 def test_units_sets_and_groups_agree(cnn):
     x, y = data()
     close(
-        ablate_units(cnn, x, y, layer="2").score_change,
-        ablate_units(cnn, x, y, layer="2", units=[[0], [1], [2], [3]]).score_change,
+        ablate_units(cnn, x, y, layer="2").score_drop,
+        ablate_units(cnn, x, y, layer="2", units=[[0], [1], [2], [3]]).score_drop,
     )
     groups = UnitGroups.of([[1, 3], [0]], units=4)
     close(
-        ablate_units(cnn, x, y, layer="2", units=groups).score_change,
-        ablate_units(cnn, x, y, layer="2", units=[[1, 3], [0]]).score_change,
+        ablate_units(cnn, x, y, layer="2", units=groups).score_drop,
+        ablate_units(cnn, x, y, layer="2", units=[[1, 3], [0]]).score_drop,
     )
     close(
-        ablate_units(cnn, x, y, layer="2", units=[3, 1]).score_change,
-        ablate_units(cnn, x, y, layer="2").score_change[:, [3, 1]],
+        ablate_units(cnn, x, y, layer="2", units=[3, 1]).score_drop,
+        ablate_units(cnn, x, y, layer="2").score_drop[:, [3, 1]],
     )
 
 
@@ -159,10 +159,10 @@ def test_accuracy_per_class():
     assert found.prediction.tolist() == [[0, 0], [1, 0], [1, 0], [1, 0], [1, 0]]
     expected = torch.tensor([[1 / 3, 1.0], [1.0, 0.0]], dtype=torch.float64)
     close(found.accuracy[:, :2], expected)
-    close(found.accuracy_change[:, :2], expected - found.clean_accuracy[:2])
+    close(found.accuracy_drop[:, :2], found.clean_accuracy[:2] - expected)
     for label in (0, 1):
-        close(found.mean_score_change[:, label], found.score_change[y == label].mean(0))
-    assert found.mean_score_change[:, 2:].isnan().all()
+        close(found.mean_score_drop[:, label], found.score_drop[y == label].mean(0))
+    assert found.mean_score_drop[:, 2:].isnan().all()
 
 
 def test_results_do_not_depend_on_batches_or_chunks(cnn):
@@ -170,11 +170,11 @@ def test_results_do_not_depend_on_batches_or_chunks(cnn):
     whole = ablate_units(cnn, x, y, layer="0", units=SETS, score="probability")
     for size in (1, 3):
         found = ablate_units(cnn, x, y, layer="0", units=SETS, score="probability", chunk_size=size)
-        close(found.score_change, whole.score_change)
+        close(found.score_drop, whole.score_drop)
     parts = [
         ablate_units(cnn, x[r : r + 1], y[r : r + 1], layer="0", units=SETS, score="probability") for r in range(5)
     ]
-    close(torch.cat([part.score_change for part in parts]), whole.score_change)
+    close(torch.cat([part.score_drop for part in parts]), whole.score_drop)
 
 
 def test_nothing_is_left_on_the_model_also_when_it_raises(cnn):
@@ -188,16 +188,16 @@ def test_nothing_is_left_on_the_model_also_when_it_raises(cnn):
     assert not any(module._forward_hooks for module in cnn.modules())
     assert all(torch.equal(before[name], value) for name, value in cnn.state_dict().items())
     with torch.inference_mode():
-        inside = ablate_units(cnn, x.clone(), y, layer="0").score_change
-    close(inside.clone(), ablate_units(cnn, x, y, layer="0").score_change)
-    close(ablate_units(nn.DataParallel(cnn), x, y, layer="0").score_change, inside.clone())
+        inside = ablate_units(cnn, x.clone(), y, layer="0").score_drop
+    close(inside.clone(), ablate_units(cnn, x, y, layer="0").score_drop)
+    close(ablate_units(nn.DataParallel(cnn), x, y, layer="0").score_drop, inside.clone())
 
 
 def test_a_result_and_a_plan_are_values(cnn):
     x, y = data()
     found = ablate_units(cnn, x, y, layer="0")
     assert torch.equal(pickle.loads(pickle.dumps(found)).accuracy, found.accuracy)
-    assert pickle.loads(pickle.dumps(Plan("0", ((0,), (1,))))) == Plan("0", ((0,), (1,)))
+    assert pickle.loads(pickle.dumps(AblationPlan("0", ((0,), (1,))))) == AblationPlan("0", ((0,), (1,)))
     close(per_class(torch.ones(2, 1), torch.tensor([0, 0]), 2), torch.tensor([[1.0, float("nan")]]).double())
 
 
@@ -208,7 +208,7 @@ def test_a_result_and_a_plan_are_values(cnn):
         ({"units": [4]}, "unit 4 does not exist"),
         ({"units": [[0, -1]]}, "unit -1 does not exist"),
         ({"units": [[]]}, "at least one unit"),
-        ({"units": UnitGroups.of([[0]], units=5)}, "groups are of 5 units"),
+        ({"units": UnitGroups.of([[0]], units=5)}, "units has groups of 5 units"),
         ({"value": "median"}, "'mean'"),
         ({"value": torch.zeros(3)}, r"one per unit, \[4\]"),
         ({"engine": "reply"}, "Did you mean 'replay'"),

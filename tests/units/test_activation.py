@@ -315,7 +315,7 @@ def test_a_layer(net, x, unit, layer, activation, p):
 def test_layers_together_share_passes(net, x):
     rows = []
     handle = net.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
-    found = activation_threshold(net, [x[:7], x[7:]], layer=["first", "second"], activation=torch.tanh, p=0.2)
+    found = activation_threshold(net, [x[:7], x[7:]], layers=["first", "second"], activation=torch.tanh, p=0.2)
     assert rows == [1, 7, 4]  # a look at one sample
     handle.remove()
     for layer in ("first", "second"):
@@ -382,8 +382,8 @@ def test_half_precision_is_read_in_single():
     ("how", "error", "message"),
     [
         ({"layer": "frist"}, ValueError, "layer 'frist' is unknown. Did you mean 'first'"),
-        ({"layer": 3}, TypeError, "layer must be a dotted name such as .*, or several, got int"),
-        ({"layer": []}, ValueError, "layer is empty"),
+        ({"layer": 3}, TypeError, "layer must be a module or a dotted name such as .*, got int"),
+        ({"layer": []}, TypeError, "layer must be a module"),
         ({"layer": "second"}, ValueError, r"no activation is found after layer 'second': .*Name the one"),
         ({"layer": "first", "activation": "rleu"}, ValueError, "Did you mean 'relu'"),
         ({"layer": "first", "activation": 3}, TypeError, "activation must be a function or its name"),

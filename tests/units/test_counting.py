@@ -84,7 +84,7 @@ def test_the_table(tmp_path):
         "2            12  10          120",
         "total        15              153",
     ]
-    found.write_csv(tmp_path / "units.csv")
+    found.to_csv(tmp_path / "units.csv")
     with (tmp_path / "units.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows == [["layer", "channels", "size", "positions"], *[[str(cell) for cell in row] for row in found.rows()]]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_xai.units import Concepts, dissect
-from lightning_xai.units.dissection import DissectionResult, Overlap, dissected, overlap
+from lightning_xai.units.dissection import DissectionResult, Overlap, overlap
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -77,7 +77,7 @@ def test_counts_cell_by_cell(shape, union):
 def test_the_threshold_leaves_a_share_above():
     x = torch.randn(7, 3, 8, 10).double()
     masks = torch.zeros(7, 8, 10, dtype=torch.long)
-    found = dissect(Given(), x, masks, layer="maps", concepts=["a"], threshold=0.1, chunk_size=2)
+    found = dissect(Given(), x, masks, layer="maps", concepts=["a"], p=0.1, chunk_size=2)
     values = Given().maps(x).movedim(1, 0).flatten(1)
     for own, threshold in zip(values, found.threshold, strict=True):
         assert threshold == sorted(own.tolist(), reverse=True)[int(0.1 * len(own))]
@@ -146,7 +146,7 @@ def test_labels_masks_and_a_segmenter_agree(cnn):
 def test_masks_may_overlap():
     masks = torch.ones(1, 2, 2, 2, dtype=torch.bool)
     counts = overlap(torch.ones(1, 1, 2, 2), masks, torch.zeros(1))
-    found = dissected(counts, Concepts(["a", "b"]), torch.zeros(1))
+    found = DissectionResult.of(counts, Concepts(["a", "b"]), torch.zeros(1))
     close(found.iou, torch.ones(1, 2).double())
 
 
@@ -160,10 +160,10 @@ def test_many_cells_are_counted_in_parts(monkeypatch):
 
 def test_the_order_of_units_and_the_table(tmp_path):
     counts = Overlap(torch.tensor([[[2, 0], [2, 1], [6, 0]]]), torch.tensor([[10, 10, 6]]), torch.tensor([[6, 3]]))
-    found = dissected(counts, Concepts(["a", "b"], ["shape", "color"]), torch.tensor([1.0, 2.0, 3.0]))
+    found = DissectionResult.of(counts, Concepts(["a", "b"], ["shape", "color"]), torch.tensor([1.0, 2.0, 3.0]))
     assert found.strongest("a", 2) == [2, 0]
     assert [row.unit for row in found.table()] == [2, 0, 1]
-    path = found.save(tmp_path / "deep" / "units.csv")
+    path = found.to_csv(tmp_path / "deep" / "units.csv")
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["unit"] for row in rows] == ["2", "0", "1"]
@@ -194,8 +194,8 @@ def test_wrapped_models_and_other_contexts(cnn):
         ({"masks": torch.zeros(3, 3, 5, 6, dtype=torch.bool)}, r"need \[3, 2, 5, 6\]"),
         ({"masks": torch.full((3, 5, 6), 2)}, r"labels \[2\], but there are 2 concepts"),
         ({"masks": torch.full((3, 5, 6), -2)}, r"labels \[-2\]"),
-        ({"threshold": 0.0}, "p must be a share between 0 and 1"),
-        ({"threshold": 1.0}, "p must be a share between 0 and 1"),
+        ({"p": 0.0}, "p must be a share between 0 and 1"),
+        ({"p": 1.0}, "p must be a share between 0 and 1"),
         ({"threshold": torch.zeros(3)}, r"one per unit, \[4\]"),
         ({"threshold": torch.full((4,), float("nan"))}, "NaN or infinite"),
         ({"union": "presnt"}, "Did you mean 'present'"),
@@ -226,7 +226,7 @@ def test_things_of_the_wrong_type(cnn):
     with pytest.raises(ValueError, match="one per concept"):
         Concepts(["a", "b"], ["shape"])
     with pytest.raises(ValueError, match="concept 'c' is unknown"):
-        dissect(cnn, x, torch.zeros(3, 5, 6).long(), layer="0", concepts=["a"], threshold=0.5).strongest("c", 1)
+        dissect(cnn, x, torch.zeros(3, 5, 6).long(), layer="0", concepts=["a"], p=0.5).strongest("c", 1)
 
 
 def test_activations_that_are_not_finite(cnn):

@@ -93,16 +93,14 @@ def test_a_group_of_one_unit_is_that_unit_everywhere(cnn):
     x, y = torch.randn(5, 2, 6, 7).double(), torch.tensor([0, 1, 2, 0, 1])
     single = UnitGroups.of([[0], [1], [2], [3]], units=4)
     masks = torch.randint(-1, 2, (5, 6, 7))
-    own = dissect(cnn, x, masks, layer="2", concepts=["a", "b"], threshold=0.2)
-    grouped = dissect(cnn, x, masks, layer="2", concepts=["a", "b"], threshold=0.2, groups=single)
+    own = dissect(cnn, x, masks, layer="2", concepts=["a", "b"], p=0.2)
+    grouped = dissect(cnn, x, masks, layer="2", concepts=["a", "b"], p=0.2, unit=single)
     assert torch.equal(own.intersection, grouped.intersection)
-    close(
-        ablate_units(cnn, x, y, layer="2", units=single).score_change, ablate_units(cnn, x, y, layer="2").score_change
-    )
+    close(ablate_units(cnn, x, y, layer="2", units=single).score_drop, ablate_units(cnn, x, y, layer="2").score_drop)
     assert torch.equal(
-        top_samples(cnn, x, layer="2", n=3, groups=single).sample_id, top_samples(cnn, x, layer="2", n=3).sample_id
+        top_samples(cnn, x, layer="2", n=3, unit=single).sample_id, top_samples(cnn, x, layer="2", n=3).sample_id
     )
-    close(unit_activations(cnn, x, layer="2", groups=single), unit_activations(cnn, x, layer="2"))
+    close(unit_activations(cnn, x, layer="2", unit=single), unit_activations(cnn, x, layer="2"))
 
 
 def test_a_group_stands_where_a_unit_does():
@@ -111,10 +109,10 @@ def test_a_group_stands_where_a_unit_does():
     model = nn.Sequential(layer, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(3, 2, bias=False).double())
     x = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]]).double()
     groups = UnitGroups.of([[0, 1], [2]], units=3)
-    close(unit_activations(model, x, layer="0", groups=groups)[:, 0], 1.5 * x[:, 0])
+    close(unit_activations(model, x, layer="0", unit=groups)[:, 0], 1.5 * x[:, 0])
     weight = model[3].weight
     close(
-        ablate_units(model, x, 0, layer="0", units=groups).score_change,
+        ablate_units(model, x, 0, layer="0", units=groups).score_drop,
         torch.stack([(weight[0, 0] + 2 * weight[0, 1]) * 2, -weight[0, 2] * 2]).expand(2, 2).detach(),
     )
     ascent = Ascent(steps=1, rate=1.0, optimizer="sgd", parametrization=Pixel(std=0.0))

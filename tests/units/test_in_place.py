@@ -42,11 +42,9 @@ READ = {
         ).by_feature_and_unit
     ),
     "activation_threshold": lambda model, x: units.activation_threshold(model, x, layer=LAYER, p=0.1).value,
-    "ablate_units": lambda model, x: units.ablate_units(model, x, torch.tensor([0, 1, 2]), layer=LAYER).score_change,
+    "ablate_units": lambda model, x: units.ablate_units(model, x, torch.tensor([0, 1, 2]), layer=LAYER).score_drop,
     "top_samples": lambda model, x: units.top_samples(model, x, layer=LAYER, n=2).value,
-    "dissect": lambda model, x: (
-        units.dissect(model, x, STRIPES, layer=LAYER, concepts=["even", "odd"], threshold=0.1).iou
-    ),
+    "dissect": lambda model, x: units.dissect(model, x, STRIPES, layer=LAYER, concepts=["even", "odd"], p=0.1).iou,
     "receptive_field": lambda model, x: torch.tensor(units.receptive_field(model, x, layer=LAYER).size),
     "ActivationThreshold": metric,
 }

@@ -5,7 +5,21 @@ import sys
 
 import pytest
 import torch
-from loops import KINDS, WINDOWS, N, P, agree, arms, both_rules, both_units, by_hand, counted, every_kind, upper
+from loops import (
+    KINDS,
+    WINDOWS,
+    N,
+    P,
+    agree,
+    arms,
+    both_rules,
+    both_units,
+    by_hand,
+    counted,
+    every_kind,
+    peaks_of,
+    upper,
+)
 from torch import nn
 
 from lightning_xai.figures import draw_results
@@ -97,12 +111,23 @@ def test_groups_must_fit(net, x):
 def test_counts_are_those_of_a_loop(net, x, kind, rule, unit, sigma):
     net.activation = sigma
     how = {"regions": WINDOWS, "perturbation": kind, "p": P, "threshold": rule, "unit": unit}
-    found = reactivation(net, x, layer=["first", "second"], sample_ids=range(3, 3 + N), **how)
+    how |= {"layers": ["first", "second"], "sample_ids": range(3, 3 + N)}
+    found, without = reactivation(net, x, dead="count", **how), reactivation(net, x, **how)
     for layer, own in {"first": torch.relu, "second": sigma}.items():
         hand = by_hand(net, x, layer, WINDOWS, kind, tuple(range(3, 3 + N)), own)
         matrix, threshold = counted(*hand, rule, unit, P)
         shape = net.before(x)[layer].shape[1:] if unit == "position" else (hand[1].shape[1],)
         agree(found[layer], matrix, threshold, tuple(shape))
+        dead = (threshold == 0) & (peaks_of(*hand, rule, unit) == 0)
+        answers = without[layer].report(7)
+        ranked = matrix.masked_fill(dead, 0)
+        assert torch.equal(without[layer].by_unit, found[layer].by_unit)
+        assert torch.equal(without[layer].by_feature, ranked.sum(1))
+        assert answers.total == ranked.sum()
+        assert [count for _, count in answers.units] == [n for n in ranked.sum(0).sort(descending=True).values[:7] if n]
+        best = ranked.flatten().sort(descending=True).values[:7].tolist()
+        assert [pair.samples for pair in answers.pairs] == [count for count in best if count]
+        assert without[layer].dead == found[layer].dead == tuple(dead.nonzero().flatten().tolist())
         assert found[layer].samples == N
         assert found[layer].nonfinite == 0
 
@@ -144,7 +169,7 @@ def test_the_activation_of_a_residual_sum_must_be_named():
 
     model, x = Residual().double().eval(), torch.randn(5, 2, 8, dtype=torch.float64)
     model.norm.running_mean.normal_()
-    how = {"layer": "conv", "regions": Windows(3), "perturbation": kinds.Constant(0.0), "p": 0.1}
+    how = {"layer": "conv", "regions": Windows(3), "perturbation": kinds.Constant(0.0), "p": 0.1, "dead": "count"}
     with pytest.raises(ValueError, match=r"no activation is found after layer 'conv': .*Name the one"):
         reactivation(model, x, **how)
     for name, sigma in {"relu": torch.relu, "tanh": torch.tanh, "identity": lambda v: v}.items():
@@ -173,14 +198,15 @@ def test_segments_that_differ_and_lack_features(net, x):
 @both_units
 def test_a_threshold_that_is_given(net, x, unit):
     how = {"layer": "second", "regions": WINDOWS, "perturbation": kinds.Constant(0.0), "unit": unit}
-    auto = reactivation(net, x, p=0.1, **how)
+    auto = reactivation(net, x, p=0.1, dead="count", **how)
     given = reactivation(net, x, threshold=auto.threshold, **how)
     assert torch.equal(given.by_unit, auto.by_unit)
     assert given.thresholds is None
     assert auto.thresholds.exact
-    several = reactivation(net, x, **{**how, "layer": ["second"]}, threshold={"second": auto.threshold})
+    del how["layer"]
+    several = reactivation(net, x, layers=[net.second], **how, threshold={"second": auto.threshold})
     assert torch.equal(several["second"].by_feature, auto.by_feature)
-    none = reactivation(net, x, threshold=torch.full_like(auto.threshold, 1e9), **how)
+    none = reactivation(net, x, layer=net.second, threshold=torch.full_like(auto.threshold, 1e9), **how)
     assert none.total == 0
     assert none.top_pairs() == none.top_units() == none.top_features() == ()
 
@@ -201,7 +227,7 @@ def test_the_report(net, x, tmp_path):
     assert report.features[0] == (int(matrix.sum(1).argmax()), int(matrix.sum(1).max()))
     assert report.units[0] == (int(matrix.sum(0).argmax()), int(matrix.sum(0).max()))
     assert report.pairs[0].samples == int(matrix.max())
-    report.write_csv(tmp_path / "report.csv")
+    report.to_csv(tmp_path / "report.csv")
     with (tmp_path / "report.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["question", "feature", "unit", "value"]
@@ -240,12 +266,17 @@ def test_pairs_count_repetitions_and_keep_the_most_frequent():
 # Bad input
 
 
+BOTH = {"layer": None, "layers": ["first", "second"]}
+
+
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
         ({"layer": "secnd"}, ValueError, "layer 'secnd' is unknown. Did you mean 'second'"),
-        ({"layer": 2}, TypeError, "layer must be a dotted name"),
-        ({"layer": []}, ValueError, "layer is empty"),
+        ({"layer": 2}, TypeError, "layer must be a module or a dotted name"),
+        ({"layer": None, "layers": []}, ValueError, "layers is empty"),
+        ({"layers": ["first"]}, TypeError, "either layer=, one layer, or layers="),
+        ({"dead": "list"}, ValueError, "dead 'list' is unknown. Known: exclude, count"),
         ({"layer": "last"}, ValueError, "no activation is found after layer 'last'"),
         ({"p": 1.5}, ValueError, "p must be a share"),
         ({"unit": "cell"}, ValueError, "unit must be 'channel' or 'position'"),
@@ -254,8 +285,16 @@ def test_pairs_count_repetitions_and_keep_the_most_frequent():
         ({"threshold": torch.zeros(3)}, ValueError, r"threshold is \[3\], the units of layer 'second' are \[4\]"),
         ({"threshold": torch.full((4,), torch.nan)}, ValueError, "threshold of layer 'second' holds NaN"),
         ({"threshold": torch.zeros(4), "unit": "position"}, ValueError, r"the units of layer 'second' are \[4, 2, 2\]"),
-        ({"layer": ["first", "second"], "threshold": torch.zeros(3)}, ValueError, "one tensor per layer"),
-        ({"layer": ["first", "second"], "threshold": {"first": torch.zeros(3)}}, ValueError, "lacks the layers"),
+        (
+            {**BOTH, "threshold": torch.zeros(3)},
+            ValueError,
+            "one tensor per layer",
+        ),
+        (
+            {**BOTH, "threshold": {"first": torch.zeros(3)}},
+            ValueError,
+            "lacks the layers",
+        ),
         ({"activation": "rely"}, ValueError, "Did you mean 'relu'"),
         ({"regions": "3"}, TypeError, "regions must be"),
         ({"perturbation": "blurr"}, ValueError, "perturbation 'blurr' is unknown"),

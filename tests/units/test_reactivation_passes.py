@@ -53,7 +53,7 @@ def test_small_batches_are_not_blown_up(net, x):
 
 @pytest.mark.parametrize("memory", [1, 2, 5])
 def test_running_out_of_memory_changes_nothing(net, x, memory):
-    how = {"layer": "second", "regions": WINDOWS, "perturbation": kinds.Bidirectional(0.9), "p": P}
+    how = {"layer": "second", "regions": WINDOWS, "perturbation": kinds.Bidirectional(0.9), "p": P, "dead": "count"}
     expected = {unit: reactivation(net, x, unit=unit, **how) for unit in ("channel", "position")}
     forward = net.forward
 

@@ -80,7 +80,14 @@ def test_a_feature_reaches_only_units_whose_field_contains_it(net, x):
 @pytest.mark.parametrize("size", [1, 2, 4, N])
 @both_units
 def test_batches_and_chunks_do_not_matter(net, x, size, unit, monkeypatch):
-    how = {"regions": WINDOWS, "perturbation": kinds.GaussianNoise(), "unit": unit, "p": P, "layer": "second"}
+    how = {
+        "regions": WINDOWS,
+        "perturbation": kinds.GaussianNoise(),
+        "unit": unit,
+        "p": P,
+        "layer": "second",
+        "dead": "count",
+    }
     whole = reactivation(net, x, sample_ids=range(N), **how)
     monkeypatch.setattr(module, "_SAMPLES_AT_ONCE", size)
     again = reactivation(net, x, **how)
@@ -99,7 +106,7 @@ def test_batches_and_chunks_do_not_matter(net, x, size, unit, monkeypatch):
 
 @both_rules
 def test_more_changes_than_memory_are_counted_in_a_second_pass(net, x, rule, monkeypatch):
-    how = {"layer": ["first", "second"], "regions": WINDOWS, "perturbation": kinds.Constant(1.0), "threshold": rule}
+    how = {"layers": ["first", "second"], "regions": WINDOWS, "perturbation": kinds.Constant(1.0), "threshold": rule}
     once = reactivation(net, x, p=P, **how)
     monkeypatch.setattr(module, "DEFAULT_BUDGET", 1)
     twice = reactivation(net, x, p=P, **how)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lightning_xai.units import UnitGroups, receptive_field, top_samples, unit_activations
 from lightning_xai.units.field import WHOLE, Axis, ReceptiveField
-from lightning_xai.units.search import Strongest, candidates, merged, peaks
+from lightning_xai.units.search import SearchResult, candidates, merged, peaks
 
 
 def expected(maps, ids, n):
@@ -62,7 +62,7 @@ def test_the_top_of_shards_merged_is_the_top_of_all():
 def test_a_sample_seen_twice_counts_once():
     maps = torch.tensor([[5.0], [4.0], [3.0]]).double()
     twice = torch.cat([candidates(peaks(maps), [0, 1, 2])] * 2, 1)
-    found = Strongest.unpacked(merged(twice, 4))
+    found = SearchResult.unpacked(merged(twice, 4))
     assert found.sample_id.tolist() == [[0, 1, 2, -1]]
     assert found.value[0, :3].tolist() == [5.0, 4.0, 3.0]
     assert found.value[0, 3].isnan()
@@ -70,7 +70,7 @@ def test_a_sample_seen_twice_counts_once():
 
 def test_what_is_not_a_number_is_no_candidate():
     maps = torch.tensor([[float("nan")], [-4.0], [float("inf")]]).double()
-    found = Strongest.unpacked(merged(candidates(peaks(maps), [0, 1, 2]), 2))
+    found = SearchResult.unpacked(merged(candidates(peaks(maps), [0, 1, 2]), 2))
     assert found.sample_id.tolist() == [[1, -1]]
 
 
@@ -98,12 +98,11 @@ def test_float32_values_and_large_ids_are_kept_exactly():
         ({"layer": "17"}, "layer '17' is unknown"),
         ({"n": 6}, "number of samples, 5, got 6"),
         ({"n": 0}, "n must be"),
-        ({"n": True}, "n must be"),
         ({"sample_ids": [0, 1, 2, 3, 3]}, r"\[3\] are there more than once"),
         ({"sample_ids": [0, 1, 2, 3, -1]}, "integers from 0"),
         ({"sample_ids": [0]}, "one per sample"),
         ({"chunk_size": 0}, "chunk_size"),
-        ({"groups": UnitGroups.of([[0]], units=3)}, "groups are of 3 units"),
+        ({"unit": UnitGroups.of([[0]], units=3)}, "groups are of 3 units"),
     ],
 )
 def test_bad_input(cnn, change, message):
