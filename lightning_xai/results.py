@@ -62,7 +62,9 @@ class Result:
 
     def describe(self, value: float | Tensor) -> str:
         """A value with its title and unit."""
-        return f"{self.title} {float(value):.3g}{f' ({self.unit})' if self.unit else ''}"
+        number = float(value)
+        digits = f"{number:,.0f}" if number.is_integer() else f"{number:.3g}"
+        return f"{self.title} {digits}{f' ({self.unit})' if self.unit else ''}"
 
     def check(self, key: str, value: Any) -> None:
         """Refuse a value that has not as many axes as declared.

@@ -22,7 +22,7 @@ from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.network import progress_to
 from lightning_xai.perturbation.sweep import evaluations
-from lightning_xai.results import Table, declared
+from lightning_xai.results import declared
 from lightning_xai.scores import as_target
 
 Unpack = Callable[[Any], Sequence[Any]]
@@ -263,8 +263,7 @@ def explain(
     if place is not None:
         for name, figure in draw(collector, results, pictures).items():
             save(figure, place / "figures" / f"{name}.png")
-        for name, table in tabulate(collector, results).items():
-            table.to_csv(place / "figures" / f"{name}.csv")
+        write_tables(collector, results, place / "figures")
     return results
 
 
@@ -296,13 +295,11 @@ def draw(collector: Collector, results: Results, pictures: Pictures | None) -> d
     return drawn
 
 
-def tabulate(collector: Collector, results: Results) -> dict[str, Table]:
-    """The tables of a data set by name, ``<metric>.<what is listed>``."""
-    return {
-        f"{name}.{what}": table
-        for name, metric in collector.metrics.items()
-        for what, table in metric.tables(results[name]).items()
-    }
+def write_tables(collector: Collector, results: Results, folder: Path) -> None:
+    """Write the tables of a data set as ``<metric>.<what is listed>.csv``."""
+    for name, metric in collector.metrics.items():
+        for what, table in metric.tables(results[name]).items():
+            table.to_csv(folder / f"{name}.{what}.csv")
 
 
 def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:

@@ -25,8 +25,8 @@ from lightning_xai.callbacks.explain import (
     check_metrics,
     compute_collected,
     draw,
-    tabulate,
     warn_once,
+    write_tables,
 )
 from lightning_xai.callbacks.logging import log_figure, log_number
 from lightning_xai.callbacks.progress import BarTask
@@ -233,8 +233,8 @@ class ExplanationMonitor(Callback):
                         save(figure, run.figures / run.part(index) / f"{name}.png")
                     title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
                     log_figure(trainer.loggers, title, figure, trainer.global_step)
-                for name, table in tabulate(collector, found).items() if run.writes else ():
-                    table.to_csv(run.figures / run.part(index) / f"{name}.csv")
+                if run.writes:
+                    write_tables(collector, found, run.figures / run.part(index))
         if not self.save_maps:
             run.clear()
 

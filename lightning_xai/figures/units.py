@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,29 +51,19 @@ def draw_units(
     Raises:
         ValueError: If there is no sample of an id.
     """
-    pictures = pictures or Pictures()
-    chosen = list(range(activations.shape[1]))[:_MOST_UNITS] if units is None else list(units)
-    across = min(pictures.samples, strongest.n)
-    _check_ids(strongest, inputs)
-    with new_figure(_width(inputs) * across + 1.1, _room(inputs) * len(chosen) + 0.1) as figure:
-        grid = figure.subplots(len(chosen), across, squeeze=False)
-        for row, unit in zip(grid, chosen, strict=True):
-            title = (titles or {}).get(unit, "")
-            row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
-            for axes, name in zip(row, strongest.sample_id[unit].tolist(), strict=False):
-                remove_ticks(axes)
-                if name == NO_SAMPLE:
-                    continue
-                show_input(axes, inputs[name], pictures)
-                raised = functional.interpolate(
-                    activations[name : name + 1, unit : unit + 1].detach().cpu().float(),
-                    size=inputs.shape[2:],
-                    mode=_MODES[inputs.ndim - 2],
-                    align_corners=False,
-                )[0, 0]
-                _outline(axes, raised > float(threshold[unit]))
-                axes.set_title(f"#{name}", fontsize=6, pad=2)
-    return figure
+
+    def show(axes: Axes, unit: int, _place: int, sample: int) -> None:
+        show_input(axes, inputs[sample], pictures)
+        upsampled = functional.interpolate(
+            activations[sample : sample + 1, unit : unit + 1].detach().cpu().float(),
+            size=inputs.shape[2:],
+            mode=_MODES[inputs.ndim - 2],
+            align_corners=False,
+        )[0, 0]
+        _outline(axes, upsampled > float(threshold[unit]))
+        axes.set_title(f"#{sample}", fontsize=6, pad=2)
+
+    return _draw_rows(inputs, strongest, units, titles, pictures, show)
 
 
 def detected(found: DissectionResult) -> dict[int, str]:
@@ -123,23 +113,13 @@ def draw_crops(
     Raises:
         ValueError: If there is no sample of an id, or the positions do not fit the field.
     """
-    pictures = pictures or Pictures()
-    chosen = list(range(len(strongest.value)))[:_MOST_UNITS] if units is None else list(units)
-    across = min(pictures.samples, strongest.n)
-    _check_ids(strongest, inputs)
-    with new_figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
-        grid = figure.subplots(len(chosen), across, squeeze=False)
-        for row, unit in zip(grid, chosen, strict=True):
-            title = (titles or {}).get(unit, "")
-            row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
-            for place, axes in enumerate(row):
-                remove_ticks(axes)
-                name = int(strongest.sample_id[unit, place])
-                if name != NO_SAMPLE:
-                    box = field.box(strongest.position[unit, place].tolist())
-                    show_input(axes, inputs[name][(slice(None), *box)], pictures)
-                    axes.set_title(f"#{name}  {float(strongest.value[unit, place]):.3g}", fontsize=6, pad=2)
-    return figure
+
+    def show(axes: Axes, unit: int, place: int, sample: int) -> None:
+        box = field.box(strongest.position[unit, place].tolist())
+        show_input(axes, inputs[sample][(slice(None), *box)], pictures)
+        axes.set_title(f"#{sample}  {float(strongest.value[unit, place]):.3g}", fontsize=6, pad=2)
+
+    return _draw_rows(inputs, strongest, units, titles, pictures, show)
 
 
 def draw_maximized(
@@ -188,12 +168,34 @@ def _outline(axes: Axes, inside: Tensor) -> None:
         axes.contour(inside.float().numpy(), levels=[0.5], colors=[_OUTLINE], linewidths=1.0)
 
 
-def _check_ids(strongest: SearchResult, inputs: Tensor) -> None:
-    if int(strongest.sample_id.max()) >= len(inputs):
+def _draw_rows(
+    inputs: Tensor,
+    strongest: SearchResult,
+    units: Sequence[int] | None,
+    titles: Mapping[int, str] | None,
+    pictures: Pictures | None,
+    show: Callable[[Axes, int, int, int], None],
+) -> Figure:
+    """Draw a row per unit; ``show`` draws the sample of a unit at a place of its row."""
+    largest = int(strongest.sample_id.max())
+    if largest >= len(inputs):
         raise ValueError(
-            f"there are {len(inputs)} inputs, but the strongest samples have ids up to "
-            f"{int(strongest.sample_id.max())}: give all the data, sample i at place i."
+            f"there are {len(inputs)} inputs, but the strongest samples have ids up to {largest}: give all the data, "
+            f"sample i at place i."
         )
+    chosen = list(range(len(strongest.value)))[:_MOST_UNITS] if units is None else list(units)
+    across = min((pictures or Pictures()).samples, strongest.n)
+    with new_figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
+        grid = figure.subplots(len(chosen), across, squeeze=False)
+        for row, unit in zip(grid, chosen, strict=True):
+            title = (titles or {}).get(unit, "")
+            row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
+            for place, axes in enumerate(row):
+                remove_ticks(axes)
+                sample = int(strongest.sample_id[unit, place])
+                if sample != NO_SAMPLE:
+                    show(axes, unit, place, sample)
+    return figure
 
 
 def _width(inputs: Tensor) -> float:

@@ -59,12 +59,7 @@ class UnitAblation(ExplanationMetric):
             "accuracy with all units", SHARE, "How many are predicted right.", axes=("class",), signed=False
         ),
         "accuracy_drop": Matrix(
-            "drop of the accuracy",
-            SHARE,
-            "How much accuracy a class loses.",
-            "ablation",
-            axes=UNITS,
-            listed="strongest",
+            "drop of the accuracy", SHARE, "What accuracy a class loses.", "ablation", axes=UNITS, listed="strongest"
         ),
         "score_drop": Matrix("mean drop of the score", SCORE, "How much score a class loses.", "ablation", axes=UNITS),
         "largest_accuracy_drop": Number(

@@ -60,11 +60,7 @@ class Importance(MapMetric, SweepMetric):
         **MapMetric.results,
         **map_results("importance LI", SCORE),
         "map_relative": Map(
-            "mean relative importance RI",
-            RELATIVE,
-            "The mean of RI over the samples.",
-            "relative-importance",
-            signed=False,
+            "mean relative importance RI", RELATIVE, "The mean of RI over samples.", "relative-importance", signed=False
         ),
     }
 

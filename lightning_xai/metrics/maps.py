@@ -26,7 +26,9 @@ def map_results(of: str, unit: str) -> dict[str, Result]:
         "top_share": Number(
             "share of the strongest tenth of the cells", "0 … 1", "How much of a map few cells hold.", "top-share"
         ),
-        "map_per_class": Map(f"mean {of}", unit, "The mean over a class's samples.", "mean-map", axes=("class",)),
+        "map_per_class": Map(
+            f"mean {of} per class", unit, "The mean over the samples of a class.", "mean-map", axes=("class",)
+        ),
     }
 
 

@@ -81,24 +81,16 @@ class Relevance(MapMetric):
         ),
         "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "relevance-entropy"),
         "conservation_gap": Number(
-            "conservation gap",
-            "of the scores",
-            "How far maps are from their scores.",
-            "conservation-gap",
-            better="lower",
+            "conservation gap", "share of the scores", "How far maps miss scores.", "conservation-gap", better="lower"
         ),
         "completeness_gap": Number(
             "completeness gap", SCORE, "How far maps are from the change of the score.", "completeness", better="lower"
         ),
         "histogram": Histogram(
-            "relevance ÷ strongest of the sample",
-            "cells",
-            "How many cells have which relevance.",
-            "feature-share",
-            extent=(-1.0, 1.0),
+            "relevance ÷ sample's strongest", "cells", "How cells are distributed.", "feature-share", extent=(-1.0, 1.0)
         ),
         "by_feature": PerFeature(
-            "mean share of |R|", "of a sample", "How much of a map a feature has.", "feature-share", listed="strongest"
+            "mean share of |R|", "share of a sample", "What share a feature holds.", "feature-share", listed="strongest"
         ),
         "ledger": PerLayer(
             "conservation ledger", WHOLE, "How much arrives at a layer's output.", "ledger", beside=tuple(_ENDS)

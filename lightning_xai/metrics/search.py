@@ -63,12 +63,7 @@ class TopSamples(ExplanationMetric):
     results: Mapping[str, Result] = {
         **ExplanationMetric.results,
         "value": Matrix(
-            "activation",
-            ACTIVATION,
-            "How strong a unit is there.",
-            "top-samples",
-            axes=RANKED,
-            listed="given",
+            "activation", ACTIVATION, "How strong a unit is there.", "top-samples", axes=RANKED, listed="given"
         ),
         "sample_id": Entries("sample", "", "Which sample it is; -1 where there were fewer.", axes=RANKED),
         "position": Entries("position", "cells of the layer", "Where in the map it is.", axes=RANKED),

@@ -60,12 +60,7 @@ class Speed(MapMetric, SweepMetric):
         **MapMetric.results,
         **map_results("speed v", SLOPE),
         "map_r_squared": Map(
-            "mean R²",
-            VARIANCE,
-            "How evenly importance grows with strength.",
-            "r-squared",
-            better="higher",
-            signed=False,
+            "mean R²", VARIANCE, "How evenly importance grows.", "r-squared", better="higher", signed=False
         ),
     }
 
