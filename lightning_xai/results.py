@@ -31,7 +31,7 @@ class Result:
         better: ``"higher"`` or ``"lower"``, if either is.
         signed: Whether it has a sign, which colours show.
         listed: Whether its entries are listed in a table: ``"strongest"`` first, or in the order ``"given"``.
-        apart: The key of a Boolean result: its true entries are in no ranking, and are listed after it.
+        apart: The key of a Boolean result over the last axes: what it marks is in no ranking, and listed after it.
 
     Class attributes:
         further: How many axes a value may have besides those that are named: of space, or of positions.
@@ -205,7 +205,7 @@ def strongest(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tens
 
     Args:
         values: Values of any shape, flattened.
-        apart: Which of them are not ranked, Boolean.
+        apart: Which of them are not ranked, Boolean, for all axes or the last ones.
 
     Returns:
         The places in the ranking, and those apart from it.
@@ -218,7 +218,7 @@ def strongest(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tens
     order = order[sizes[order] > 0]
     if apart is None:
         return order, order[:0]
-    marked = apart.detach().cpu().flatten()[order]
+    marked = apart.detach().cpu().expand(values.shape).flatten()[order]
     return order[~marked], order[marked]
 
 

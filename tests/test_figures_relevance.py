@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_xai.figures import draw_heat_map, draw_results
-from lightning_xai.results import Entries, Histogram, Number, PerFeature, PerLayer, PerUnit
+from lightning_xai.results import Entries, Histogram, Matrix, Number, PerFeature, PerLayer, PerUnit, tables
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,26 @@ def test_units_that_are_apart_are_in_no_ranking():
     axes = draw_results(declared, values, "units").axes[0]
     assert list(bars(axes)) == ["2", "0"]
     assert axes.get_title() == "count\nstrongest 2 of 3 units\nand 1 dead, not shown"
+
+
+def test_a_matrix_is_grey_where_units_are_apart():
+    declared = {
+        "pairs": Matrix("count", axes=("feature", "unit"), apart="dead"),
+        "dead": Entries("dead", axes=("unit",)),
+    }
+    values = {"pairs": torch.tensor([[2, 9, 5], [1, 8, 0]]), "dead": torch.tensor([False, True, False])}
+    axes = draw_results(declared, values, "units").axes[0]
+    shown = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+    np.testing.assert_array_equal(shown, [[2, np.nan, 5], [1, np.nan, 0]])
+    assert axes.get_title() == "count (grey: 1 dead)"
+    table = tables({"pairs": Matrix("count", axes=("feature", "unit"), listed="strongest", apart="dead")}, values)
+    assert [row[:3] for row in table["by_feature_and_unit"].rows] == [
+        (0, 2, 5),
+        (0, 0, 2),
+        (1, 0, 1),
+        (0, 1, 9),
+        (1, 1, 8),
+    ]
 
 
 def test_a_ledger_runs_from_the_output_to_the_input():

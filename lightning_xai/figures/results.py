@@ -217,6 +217,10 @@ def _curve(drawn: _Drawn) -> Iterator[Panel]:
 def _matrix(drawn: _Drawn) -> Iterator[Panel]:
     result, values = drawn.result, drawn.value.float()
     down, across = result.axes
+    title, apart = result.title, drawn.values.get(result.apart or "")
+    if apart is not None and bool(apart.any()):
+        values = values.masked_fill(apart.cpu(), float("nan"))
+        title += f" (grey: {int(apart.sum())} {drawn.results[result.apart].title})"
 
     def draw(axes: Axes) -> None:
         show_map(axes, values, map_limits(values, result.signed), result.unit)
@@ -227,7 +231,7 @@ def _matrix(drawn: _Drawn) -> Iterator[Panel]:
         axes.set_xlabel(across)
         axes.set_ylabel(down)
 
-    yield Panel(textwrap.fill(result.title, 34), 3.4, 3.0, draw)
+    yield Panel(textwrap.fill(title, 34), 3.4, 3.0, draw)
 
 
 def _histogram(drawn: _Drawn) -> Iterator[Panel]:

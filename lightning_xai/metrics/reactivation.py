@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -105,6 +106,7 @@ class Reactivation(QuantileMetric, SweepMetric):
             axes=("feature", "unit"),
             signed=False,
             listed="strongest",
+            apart="dead_units",
         ),
         "total": Number("re-activations", COUNTS, "How often any feature re-activates any unit.", QUESTIONS),
         "per_window": Number("re-activations per feature", "", "The mean over the features.", QUESTIONS),
@@ -165,6 +167,8 @@ class Reactivation(QuantileMetric, SweepMetric):
         missing = {"by_feature_and_unit"} if unit == "position" else set()
         missing |= set() if isinstance(threshold, str) else {"threshold", "error", "dead", "dead_units"}
         self.results = {key: result for key, result in self.results.items() if key not in missing}
+        if dead == "count":  # then dead units are ranked with the others
+            self.results = {key: replace(result, apart=None) for key, result in self.results.items()}
         self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation, dead)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
