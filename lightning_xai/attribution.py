@@ -1,4 +1,4 @@
-"""The one form of an explanation: ``explain(model, inputs, target)`` gives a map over the inputs and its score."""
+"""The interface of attributions: ``explain(model, inputs, target)`` gives a map over the inputs and its score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_xai.scores import BoundScore, CombClasses, Score, Target, as_scor
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    r"""A batch, explained.
+    r"""The explanation of a batch.
 
     Attributes:
         map: R [N, C, \*S], its channel axis may be 1, or [N, F] of a table; NaN for a sample whose score is not finite.
@@ -25,7 +25,14 @@ class Explanation:
         target: The explained classes [N].
         prediction: The predicted classes [N].
         classes: The number of classes; 0 if only the score knows.
-        details: What was asked for besides the map, by its name: numbers [N], or an object.
+        details: The further results that were asked for, by name: numbers [N], or an object.
+
+    >>> from lightning_xai.relevance import GradientXInput
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    >>> found = GradientXInput().explain(model, torch.tensor([[1.0, 2.0]]), target=0)
+    >>> found.map, found.score, found.prediction
+    (tensor([[ 1., -4.]]), tensor([-3.]), tensor([1]))
     """
 
     map: Tensor
@@ -37,13 +44,13 @@ class Explanation:
 
     @classmethod
     def of(cls, bound: BoundScore, score: Tensor, relevance: Tensor, **details: Any) -> Explanation:
-        """Put a map together with the score that it explains.
+        """Combine a map with the score that it explains.
 
         Args:
             bound: The score, bound to the clean output.
             score: Its values [N] there.
             relevance: The map.
-            **details: What else was found, by its name.
+            **details: Further results by name.
         """
         return cls(relevance, score.detach(), bound.target, bound.prediction, bound.classes, details)
 
@@ -52,8 +59,16 @@ class Attribution(ABC):
     """A way to attribute a model's score to its inputs: a frozen dataclass that implements :meth:`attribute`.
 
     Class attributes:
-        details: The names of what :meth:`explain` can give besides the map.
+        details: The names of the further results that :meth:`explain` can give.
         conserves: Whether the map promises to sum to the score, where biases and stabilisers absorb nothing.
+
+    >>> @dataclass(frozen=True)
+    ... class Contrast(Attribution):
+    ...     def attribute(self, model, inputs, target, sample_ids, details):
+    ...         bound, score = self.clean(model, inputs, target)
+    ...         return Explanation.of(bound, score, inputs - inputs.mean(1, keepdim=True))
+    >>> Contrast()(nn.Linear(3, 1), torch.tensor([[1.0, 2.0, 6.0]]))
+    tensor([[-2., -1.,  3.]])
     """
 
     details: ClassVar[tuple[str, ...]] = ()
@@ -61,7 +76,7 @@ class Attribution(ABC):
 
     @property
     def score(self) -> str | Score | Callable[[Tensor, Tensor], Tensor]:
-        """What is explained: the logit, unless an attribution says otherwise."""
+        """The explained score; the logit, unless an attribution has another."""
         return "logit"
 
     def __post_init__(self) -> None:
@@ -69,20 +84,20 @@ class Attribution(ABC):
         self.check()
 
     def check(self) -> None:  # noqa: B027 - some have none
-        """Refuse hyper-parameters that make no sense; called once, when the attribution is built."""
+        """Raise if hyper-parameters are invalid; called once, when the attribution is built."""
 
     @abstractmethod
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
-        """Explain checked inputs; :meth:`explain` checks what is returned.
+        """Explain inputs that have been checked; :meth:`explain` checks the result.
 
         Args:
             model: The network, as it was given.
             inputs: Inputs as for :meth:`explain`, detached.
             target: Class indices [N], ``"predicted"``, or None.
             sample_ids: The samples' ids [N].
-            details: The names of what is asked for besides the map, all of them in :attr:`details`.
+            details: The names of the further results to give, all of them in :attr:`details`.
         """
 
     def explain(
@@ -102,7 +117,7 @@ class Attribution(ABC):
             target: Class indices [N] as a tensor or a list, one index for all, or ``"predicted"``; not needed where the
                 model's output has one column.
             sample_ids: The samples' ids [N], which key random draws; 0..N-1 unless given.
-            details: What to give besides the map: names out of ``self.details``.
+            details: The names of further results to give, out of ``self.details``.
 
         Raises:
             TypeError: If the inputs are not floating-point numbers.
@@ -113,15 +128,17 @@ class Attribution(ABC):
             if name not in self.details:
                 raise ValueError(unknown(f"a detail of {type(self).__name__}", name, self.details))
         with torch.inference_mode(False):
-            found = self.attribute(model, detach_for_autograd(inputs), as_target(target, len(ids)), ids, tuple(details))
-        if not isinstance(found, Explanation):
-            raise TypeError(f"{type(self).__name__}.attribute must return an Explanation, got {type(found).__name__}.")
-        self.check_map(found.map, inputs)
-        unscored = ~found.score.isfinite()
+            clean, labels = detach_for_autograd(inputs), as_target(target, len(ids))
+            explanation = self.attribute(model, clean, labels, ids, tuple(details))
+        if not isinstance(explanation, Explanation):
+            name, got = type(self).__name__, type(explanation).__name__
+            raise TypeError(f"{name}.attribute must return an Explanation, got {got}.")
+        self.check_map(explanation.map, inputs)
+        unscored = ~explanation.score.isfinite()
         if unscored.any():
-            unscored = unscored.view(-1, *[1] * (found.map.ndim - 1))
-            found = replace(found, map=found.map.masked_fill(unscored, float("nan")))
-        return found
+            unscored = unscored.view(-1, *[1] * (explanation.map.ndim - 1))
+            explanation = replace(explanation, map=explanation.map.masked_fill(unscored, float("nan")))
+        return explanation
 
     def __call__(
         self,
@@ -130,7 +147,7 @@ class Attribution(ABC):
         target: Target = None,
         sample_ids: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        """The map of :meth:`explain`, which has the same arguments."""
+        """Return the map of :meth:`explain`, which has the same arguments."""
         return self.explain(model, inputs, target, sample_ids).map
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
@@ -138,17 +155,17 @@ class Attribution(ABC):
         return as_score(self.score).bind(output, target, samples)
 
     def clean(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
-        """The bound score and its values [N], by one pass of the clean inputs without gradients."""
+        """Return the bound score and its values [N], by one pass of the clean inputs without gradients."""
         with isolated_eval(model):
             output = forward(model, inputs)
             bound = self.bind(output, target, len(inputs))
             return bound, bound(output)
 
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
-        """Refuse a map that does not have the shape of the inputs.
+        """Raise if a map does not have the shape of the inputs.
 
         Raises:
-            ValueError: If it has another.
+            ValueError: If the shapes differ.
         """
         channels = {inputs.shape[1]} if inputs.ndim == 2 else {1, inputs.shape[1]}
         if relevance.shape not in {(len(inputs), channel, *inputs.shape[2:]) for channel in channels}:
@@ -160,7 +177,7 @@ class Attribution(ABC):
 
 @dataclass(frozen=True)
 class ScoreAttribution(Attribution, ABC):
-    """An attribution of a score that is its own choice.
+    """An attribution with a field for the explained score.
 
     Args:
         score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).

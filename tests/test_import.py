@@ -50,7 +50,12 @@ def test_every_public_name_can_be_had():
         assert name in dir(lightning_xai)
 
 
-LAZY = ["lightning_xai.perturbation", "lightning_xai.perturbation.kinds", "lightning_xai.units"]
+LAZY = [
+    "lightning_xai.perturbation",
+    "lightning_xai.perturbation.kinds",
+    "lightning_xai.relevance",
+    "lightning_xai.units",
+]
 LAZY += ["lightning_xai.metrics", "lightning_xai.figures", "lightning_xai.callbacks"]
 
 

@@ -1,30 +1,5 @@
 """Chapter 2: how the output is shared out over the input."""
 
-from lightning_xai.relevance import composites as composites
-from lightning_xai.relevance import rules as rules
-from lightning_xai.relevance.cam import CAM as CAM
-from lightning_xai.relevance.cam import AblationCAM as AblationCAM
-from lightning_xai.relevance.cam import GradCAM as GradCAM
-from lightning_xai.relevance.cam import GradCAMPlusPlus as GradCAMPlusPlus
-from lightning_xai.relevance.cam import HiResCAM as HiResCAM
-from lightning_xai.relevance.cam import LayerCAM as LayerCAM
-from lightning_xai.relevance.cam import ScoreCAM as ScoreCAM
-from lightning_xai.relevance.cam import XGradCAM as XGradCAM
-from lightning_xai.relevance.gradients import GradientXInput as GradientXInput
-from lightning_xai.relevance.gradients import Saliency as Saliency
-from lightning_xai.relevance.gradients import Sensitivity as Sensitivity
-from lightning_xai.relevance.integrated import IntegratedGradients as IntegratedGradients
-from lightning_xai.relevance.ledger import Ledger as Ledger
-from lightning_xai.relevance.lrp import LRP as LRP
-from lightning_xai.relevance.lrp import Deconvnet as Deconvnet
-from lightning_xai.relevance.lrp import DeepTaylor as DeepTaylor
-from lightning_xai.relevance.lrp import ExcitationBackprop as ExcitationBackprop
-from lightning_xai.relevance.lrp import GuidedBackprop as GuidedBackprop
-from lightning_xai.relevance.lrp import RuleTable as RuleTable
-from lightning_xai.relevance.lrp import rule_table as rule_table
-from lightning_xai.relevance.pooling import pool_channels as pool_channels
-from lightning_xai.relevance.pooling import pool_features as pool_features
-from lightning_xai.relevance.smooth import SmoothGrad as SmoothGrad
-from lightning_xai.relevance.smooth import SquareGrad as SquareGrad
-from lightning_xai.relevance.smooth import VarGrad as VarGrad
-from lightning_xai.relevance.taylor import SimpleTaylor as SimpleTaylor
+from lightning_xai._lazy import lazy
+
+__all__ = lazy(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -65,7 +66,7 @@ def _propagate(
         given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
         leaves = [leaf] if receiver is None else [leaf, receiver]
         try:
-            # A sample whose score is no number hands out nothing.
+            # A seed of 0 keeps a score that is NaN or infinite out of sums over the samples.
             found = torch.autograd.grad(value, leaves, value.isfinite().to(value), allow_unused=True)
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
@@ -110,7 +111,7 @@ def _check(composite: Composite) -> None:
 
 @dataclass(frozen=True)
 class PropagationAttribution(ScoreAttribution, ABC):
-    """An attribution that one backward pass under the rules of a composite gives.
+    """An attribution by one backward pass under the rules of a composite.
 
     Args:
         score: s; a score that is not linear in the model's output is shared out as its first-order part.
@@ -118,30 +119,31 @@ class PropagationAttribution(ScoreAttribution, ABC):
 
     @abstractmethod
     def rules(self) -> Composite:
-        """The composite."""
+        """Return the composite under which the backward pass runs."""
+
+    def check(self) -> None:
+        self.rules()
 
     def read(self, passed: Passed) -> Tensor:
-        """The map, out of the pass."""
+        """Return the map that the pass gives; the relevance, unless a method reads something else."""
         return passed.relevance
 
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
+        propagate = partial(_propagate, model, composite=self.rules(), score=as_score(self.score))
         recorder = Recorder() if "ledger" in details else None
-        passed = self._propagate(model, inputs, target, recorder)
-        found = Explanation.of(passed.bound, passed.score, self.read(passed))
+        passed = propagate(inputs, target, recorder=recorder)
+        explanation = Explanation.of(passed.bound, passed.score, self.read(passed))
         if recorder is not None:
             known = passed.score.isfinite()
             if known.any() and not known.all():
-                # A ledger adds up over the samples: one that is no number is left out of all of it.
+                # The ledger sums over the samples, so those whose score is no number must not enter the pass.
                 recorder = Recorder()
-                passed = self._propagate(model, inputs[known], passed.bound.target[known], recorder)
+                passed = propagate(inputs[known], passed.bound.target[known], recorder=recorder)
             received = passed.relevance.flatten(1).sum(1)
-            found.details["ledger"] = recorder.ledger(passed.score, received, passed.given, passed.replaced)
-        return found
-
-    def _propagate(self, model: nn.Module, inputs: Tensor, target: Target, recorder: Recorder | None) -> Passed:
-        return _propagate(model, inputs, target, self.rules(), as_score(self.score), recorder)
+            explanation.details["ledger"] = recorder.ledger(passed.score, received, passed.given, passed.replaced)
+        return explanation
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,12 @@ class LRP(PropagationAttribution):
         target: Target = None,
         sample_ids: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, Ledger]:
-        """The map, and the detail ``ledger``: where the relevance of the samples went whose score is a number.
+        """Return the map and the detail ``ledger``, which sums over the samples whose score is finite.
 
         The arguments are those of a call.
         """
-        found = self.explain(model, inputs, target, sample_ids, details=["ledger"])
-        return found.map, found.details["ledger"]
+        explanation = self.explain(model, inputs, target, sample_ids, details=["ledger"])
+        return explanation.map, explanation.details["ledger"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,9 +278,6 @@ class DeepTaylor(PropagationAttribution):
     low: Bound | None = None
     high: Bound | None = None
     epsilon: float = 1e-6
-
-    def check(self) -> None:
-        self.rules()
 
     def rules(self) -> Composite:
         return composites.DeepTaylor(self.low, self.high, self.epsilon)
@@ -362,9 +361,6 @@ class ExcitationBackprop(PropagationAttribution):
     """
 
     epsilon: float = field(default=1e-6, kw_only=True)
-
-    def check(self) -> None:
-        self.rules()
 
     def rules(self) -> Composite:
         return composites.ExcitationBackprop(self.epsilon)

@@ -32,7 +32,9 @@ IDS = [12, 5, 30]
 KINDS = [
     kind
     for _, kind in inspect.getmembers(relevance, inspect.isclass)
-    if issubclass(kind, Attribution) and kind.__module__ != "lightning_xai.relevance.lrp"
+    if issubclass(kind, Attribution)
+    and not inspect.isabstract(kind)
+    and kind.__module__ != "lightning_xai.relevance.lrp"
 ]
 SET = {
     "IntegratedGradients": {"steps": 5},
