@@ -1,4 +1,4 @@
-"""Checks of what users hand over, and the words of their errors."""
+"""Checks of arguments, and the messages of their errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS: dict[str, tuple[str, type, type]] = {
 
 
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
-    """The spatial shape S of inputs [N, C, *S]; the columns (F,) of a table [N, F].
+    """Return the spatial shape S of inputs [N, C, *S]; the columns (F,) of a table [N, F].
 
     Raises:
         ValueError: If there are no or more than three spatial axes.
@@ -35,7 +35,7 @@ def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what is not a module.
+    """Raise if an object is not a module.
 
     Raises:
         TypeError: If it is something else.
@@ -45,7 +45,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = None) -> tuple[int, ...]:
-    """The samples' ids as integers, after a look at the inputs.
+    """Check the inputs, and return the samples' ids as integers.
 
     Raises:
         TypeError: If the inputs are not a tensor of floating-point numbers.
@@ -81,7 +81,7 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
 
 
 def check_fields(choice: Any) -> None:
-    """Refuse what does not fit the fields of a frozen dataclass that are declared as numbers or as Booleans.
+    """Check the fields of a frozen dataclass that are declared as numbers or as Booleans.
 
     Numbers of numpy's become Python's. A field that is also declared as None may be None.
 
@@ -135,7 +135,7 @@ Layer = str | nn.Module | _Module
 
 
 def as_layer(layer: Layer) -> str | _Module:
-    """A layer as a choice may hold it: its dotted name, or the module itself in a wrapper.
+    """Convert a layer to what a frozen dataclass may hold: its dotted name, or the module in a wrapper.
 
     Raises:
         TypeError: If it is neither.
@@ -148,7 +148,7 @@ def as_layer(layer: Layer) -> str | _Module:
 
 
 def layer_name(model: nn.Module, layer: Layer) -> str:
-    """The dotted name of a layer relative to a model, without those of wrappers around it.
+    """Return the dotted name of a layer relative to a model, without the prefixes of wrappers.
 
     Raises:
         TypeError: If ``layer`` is neither a module nor a string.
@@ -171,7 +171,7 @@ def layer_name(model: nn.Module, layer: Layer) -> str:
 
 
 def named_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The module with a dotted name relative to ``model``; ``""`` is the model itself.
+    """Return the module with a dotted name relative to ``model``; ``""`` is the model itself.
 
     Raises:
         TypeError: If ``layer`` is not a string.
@@ -179,17 +179,17 @@ def named_layer(model: nn.Module, layer: str) -> nn.Module:
     """
     if not isinstance(layer, str):
         raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
-    found: nn.Module | None = model
+    module: nn.Module | None = model
     for part in layer.split(".") if layer else ():  # not all names are listed, as this is asked at every pass
-        found = None if found is None else dict(found._modules.items()).get(part)
-    if found is None:
+        module = None if module is None else dict(module._modules.items()).get(part)
+    if module is None:
         known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         raise ValueError(unknown("layer", layer, known))
-    return found
+    return module
 
 
 def unknown(argument: str, given: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known, with the nearest ones first."""
+    """Return the message for an unknown name, with the nearest known ones first."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

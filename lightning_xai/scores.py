@@ -1,4 +1,4 @@
-r"""Which scalar of a model's output is explained.
+r"""The scalar of a model's output that is explained.
 
 A :class:`Score` :math:`s` is bound to the clean output and the target first: the class, the runner-up of a margin and
 the region of a segmentation are fixed on the clean input, and the bound score then reads any perturbed output.
@@ -32,7 +32,7 @@ def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | N
 
 
 def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | None:
-    """Bring a target into one of three forms: class indices [N], ``"predicted"`` or None.
+    """Convert a target to one of three forms: class indices [N], ``"predicted"`` or None.
 
     Args:
         target: Class indices [N], as a tensor, an array, a list or a tuple; one index for all samples; a tensor without
@@ -68,7 +68,7 @@ def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | N
 
 
 def check_range(target: Tensor, classes: int) -> None:
-    """Refuse class indices that the model's output does not have.
+    """Raise if the model's output does not have a class index.
 
     Raises:
         ValueError: If an index is out of range.
@@ -110,15 +110,15 @@ class Score(ABC):
     output: str | int | None = field(default=None, kw_only=True)
 
     def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
-        """What is fixed on the clean output [N, classes, *P] besides target and region: tensors [N, ...]; nothing."""
+        """Return what is fixed on the clean output [N, classes, *P] besides target and region: tensors [N, ...]."""
         return ()
 
     @abstractmethod
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        """The score [N] of an output [N, classes, *P], given the target [N] and the region [N, *P] if there is one."""
+        """Return the score [N] of an output [N, classes, *P], given the target [N] and the region [N, *P] or None."""
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
-        """This score for one clean output.
+        """Bind the score to a clean output: target, region and what else it fixes.
 
         Args:
             output: What the model returned for the clean inputs.
@@ -137,11 +137,11 @@ class Score(ABC):
         return BoundScore(self, resolved, region, fixed, self.predict(clean), self.classes(clean))
 
     def predict(self, clean: Tensor) -> Tensor:
-        """The predicted class [N] of an output [N, classes, *P]; with positions, the most frequent one."""
+        """Return the predicted class [N] of an output [N, classes, *P]; with positions, the most frequent one."""
         return clean.argmax(1).flatten(1).mode(1).values if clean.ndim > 2 else clean.argmax(1)
 
     def classes(self, clean: Tensor) -> int:
-        """The number of classes a target may name; 0 if only the score knows."""
+        """Return the number of classes that a target may name; 0 if it is not known."""
         return clean.shape[1]
 
     def _resolve(self, target: Target, clean: Tensor) -> Tensor:
@@ -160,8 +160,8 @@ class Score(ABC):
     def _columns(self, output: Any, samples: int) -> Tensor:
         tensor = self._pick(output)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            found = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {_WRAP}"
-            raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {found}.")
+            got = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {_WRAP}"
+            raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {got}.")
         if tensor.ndim == 0 or tensor.shape[0] != samples:
             raise ValueError(
                 f"the model's output must have one row per sample, [{samples}, classes] for {samples} of them, got "
@@ -220,21 +220,21 @@ class BoundScore:
     classes: int
 
     def at(self, rows: Tensor) -> BoundScore:
-        """The same for a choice or repetition of samples: row i reads like sample ``rows[i]``."""
+        """Select or repeat samples: row i reads like sample ``rows[i]``."""
         region = None if self.region is None else self.region[rows]
         fixed = tuple(tensor[rows] for tensor in self.fixed)
         return replace(self, target=self.target[rows], region=region, fixed=fixed, prediction=self.prediction[rows])
 
     def columns(self, output: Any, rows: int) -> Tensor:
-        """What the score reads of a model's output for some rows: numbers [rows, classes, *P]."""
+        """Return the tensor [rows, classes, *P] that the score reads from a model's output."""
         return self.score._columns(output, rows)
 
     def __call__(self, output: Any) -> Tensor:
-        """The score [N] of a model's output."""
+        """Return the score [N] of a model's output."""
         return self.read(self.columns(output, self.target.shape[0]))
 
     def read(self, columns: Tensor) -> Tensor:
-        """The score [N] of the columns of all rows."""
+        """Return the score [N] of the columns of all rows."""
         value = self.score.read(columns, self.target, self.region, *self.fixed)
         if value.shape != self.target.shape:
             raise ValueError(
@@ -245,7 +245,7 @@ class BoundScore:
 
 
 def _column(output: Tensor, index: Tensor) -> Tensor:
-    """Column ``index`` [N] or [N, *P] of an output [N, classes, *P]: [N, *P]."""
+    """Return the column ``index`` [N] or [N, *P] of an output [N, classes, *P]: [N, *P]."""
     if output.ndim == 2:
         return output.gather(1, index.unsqueeze(1)).squeeze(1)
     index = index.view(*index.shape, *[1] * (output.ndim - 1 - index.ndim))
@@ -253,7 +253,7 @@ def _column(output: Tensor, index: Tensor) -> Tensor:
 
 
 def _over(region: Tensor | None, values: Tensor) -> Tensor:
-    """Mean of values [N, *P] over a region [N, *P]; over everything if there is none."""
+    """Return the mean of values [N, *P] over a region [N, *P]; over all positions if there is none."""
     if values.ndim == 1:
         return values
     if region is None:
@@ -426,8 +426,7 @@ class _StrongestClass(CombClasses):
 class Custom(Score):
     """Any function ``(output [N, classes, *P], target [N]) -> [N]``.
 
-    Which axis of an output with positions the target counts is the function's own affair: targets are not compared with
-    the classes there.
+    The function decides which axis of an output with positions holds the classes: targets are not compared with it.
 
     Args:
         function: Reads the score; a function of a module, not a lambda, if the metric is to be pickled.
@@ -470,7 +469,7 @@ BY_NAME: dict[str, type[Score]] = {
 
 
 def as_score(score: str | Score | Callable[[Tensor, Tensor], Tensor]) -> Score:
-    """The score of a name, a score itself, or any callable as one.
+    """Convert a name, a score or a function to a score.
 
     Raises:
         ValueError: If the name is unknown; near misses are listed.

@@ -173,13 +173,13 @@ class CAM(LayerAttribution):
         if isinstance(last, nn.Linear) and (last.in_features, last.out_features) == fits:
             weights = last.weight[bound.target].to(activation)
             bias = activation.new_zeros(()) if last.bias is None else last.bias[bound.target].to(activation)
-            found = weighted(activation, weights)
+            relevance = weighted(activation, weights)
             size = weighted(activation.abs(), weights.abs()).flatten(1)
             rounding = 0.1 * torch.finfo(activation.dtype).eps ** 0.5
             for pool in (torch.mean, torch.sum):
-                off = (pool(found.flatten(1), 1) + bias - score).abs()
+                off = (pool(relevance.flatten(1), 1) + bias - score).abs()
                 if bool(((off <= rounding * (pool(size, 1) + bias.abs())) | ~score.isfinite()).all()):
-                    return Explanation.of(bound, score, found)
+                    return Explanation.of(bound, score, relevance)
         raise ValueError(
             f"CAM needs global pooling and one linear layer right after the layer it looks at, which is not what "
             f"stands between {layer!r} and the output (the linear layer looked at is {name!r}): name others with "
@@ -189,7 +189,7 @@ class CAM(LayerAttribution):
 
 @dataclass(frozen=True)
 class ChannelwiseCAM(LayerAttribution, ABC):
-    """Channels weighted by scores of further passes, one for every channel of a sample.
+    """An attribution whose channel weights come from further passes, one for every channel of a sample.
 
     Args:
         chunk_size: The most inputs per forward pass; halved when memory runs out.
@@ -203,11 +203,11 @@ class ChannelwiseCAM(LayerAttribution, ABC):
 
     @abstractmethod
     def passes(self, model: nn.Module, layer: str, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
-        """A function that runs the model for samples [B], each for its channel [B], and returns the output."""
+        """Return a function that runs the model for samples [B], each for its channel [B]."""
 
     @abstractmethod
     def weights(self, score: Tensor, scores: Tensor) -> Tensor:
-        """The channels' weights [N, K], out of the clean score [N] and the scores of the passes [N, K]."""
+        """Return the weights [N, K], given the clean score [N] and the scores of the passes [N, K]."""
 
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         output, bound, score = self.see(model, layer, x, target)
@@ -298,7 +298,7 @@ class AblationCAM(ChannelwiseCAM):
         return (score - scores) / torch.where(score == 0, 1.0, score)
 
     def _channels(self, activation: Tensor, x: Tensor) -> Tensor:
-        """Which channel every element of a sample of the layer's output belongs to after reshaping; -1 for none."""
+        """Return the channel after reshaping of every element of a sample of the layer's output; -1 for none."""
         numbers = torch.arange(1, activation.numel() + 1, dtype=torch.float64, device=activation.device)
         moved = self.shaped(numbers.view_as(activation), x)
         place = moved.round().long() - 1
@@ -311,10 +311,10 @@ class AblationCAM(ChannelwiseCAM):
 
 
 def weighted(activation: Tensor, weights: Tensor) -> Tensor:
-    r"""The sum [N, 1, \*S] of channels [N, K, \*S] by weights [N, K]."""
+    r"""Sum channels [N, K, \*S] by weights [N, K]: [N, 1, \*S]."""
     return (weights.view(*weights.shape, *[1] * (activation.ndim - 2)) * activation).sum(1, keepdim=True)
 
 
 def divided(values: Tensor, by: Tensor) -> Tensor:
-    """Quotients, 0 where the denominator is."""
+    """Divide, with 0 where the denominator is 0."""
     return torch.where(by == 0, 0.0, values / torch.where(by == 0, 1.0, by))

@@ -18,11 +18,11 @@ from lightning_xai.scores import Target
 
 @dataclass(frozen=True)
 class GradientAttribution(ScoreAttribution, ABC):
-    """An attribution made of the inputs and the gradient at the inputs: implements :meth:`read`."""
+    """An attribution by the inputs and the gradient of the score there; a subclass implements :meth:`read`."""
 
     @abstractmethod
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
-        r"""The map, from inputs and gradient of the same shape [N, C, \*S]."""
+        r"""Return the map, given inputs and gradient of the same shape [N, C, \*S]."""
 
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
@@ -111,36 +111,36 @@ class GradientXInput(GradientAttribution):
 
 
 def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
-    r"""The gradient of every sample's score [N] with respect to its row of a leaf [N, ...].
+    r"""Differentiate every sample's score [N] with respect to its row of a leaf [N, ...].
 
     The parameters' gradients are not computed. A sample whose score is not finite has the gradient 0.
 
     Args:
         score: The scores.
         leaf: What the scores were computed from.
-        where: What the leaf is, for the error.
+        where: The name of the leaf in messages.
 
     Raises:
         ValueError: If no gradient path leads from the score to the leaf.
     """
-    found = None
+    grad = None
     if score.requires_grad:
-        # A gradient of 0 from above keeps a NaN out of what the samples share on the way back.
-        (found,) = torch.autograd.grad(score, leaf, score.isfinite().to(score), allow_unused=True)
-    if found is None:
+        # A seed of 0 keeps a score that is NaN or infinite out of whatever the samples share on the way back.
+        (grad,) = torch.autograd.grad(score, leaf, score.isfinite().to(score), allow_unused=True)
+    if grad is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "
             f"numpy or .item() in the model's forward; inputs that are rounded to integers or ids, of which the "
             f"embedding is what can be explained (give the part of the model after it the embedded inputs); or a "
             f"score that does not read them."
         )
-    # A sum tells in one pass whether it is worth while to look closer.
-    broken = 0 if found.sum().isfinite() else int((~found.isfinite()).flatten(1).any(1).sum())
+    # The sum is finite in all but rare cases, and costs one pass instead of two.
+    broken = 0 if grad.sum().isfinite() else int((~grad.isfinite()).flatten(1).any(1).sum())
     if broken:
         warnings.warn(
-            f"the gradient with respect to {where} is not finite in {broken} of {len(found)} samples, and neither is "
+            f"the gradient with respect to {where} is not finite in {broken} of {len(grad)} samples, and neither is "
             f"their map: some operation has no derivative there, e.g. a root or a logarithm at 0.",
             UserWarning,
             stacklevel=2,
         )
-    return found
+    return grad

@@ -20,7 +20,7 @@ from lightning_xai.scores import BoundScore, Target
 
 METHODS = ("gausslegendre", "trapezoid")
 
-# A pass on a CPU may take more than one without gradients: the steps share the cost of the way back.
+# Larger than for passes without gradients: the backward pass has a cost of its own, which more rows share.
 _CPU_BYTES = 2**24
 
 
@@ -85,17 +85,17 @@ class IntegratedGradients(ScoreAttribution):
             batches = Batches(model, x, self.chunk_size, cpu_bytes=_CPU_BYTES)
         with isolated_eval(model, gradients=True):
             mean = batches.map(partial(self._mean, model, x, start, bound, batches), len(x), copies=self.steps)
-        found = Explanation.of(bound, score, ((x - start) * torch.cat(mean)).to(x.dtype))
+        explanation = Explanation.of(bound, score, ((x - start) * torch.cat(mean)).to(x.dtype))
         if "completeness_gap" in details:
             with isolated_eval(model):
                 change = score - bound(forward(model, start))
-            found.details["completeness_gap"] = (change - found.map.to(change).flatten(1).sum(1)).abs()
-        return found
+            explanation.details["completeness_gap"] = (change - explanation.map.to(change).flatten(1).sum(1)).abs()
+        return explanation
 
     def _mean(
         self, model: nn.Module, x: Tensor, start: Tensor, bound: BoundScore, batches: Batches, rows: slice
     ) -> Tensor:
-        """The mean gradient of some samples, as many steps at a time as the batches allow."""
+        """Return the mean gradient of some samples, as many steps at a time as the batches allow."""
         wide = torch.promote_types(x.dtype, torch.float32)
         first, last, mean = start[rows].to(wide), x[rows].to(wide), torch.zeros_like(x[rows], dtype=wide)
         places, weights = (part.to(x.device, wide) for part in quadrature(self.steps, self.method))
@@ -113,7 +113,7 @@ class IntegratedGradients(ScoreAttribution):
 
 
 def quadrature(steps: int, method: str) -> tuple[Tensor, Tensor]:
-    """Points in [0, 1] and their weights, [steps] each, in double precision.
+    """Return points in [0, 1] and their weights, [steps] each, in double precision.
 
     >>> quadrature(3, "trapezoid")
     (tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64), tensor([0.2500, 0.5000, 0.2500], dtype=torch.float64))

@@ -1,4 +1,4 @@
-r"""Attributions that are made of the activation of one layer."""
+r"""Attributions by the activation of one layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def upsampled(maps: Tensor, x: Tensor) -> Tensor:
-    """Maps [N, K, *S'] interpolated linearly to the spatial size of the inputs."""
+    """Interpolate maps [N, K, *S'] linearly to the spatial size of the inputs."""
     if maps.shape[2:] == x.shape[2:]:
         return maps
     return functional.interpolate(maps, x.shape[2:], mode=_MODES[x.ndim - 2], align_corners=False)
@@ -29,7 +29,7 @@ def upsampled(maps: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerAttribution(ScoreAttribution, ABC):
-    r"""A map [N, 1, \*S] made of the activation of one layer.
+    r"""An attribution by the activation of one layer: a map [N, 1, \*S].
 
     Args:
         layer: The layer, by its dotted name or the module itself. Unless given, the last one whose output has the
@@ -68,10 +68,10 @@ class LayerAttribution(ScoreAttribution, ABC):
         model = unwrapped(model)
         with isolated_eval(model), uncompiled(model):
             name = self._last_spatial(model, inputs) if self.layer is None else layer_name(model, self.layer)
-            found = self.map(model, name, inputs, target)
-            relevance = found.map.detach()
+            explanation = self.map(model, name, inputs, target)
+            relevance = explanation.map.detach()
             relevance = relevance.relu() if self.relu else relevance
-            return replace(found, map=relevance if self.upsample is None else upsampled(relevance, inputs))
+            return replace(explanation, map=relevance if self.upsample is None else upsampled(relevance, inputs))
 
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
         # The layer's own size is what `upsample=None` asks for.
@@ -79,26 +79,26 @@ class LayerAttribution(ScoreAttribution, ABC):
 
     @abstractmethod
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
-        r"""The explanation by a map [N, 1, \*S'] of the layer's own size."""
+        r"""Explain by a map [N, 1, \*S'] of the layer's own size."""
 
     def shaped(self, activation: Tensor, x: Tensor) -> Tensor:
-        r"""The layer's output, or something of its form, as [N, K, \*S'].
+        r"""Reshape the layer's output, or a tensor of its shape, to [N, K, \*S'].
 
         Raises:
             ValueError: If it is not, and there is no reshape that makes it so.
         """
-        found = activation if self.reshape is None else self.reshape(activation)
-        if not isinstance(found, Tensor) or found.ndim != x.ndim or len(found) != len(x):
-            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        maps = activation if self.reshape is None else self.reshape(activation)
+        if not isinstance(maps, Tensor) or maps.ndim != x.ndim or len(maps) != len(x):
+            got = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             remedy = "give reshape=..." if self.reshape is None else "reshape must make it"
             raise ValueError(
                 f"layer {self.layer!r} gives {got}, which is not [{len(x)}, channels] and {x.ndim - 2} spatial axes; "
                 f"{remedy} such a tensor."
             )
-        return found
+        return maps
 
     def see(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
-        """What the layer returns for the clean inputs, the bound score, and its values."""
+        """Return the layer's output for the clean inputs, the bound score, and its values, by one pass."""
         shown: list[Tensor] = []
         with hook_outputs(model, {layer: lambda output: shown.append(output.detach().clone())}):
             bound, score = self.clean(model, x, target)
@@ -126,11 +126,11 @@ class LayerAttribution(ScoreAttribution, ABC):
 
 @dataclass(frozen=True)
 class GradientCAM(LayerAttribution, ABC):
-    """A map made of a layer's activation and the gradient there: implements :meth:`combine`."""
+    """An attribution by a layer's activation and the gradient there; a subclass implements :meth:`combine`."""
 
     @abstractmethod
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
-        r"""The map [N, 1, \*S'], from activation and gradient [N, K, \*S']."""
+        r"""Return the map [N, 1, \*S'], given activation and gradient [N, K, \*S']."""
 
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
         with leaf_at(model, layer) as leaves:
@@ -143,7 +143,7 @@ class GradientCAM(LayerAttribution, ABC):
 
 
 def only(outputs: list[Tensor], layer: str) -> Tensor:
-    """The one output of a layer.
+    """Return the single output of a layer.
 
     Raises:
         ValueError: If it has not run, or several times.

@@ -1,4 +1,4 @@
-"""Points of reference in input space: numbers, tensors, or functions of the inputs."""
+"""Reference inputs: numbers, tensors, or functions of the inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Reference = float | Tensor | Sequence[Any] | Cells | Callable[[Tensor], Tensor]
 
 
 def as_reference(name: str, given: Reference) -> float | Cells | Callable[[Tensor], Tensor]:
-    """A number, or nested lists and tensors as :class:`Cells`, or a function.
+    """Convert a reference to a number, to :class:`Cells` (nested lists and tensors), or to a function.
 
     Raises:
         TypeError: If it is none of these.
@@ -44,7 +44,7 @@ def as_reference(name: str, given: Reference) -> float | Cells | Callable[[Tenso
 
 
 def at_reference(name: str, reference: Reference, inputs: Tensor) -> Tensor:
-    r"""The reference for inputs [N, C, \*S], in their shape.
+    r"""Return the reference for inputs [N, C, \*S], in their shape.
 
     Raises:
         TypeError: If a function does not return a tensor.

@@ -1,4 +1,4 @@
-r"""Attributions of noisy inputs, averaged."""
+r"""Attributions averaged over noisy inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_xai.scores import Score, Target
 
 @dataclass(frozen=True)
 class NoisyAttribution(Attribution, ABC):
-    r"""Something averaged over the maps of noisy inputs.
+    r"""An attribution by mean and variance of the maps of noisy inputs.
 
     The noise of a sample depends on ``seed``, its id and the number of the draw alone. The target is that of the clean
     input; what a score fixes besides (the runner-up of a margin, the region of a segmentation) is that of the noisy
@@ -61,7 +61,7 @@ class NoisyAttribution(Attribution, ABC):
 
     @abstractmethod
     def read(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """The map, out of the mean and the variance of the maps of noisy inputs."""
+        """Return the map, given mean and variance of the maps of noisy inputs."""
 
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
@@ -76,10 +76,9 @@ class NoisyAttribution(Attribution, ABC):
         return Explanation.of(bound, score, torch.cat(batches.map(smoothed, len(inputs), copies=self.draws)))
 
     def _smoothed(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...], batches: Batches) -> Tensor:
-        width = torch.full_like(x[:, :1], self.sigma)
-        if self.relative:
-            cells = x.flatten(1)
-            width = width * (cells.amax(1) - cells.amin(1)).view(-1, *[1] * (x.ndim - 1))
+        cells = x.flatten(1)
+        span = cells.amax(1) - cells.amin(1) if self.relative else x.new_ones(len(x))
+        width = self.sigma * span.view(-1, *[1] * (x.ndim - 1))
         count, mean, squares = 0, torch.zeros(()), torch.zeros(())
 
         def add(draws: slice) -> None:

@@ -97,33 +97,33 @@ class SimpleTaylor(ScoreAttribution):
     def _search(
         self, model: nn.Module, x: Tensor, baseline: Tensor, bound: BoundScore, clean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The share of x [N, 1, ...] at the root, just on its side, and which samples have none [N]."""
+        """Return the share of x [N, 1, ...] at the root, just on its side, and which samples have none [N]."""
 
         def crossed(share: Tensor) -> Tensor:
             return bound(forward(model, _between(x, baseline, _over(share, x)))) * clean.sign() <= 0
 
         near, far = torch.ones_like(clean), torch.ones_like(clean)
-        found = clean == 0
+        crossing = clean == 0
         for place in range(self.points - 1, -1, -1):
             share = torch.full_like(clean, place / self.points)
             here = crossed(share)
-            near = torch.where(found | here, near, share)
-            far = torch.where(~found & here, share, far)
-            found = found | here
-            if found.all():
+            near = torch.where(crossing | here, near, share)
+            far = torch.where(~crossing & here, share, far)
+            crossing = crossing | here
+            if crossing.all():
                 break
         for _ in range(self.bisections):
             middle = (near + far) / 2
             beyond = crossed(middle)
             near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
-        return _over(torch.where(clean == 0, 1.0, near), x), ~found
+        return _over(torch.where(clean == 0, 1.0, near), x), ~crossing
 
 
 def _between(x: Tensor, baseline: Tensor, share: Tensor) -> Tensor:
-    """Points on the way from x to the baseline, by the share of x."""
+    """Return points between the baseline and x, by the share of x."""
     return (share * x + (1 - share) * baseline).to(x.dtype)
 
 
 def _over(values: Tensor, like: Tensor) -> Tensor:
-    """Values [N] as [N, 1, ...] with the axes of another tensor."""
+    """Reshape values [N] to [N, 1, ...] with the axes of another tensor."""
     return values.view(-1, *[1] * (like.ndim - 1))
