@@ -100,7 +100,7 @@ class Batches:
             try:
                 result = run(items)
             except RuntimeError as error:
-                if rows <= width or not _out_of_memory(error):
+                if rows <= width or not is_out_of_memory(error):
                     raise
             else:
                 yield result
@@ -117,5 +117,6 @@ class Batches:
             torch.cuda.empty_cache()
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MESSAGES)

@@ -62,5 +62,5 @@ class Maximization:
         if isinstance(objective, ClassScore):
             return [f"class {(pictures or Pictures()).name(label)}" for label in objective.indices]
         if isinstance(objective, Unit):
-            return [f"{objective.of}, unit {unit}" for unit in objective.indices]
+            return [f"{objective.layer}, unit {unit}" for unit in objective.indices]
         return [f"input {row}" for row in range(objective.count or 1)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_model, layer_name, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.batching import Batches
+from lightning_xai.batching import Batches, is_out_of_memory
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
@@ -222,7 +222,7 @@ def ablation(
             bound = score.bind(clean.output, wanted, 1)
             variants = _Variants(model, sample, layer, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
-                engine = variants.engine()
+                engine = variants.engine(batches)
             drop, prediction = variants.scores(clean, engine, batches)
             rows.append((drop, prediction, bound.prediction, bound.target))
     drop, prediction, clean_prediction, resolved = (torch.cat(column) for column in zip(*rows, strict=True))
@@ -275,17 +275,22 @@ class _Variants:
         with hook_outputs(self.model, {self.layer: silence}), forward_context():
             return self.model(inputs.clone())
 
-    def engine(self) -> str:
+    def engine(self, batches: Batches) -> str:
         """The engine for ``"auto"``: a replay if it gives what repeating does, as where no rows are mixed."""
-        some = self.silenced[:3]
-        expected = self._read(self.run(some, "repeat"), len(some))
-        try:
-            found = self._read(self.run(some, "replay"), len(some))
-        except (RuntimeError, ValueError):
-            return "repeat"  # which has just shown that it works
-        tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
-        same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-        return "replay" if same else "repeat"
+
+        def agree(variants: slice) -> bool:
+            some = self.silenced[variants]
+            expected = self._read(self.run(some, "repeat"), len(some))
+            try:
+                found = self._read(self.run(some, "replay"), len(some))
+            except (RuntimeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
+                return False  # repeating has just shown that it works
+            tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
+            return torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+        return "replay" if all(batches.map(agree, min(3, len(self.silenced)))) else "repeat"
 
     def _read(self, output: Any, rows: int) -> Tensor:
         return self.bound.at(torch.zeros(rows, dtype=torch.long, device=self.bound.target.device))(output)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_model
+from lightning_xai._checks import as_integer, check_model
 from lightning_xai._csv import write_csv
 from lightning_xai._guard import forward_context, isolated_eval
 from lightning_xai.operations import Operations, arguments, check_visible, operation_name, unwrapped
+from lightning_xai.units.field import per_axis
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _COLUMNS = ("layer", "channels", "size", "positions")
@@ -114,9 +115,9 @@ def count_units(model: nn.Module, input_shape: Sequence[int]) -> UnitCount:
     """
     check_model(model)
     check_visible(model)
-    shape = tuple(input_shape)
-    if not shape or not all(isinstance(length, int) and length > 0 for length in shape):
-        raise ValueError(f"input_shape must be the shape [C, *S] of one sample, got {input_shape!r}.")
+    shape = tuple(as_integer("input_shape", length, 1) for length in input_shape)
+    if not shape:
+        raise ValueError("input_shape must be the shape [C, *S] of one sample, got none.")
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
     network = unwrapped(model)
     with isolated_eval(model), _Convolutions(network) as seen, forward_context():
@@ -151,8 +152,8 @@ def convolved_size(
     if padding == "same":
         return tuple(size)
     axes = len(size)
-    strides, dilations = _per_axis(stride, axes), _per_axis(dilation, axes)
-    paddings = _per_axis(0 if isinstance(padding, str) else padding, axes)
+    strides, dilations = per_axis(stride, axes), per_axis(dilation, axes)
+    paddings = per_axis(0 if isinstance(padding, str) else padding, axes)
     each = zip(size, kernel, strides, paddings, dilations, strict=True)
     return tuple((h + 2 * p - d * (k - 1) - 1) // s + 1 for h, k, s, p, d in each)
 
@@ -179,8 +180,3 @@ class _Convolutions(Operations):
             raise ValueError(f"the convolution in {layer or 'the model'!r} gave {real}, its formula {expected}.")
         self.found.append(LayerUnits(layer, weight.shape[0], expected[1:]))
         return result
-
-
-def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    return numbers * axes if len(numbers) == 1 else numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.operations import Operations, kind_of, operation_name, tensors_in, unwrapped
+from lightning_xai.operations import Operations, arguments, kind_of, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 
 
@@ -186,7 +187,7 @@ class _Fields(Operations):
             for other, _ in before[1:]:
                 field = tuple(a.joined(b) for a, b in zip(field, other, strict=True))
             return field
-        geometry = _geometry(name, args, kwargs, self.axes, before[0][1], result.shape[2:])
+        geometry = _geometry(func, args, kwargs, before[0][1], result.shape[2:])
         if geometry is None or len(before) > 1:
             return whole
         return tuple(axis.window(*window) for axis, window in zip(before[0][0], geometry, strict=True))
@@ -196,41 +197,36 @@ _Windows = list[tuple[int, int, int, int]]
 
 
 def _geometry(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axes: int, before: torch.Size, after: torch.Size
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], before: torch.Size, after: torch.Size
 ) -> _Windows | None:
     """Kernel, stride, padding before and dilation per axis of an operation; None if it is of another kind."""
+    name, axes = operation_name(func), len(before)
+    given = arguments(func, args, kwargs)
+    each = partial(per_axis, axes=axes)
+    dilation = each(given.get("dilation", 1))
     if name == f"conv{axes}d":
-        weight = _argument(args, kwargs, 1, "weight", None)
-        kernel = tuple(weight.shape[2:])
-        stride = _spread(_argument(args, kwargs, 3, "stride", 1), axes)
-        dilation = _spread(_argument(args, kwargs, 5, "dilation", 1), axes)
-        padding = _argument(args, kwargs, 4, "padding", 0)
+        kernel, padding = tuple(given["weight"].shape[2:]), given.get("padding", 0)
         if padding == "same":
             padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True))
-        padding = (0,) * axes if padding == "valid" else _spread(padding, axes)
-        return list(zip(kernel, stride, padding, dilation, strict=True))
+        padding = 0 if padding == "valid" else padding
+        return list(zip(kernel, each(given.get("stride", 1)), each(padding), dilation, strict=True))
     if name in (f"max_pool{axes}d", f"avg_pool{axes}d", f"max_pool{axes}d_with_indices"):
-        kernel = _spread(_argument(args, kwargs, 1, "kernel_size", 1), axes)
-        stride = _spread(_argument(args, kwargs, 2, "stride", None) or kernel, axes)
-        padding = _spread(_argument(args, kwargs, 3, "padding", 0), axes)
-        dilated = _argument(args, kwargs, 4, "dilation", 1) if name.startswith("max") else 1
-        return list(zip(kernel, stride, padding, _spread(dilated, axes), strict=True))
-    if name == "pad" and _argument(args, kwargs, 2, "mode", "constant") == "constant":
-        pads = list(_argument(args, kwargs, 1, "pad", ()))
+        kernel = each(given["kernel_size"])
+        return list(
+            zip(kernel, each(given.get("stride") or kernel), each(given.get("padding", 0)), dilation, strict=True)
+        )
+    if name == "pad" and given.get("mode", "constant") == "constant":
+        pads = list(given["pad"])
         # The last axis is padded first; axes that are not named are not padded.
         lead = [pads[2 * i] if 2 * i < len(pads) else 0 for i in range(axes)][::-1]
         return [(1, 1, pad, 1) for pad in lead] if len(pads) <= 2 * axes else None
     if name in (f"adaptive_avg_pool{axes}d", f"adaptive_max_pool{axes}d"):
         exact = all(size % out == 0 for size, out in zip(before, after, strict=True))
-        windows = [(size // out, size // out, 0, 1) for size, out in zip(before, after, strict=True)]
-        return windows if exact else None
+        return [(size // out, size // out, 0, 1) for size, out in zip(before, after, strict=True)] if exact else None
     return None
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
-def _spread(value: Any, axes: int) -> tuple[int, ...]:
+def per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    """A number, or one per axis, as one per axis."""
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     return values * axes if len(values) == 1 else values

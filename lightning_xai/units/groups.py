@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import unknown
+from lightning_xai._checks import as_integer, unknown
 
 LINKAGES = ("average", "complete", "single")
 
@@ -188,7 +188,8 @@ class NMF(Grouping):
     iterations: int = 1000
 
     def __post_init__(self) -> None:
-        _positive(groups=self.groups, iterations=self.iterations)
+        as_integer("groups", self.groups, 1)
+        as_integer("iterations", self.iterations, 1)
 
     def group(self, values: Tensor) -> UnitGroups:
         """Groups of the units of activations [rows, K]."""
@@ -217,7 +218,7 @@ class _Clustering(Grouping):
     linkage: str = "average"
 
     def __post_init__(self) -> None:
-        _positive(groups=self.groups)
+        as_integer("groups", self.groups, 1)
         if self.linkage not in LINKAGES:
             raise ValueError(unknown("linkage", self.linkage, LINKAGES))
 
@@ -364,7 +365,7 @@ def strongest_pairs(similarity: Tensor, n: int = 10) -> list[Pair]:
     >>> strongest_pairs(co_reactivation(torch.tensor([[2, 1, 0], [0, 1, 0]])), n=1)
     [Pair(first=0, second=1, similarity=0.3333333333333333)]
     """
-    _positive(n=n)
+    as_integer("n", n, 1)
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be [units, units], got shape {list(similarity.shape)}.")
     first, second = torch.triu_indices(len(similarity), len(similarity), 1, device=similarity.device)
@@ -406,7 +407,7 @@ def _membership(members: Sequence[Sequence[int]], units: int) -> Tensor:
         if not len(group):
             raise ValueError("a group needs at least one unit.")
         for unit in group:
-            if isinstance(unit, bool) or not isinstance(unit, int) or not 0 <= unit < units:
+            if not 0 <= as_integer("unit", unit) < units:
                 raise ValueError(f"unit {unit!r} does not exist: the layer has {units}, 0 to {units - 1}.")
             row[unit] = True
     return rows
@@ -421,9 +422,3 @@ def _sklearn(module: str) -> Any:
             "UnitGroups.of([[0, 1], [2]], units=3)."
         ) from error
     return {"cluster": cluster, "decomposition": decomposition}[module]
-
-
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")

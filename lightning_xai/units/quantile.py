@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import as_integer
+
 DEFAULT_BUDGET = 2**26
 
 _LEAST_EXPONENT, _EXPONENTS = -32, 64
@@ -82,10 +84,9 @@ class UpperQuantile:
 
     def __init__(self, p: float, *, budget: int = DEFAULT_BUDGET, expected: int | None = None) -> None:
         check_share(p)
-        if not isinstance(budget, int) or budget < 1:
-            raise ValueError(f"budget must be a number of bytes, at least 1, got {budget!r}.")
-        if expected is not None and expected < 1:
-            raise ValueError(f"expected must be the number of values per unit, at least 1, got {expected}.")
+        as_integer("budget", budget, 1)
+        if expected is not None:
+            as_integer("expected", expected, 1)
         self.p = p
         self.budget = budget
         self.expected = expected

@@ -234,7 +234,7 @@ def test_dead_units_are_named():
         (lambda: UpperQuantile(1), "p must be a share"),
         (lambda: UpperQuantile(float("nan")), "p must be a share"),
         (lambda: UpperQuantile("half"), "p must be a share"),
-        (lambda: UpperQuantile(0.1, budget=0), "budget must be a number of bytes"),
+        (lambda: UpperQuantile(0.1, budget=0), "budget must be at least 1"),
         (lambda: UpperQuantile(0.1, expected=0), "expected must be the number of values"),
         (lambda: UpperQuantile(0.1, budget=8).add(torch.randn(1, 5, 2)), "too small for 5 units"),
         (lambda: UpperQuantile(0.1).add(torch.randn(5, 2)), r"values must be \[samples, units, positions\]"),

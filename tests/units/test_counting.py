@@ -109,7 +109,7 @@ def test_what_the_layer_does_afterwards_does_not_matter():
         (nn.Conv2d(3, 2, 3), (1, 8, 8), ValueError, r"does not take a sample of shape \[1, 8, 8\]"),
         (nn.Conv2d(3, 2, 3), (3, 2, 2), ValueError, r"does not take a sample of shape \[3, 2, 2\]"),
         (nn.Conv2d(3, 2, 3), (), ValueError, "input_shape must be the shape"),
-        (nn.Conv2d(3, 2, 3), (3, 0, 4), ValueError, "input_shape must be the shape"),
+        (nn.Conv2d(3, 2, 3), (3, 0, 4), ValueError, "input_shape must be at least 1, got 0"),
         (len, (3, 4), TypeError, "model must be a torch.nn.Module"),
     ],
 )

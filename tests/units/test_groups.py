@@ -162,7 +162,7 @@ def test_what_cannot_be_grouped(grouping, values, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NMF(groups=0), "groups must be an integer of at least 1"),
+        (lambda: NMF(groups=0), "groups must be at least 1"),
         (lambda: CoActivation(linkage="avrage"), "Did you mean 'average'"),
         (lambda: UnitGroups(torch.tensor([[-1.0]])), "not negative"),
         (lambda: UnitGroups(torch.tensor([[1.0], [0.0]])), "the groups \\[1\\] have none"),

@@ -392,7 +392,7 @@ def test_an_objective_that_does_not_fit(objective, message):
         (lambda: Rotate(float("nan")), ValueError, "degrees"),
         (lambda: Rotate().apply(torch.zeros(1, 2, 5), generator()), ValueError, r"needs images \[N, C, H, W\]"),
         (lambda: ClassScore([]), ValueError, "target must be an index"),
-        (lambda: Unit("0", -1), ValueError, "unit must be an index"),
+        (lambda: Unit("0", -1), ValueError, "unit must be at least 0, got -1"),
         (lambda: Unit("0", 0, position="middle"), ValueError, "'center'"),
         (lambda: Unit(0, 0), TypeError, "dotted name"),
         (lambda: Group("0", [[0]]), TypeError, "groups must be UnitGroups"),

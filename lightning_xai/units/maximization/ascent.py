@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_model, unknown
+from lightning_xai._checks import as_integer, check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture
@@ -283,7 +283,6 @@ def check_steps(steps: int, rate: float) -> None:
     Raises:
         ValueError: If so.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}.")
+    as_integer("steps", steps, 1)
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise ValueError(f"rate must be a positive number, got {rate!r}.")

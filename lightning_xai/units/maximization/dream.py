@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import check_inputs
+from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate
@@ -58,12 +58,10 @@ class Dream:
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.rate)
-        if isinstance(self.octaves, bool) or not isinstance(self.octaves, int) or self.octaves < 1:
-            raise ValueError(f"octaves must be an integer of at least 1, got {self.octaves!r}.")
+        as_integer("octaves", self.octaves, 1)
+        as_integer("jitter", self.jitter, 0)
         if not 1 < self.scale < float("inf"):
             raise ValueError(f"scale must be larger than 1, got {self.scale!r}.")
-        if isinstance(self.jitter, bool) or not isinstance(self.jitter, int) or self.jitter < 0:
-            raise ValueError(f"jitter must be an integer of at least 0, got {self.jitter!r}.")
         if not isinstance(self.bounds, Bounds | None):
             raise TypeError(f"bounds must be Bounds(low, high) or None, got {type(self.bounds).__name__}.")
 

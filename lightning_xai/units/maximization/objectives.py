@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import as_integer
 from lightning_xai.scores import Score, as_score
 from lightning_xai.units._capture import rows_of_units, with_positions
 from lightning_xai.units.groups import UnitGroups
 
 
 class Objective(ABC):
-    """What is maximised: a frozen dataclass that reads one number per input, which depends on that input only."""
+    """What is maximised: a frozen dataclass that reads one number per input, which depends on that input only.
 
-    @property
-    @abstractmethod
-    def layer(self) -> str | None:
-        """The layer that is read; None for the model's output."""
+    Attributes:
+        layer: The dotted name of the layer that is read; None for the model's output.
+    """
+
+    layer: str | None
 
     @property
     @abstractmethod
@@ -53,15 +55,11 @@ class ClassScore(Objective):
 
     target: int | Sequence[int]
     score: str | Score = "logit"
+    layer: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _indices("target", self.target))
         object.__setattr__(self, "score", as_score(self.score))
-
-    @property
-    def layer(self) -> None:
-        """None: the model's output is read."""
-        return
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -81,20 +79,15 @@ class ClassScore(Objective):
 
 @dataclass(frozen=True)
 class _OfLayer(Objective):
-    of: str
+    layer: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, str):
-            raise TypeError(f"of must be a layer's dotted name such as 'features.0', got {type(self.of).__name__}.")
+        if not isinstance(self.layer, str):
+            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(self.layer).__name__}.")
         self.check()
 
     def check(self) -> None:
         """Check the fields, and bring them into one form."""
-
-    @property
-    def layer(self) -> str:
-        """The layer that is read."""
-        return self.of
 
     @property
     def count(self) -> int | None:
@@ -107,7 +100,7 @@ class Unit(_OfLayer):
     r"""The activation of units, one input per unit: the mean over positions, or at one position.
 
     Args:
-        of: The dotted name of the layer.
+        layer: The dotted name of the layer.
         unit: A unit, or several.
         position: Where in the layer's map; ``"center"`` for its middle, the mean over all unless given.
 
@@ -145,12 +138,12 @@ class Unit(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The activations [N] of maps [N, K, *P], row i that of unit i."""
-        maps = rows_of_units(given, self.of, samples)
+        maps = rows_of_units(given, self.layer, samples)
         units = self.indices
         if max(units) >= maps.shape[1]:
-            raise ValueError(f"unit {max(units)} does not exist: layer {self.of!r} has {maps.shape[1]}.")
+            raise ValueError(f"unit {max(units)} does not exist: layer {self.layer!r} has {maps.shape[1]}.")
         own = maps[torch.arange(samples, device=maps.device), torch.tensor(units, device=maps.device)]
-        return _at(own, self.position, self.of)
+        return _at(own, self.position, self.layer)
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
@@ -158,7 +151,7 @@ class Group(_OfLayer):
     """The activation of groups of units, one input per group: the mean over positions.
 
     Args:
-        of: The dotted name of the layer.
+        layer: The dotted name of the layer.
         groups: The groups.
         group: Which of them; all unless given.
 
@@ -193,9 +186,9 @@ class Group(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The groups' activations [N] of maps [N, K, *P], row i that of group i."""
-        maps = self.groups.combine(rows_of_units(given, self.of, samples))
+        maps = self.groups.combine(rows_of_units(given, self.layer, samples))
         own = maps[torch.arange(samples, device=maps.device), torch.tensor(self.group, device=maps.device)]
-        return _at(own, None, self.of)
+        return _at(own, None, self.layer)
 
 
 @dataclass(frozen=True, eq=False)  # holds a tensor, so it compares by identity
@@ -205,7 +198,7 @@ class Direction(_OfLayer):
     .. math:: \frac{1}{P} \sum_p (a_p \cdot d)\, \max(0.1, \cos(a_p, d))^c
 
     Args:
-        of: The dotted name of the layer.
+        layer: The dotted name of the layer.
         direction: d [K].
         cosine: c; 0 for the projection alone, larger ones keep to the direction itself.
 
@@ -234,17 +227,17 @@ class Direction(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The activation [N] along the direction, of maps [N, K, *P]."""
-        maps = rows_of_units(given, self.of, samples)
+        maps = rows_of_units(given, self.layer, samples)
         if maps.shape[1:2] != self.direction.shape:
             raise ValueError(
-                f"direction has {len(self.direction)} numbers, layer {self.of!r} has {maps.shape[1]} units."
+                f"direction has {len(self.direction)} numbers, layer {self.layer!r} has {maps.shape[1]} units."
             )
         direction = self.direction.to(maps)
         along = torch.einsum("nk...,k->n...", maps, direction)
         if self.cosine:
             lengths = (maps.norm(dim=1) * direction.norm()).clamp(min=torch.finfo(maps.dtype).tiny)
             along = along * (along / lengths).clamp(min=0.1) ** self.cosine
-        return _at(along, None, self.of)
+        return _at(along, None, self.layer)
 
 
 @dataclass(frozen=True)
@@ -252,7 +245,7 @@ class Energy(_OfLayer):
     r"""All that a layer gives: the mean square :math:`\frac{1}{KP} \sum_{k,p} a_{k,p}^2`.
 
     Args:
-        of: The dotted name of the layer.
+        layer: The dotted name of the layer.
 
     Source: :cite:`mordvintsev2015`.
 
@@ -262,7 +255,7 @@ class Energy(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The mean square [N] of maps [N, K, *P]."""
-        return rows_of_units(given, self.of, samples).square().flatten(1).mean(1)
+        return rows_of_units(given, self.layer, samples).square().flatten(1).mean(1)
 
 
 def _at(own: Tensor, position: Sequence[int] | str | None, layer: str) -> Tensor:
@@ -279,8 +272,7 @@ def _at(own: Tensor, position: Sequence[int] | str | None, layer: str) -> Tensor
 
 
 def _indices(name: str, given: int | Sequence[int] | None) -> tuple[int, ...]:
-    found = tuple(given) if isinstance(given, Sequence) else (given,)
-    indices = tuple(index for index in found if isinstance(index, int) and not isinstance(index, bool) and index >= 0)
-    if not found or len(indices) < len(found):
-        raise ValueError(f"{name} must be an index from 0, or several, got {given!r}.")
-    return indices
+    indices = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not indices:
+        raise ValueError(f"{name} must be an index from 0, or several, got none.")
+    return tuple(as_integer(name, index, 0) for index in indices)
