@@ -130,6 +130,7 @@ def activation_threshold(
     Source: :cite:`bau2017`.
 
     Example:
+        >>> import torch
         >>> layer = nn.Conv1d(1, 2, 1, bias=False)
         >>> layer.weight.data = torch.tensor([[[1.0]], [[-1.0]]])
         >>> model = nn.Sequential(layer, nn.ReLU())
