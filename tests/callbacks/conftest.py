@@ -1,12 +1,13 @@
 """What the tests of the callback share."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
 
-from lightning_xai.callbacks import explain, monitor
+MODULES = [import_module(f"lightning_xai.callbacks.{name}") for name in ("explain", "monitor")]
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `subjects`, which spawned processes must be able to import too
 
@@ -19,7 +20,7 @@ def pictures():
 @pytest.fixture(autouse=True)
 def _without_pictures(request, monkeypatch):
     if "pictures" not in request.fixturenames:
-        for module in (monitor, explain):
+        for module in MODULES:
             monkeypatch.setattr(module, "draw", lambda *_: {})
 
 
