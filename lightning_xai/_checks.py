@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import numbers
 import operator
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from inspect import isabstract
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -195,3 +198,36 @@ def unknown(argument: str, given: str, known: Iterable[str]) -> str:
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     rest = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     return f"{argument} {given!r} is unknown.{hint} Known: {', '.join(known[:_MOST_NAMES])}{rest}."
+
+
+def as_choice(argument: str, value: Any, base: type, package: ModuleType) -> Any:
+    """A member of an open set, or that of a name with its defaults; names are those of the classes in snake case.
+
+    Args:
+        argument: What is asked for, in the words of the error.
+        value: A member or a name.
+        base: The base class of the set.
+        package: Where its members are exported.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If the name is unknown (near misses are listed), or its class needs arguments.
+    """
+    if isinstance(value, base):
+        return value
+    exported = {_snake_case(name): getattr(package, name) for name in package.__all__ if name[0].isupper()}
+    known = {name: kind for name, kind in exported.items() if issubclass(kind, base) and not isabstract(kind)}
+    home = package.__name__
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be one of {home} or its name in snake case, got {type(value).__name__}.")
+    if value not in known:
+        raise ValueError(unknown(argument, value, known))
+    needed = [part.name for part in fields(known[value]) if part.default is MISSING and part.default_factory is MISSING]
+    if needed:
+        call = f"{home.rpartition('.')[2]}.{known[value].__name__}({', '.join(f'{name}=...' for name in needed)})"
+        raise ValueError(f"{argument} {value!r} needs arguments: give {call}.")
+    return known[value]()
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower()

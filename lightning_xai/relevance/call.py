@@ -97,7 +97,7 @@ class Call:
 
         def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             y = self.applied(x)
-            return y, (x, y)
+            return y, (x.clone() if self.in_place else x, y)
 
         return self.rewired(run, backward)
 
@@ -106,10 +106,10 @@ class Call:
     ) -> Tensor:
         """Make a call by ``run``, which gives the result and what ``backward(g, *kept)`` needs to go back."""
         found: Tensor = Rewired.apply(self.args[0], run, backward)
-        if not self.in_place:
-            return found
-        self.trace.before_write(self)
-        return self.args[0].copy_(found)
+        if self.in_place:
+            self.trace.before_write(self)
+            found = self.args[0].copy_(found)
+        return found
 
     def applied(self, x: Tensor) -> Tensor:
         """The result for another first argument, which is left as it is."""
@@ -154,7 +154,8 @@ def bounds(name: str, given: dict[str, Any]) -> tuple[float | None, float | None
 
 def alias_of(name: str, given: dict[str, Any]) -> str:
     """The name of an operation; a ReLU has its own also where it is written as ``clamp`` or ``hardtanh`` (nn.ReLU6)."""
-    return {(0, None): "relu", (0, 6): "relu6"}.get(bounds(name, given), name)
+    found = bounds(name, given)
+    return "relu" if found == (0, None) else "relu6" if found == (0, 6) else name
 
 
 def is_rectifier(name: str, given: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from lightning_xai._guard import detach_for_autograd, forward_context, frozen, i
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
-from lightning_xai.relevance.composites import Composite
+from lightning_xai.relevance.composites import Composite, as_composite
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
@@ -101,14 +101,6 @@ def _given(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
     return torch.stack([(part.detach() * grad).sum() for part, grad in pairs if grad is not None]).sum()
 
 
-def _check(composite: Composite) -> None:
-    if not isinstance(composite, Composite):
-        raise TypeError(
-            f"composite must be one of lightning_xai.relevance.composites, e.g. EpsilonPlus(), "
-            f"got {type(composite).__name__}; a single rule for all is RuleList([('*', rule)])."
-        )
-
-
 @dataclass(frozen=True)
 class PropagationAttribution(ScoreAttribution, ABC):
     """An attribution by one backward pass under the rules of a composite.
@@ -176,13 +168,13 @@ class LRP(PropagationAttribution):
     details: ClassVar[tuple[str, ...]] = ("ledger",)
     conserves: ClassVar[bool] = True
 
-    composite: Composite = field(default_factory=composites.EpsilonPlus)
+    composite: str | Composite = field(default_factory=composites.EpsilonPlus)
 
     def check(self) -> None:
-        _check(self.composite)
+        object.__setattr__(self, "composite", as_composite(self.composite))
 
     def rules(self) -> Composite:
-        return self.composite
+        return as_composite(self.composite)
 
     def with_ledger(
         self,
@@ -215,7 +207,7 @@ class RuleTable:
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in named)
 
 
-def rule_table(model: nn.Module, inputs: Tensor, composite: Composite) -> RuleTable:
+def rule_table(model: nn.Module, inputs: Tensor, composite: str | Composite) -> RuleTable:
     """Which rule every operation of a model gets, found by one forward pass of the first sample.
 
     Operations that only move numbers, or whose derivative conserves relevance as it is (sums, pooling), are left out
@@ -237,7 +229,7 @@ def rule_table(model: nn.Module, inputs: Tensor, composite: Composite) -> RuleTa
         1       gelu       Pass()
         2       linear     Epsilon(epsilon=0.1)
     """
-    _check(composite)
+    composite = as_composite(composite)
     check_inputs(inputs)
     passed = _propagate(model, inputs[:1], "predicted", composite, as_score("logit"))
     return RuleTable(tuple((row.operation.module, row.operation.name, row.rule) for row in passed.rows))

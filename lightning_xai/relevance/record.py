@@ -65,6 +65,7 @@ class LinearRecord:
     def run(self, trace: Trace, make: Callable[[], Tensor]) -> Tensor:
         """The output of the operation, tied to its input by the rule."""
         x = self.linear.x
+        y: Tensor
         if self.native:
             y = make()
             self.output.version = y._version

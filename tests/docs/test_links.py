@@ -60,6 +60,8 @@ NO_QUANTITY = {
     "lightning_xai.regions.as_regions": "reads an argument",
     "lightning_xai.perturbation.kinds.base.as_perturbation": "reads an argument",
     "lightning_xai.relevance.composites.patterns.matches": "reads a pattern",
+    "lightning_xai.relevance.composites.presets.as_composite": "reads an argument",
+    "lightning_xai.relevance.rules.base.rules_for": "lists rules",
 }
 
 

@@ -144,7 +144,7 @@ def test_nothing_is_missing_where_nothing_is_absorbed():
         nn.Conv1d(2, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3, bias=False)
     ).double()
     x = torch.randn(5, 2, 6, dtype=torch.float64)
-    for method in (GradientXInput(), LRP(composites.EpsilonPlus(epsilon=0.0, stabilizer=0.0))):
+    for method in (GradientXInput(), LRP(composites.EpsilonPlus(epsilon=0.0, conv_epsilon=0.0))):
         metric = Relevance(method)
         metric.update(model, x, "predicted")
         assert metric.compute()["conservation_gap"] < 1e-9

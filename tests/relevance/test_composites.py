@@ -44,7 +44,7 @@ def test_presets_explain_pickle_and_compare(preset):
 
 
 def test_the_table_of_a_preset():
-    found = rule_table(settled(vgg()), draw(2, 3, 16, 16), composites.EpsilonPlusFlat(epsilon=0.25, stabilizer=0.5))
+    found = rule_table(settled(vgg()), draw(2, 3, 16, 16), composites.EpsilonPlusFlat(epsilon=0.25, conv_epsilon=0.5))
     assert str(found).splitlines() == [
         "module  operation   rule",
         "0       conv2d      Flat()",
@@ -159,7 +159,7 @@ def test_what_is_no_list_of_pairs(given):
 def test_other_wrong_arguments():
     with pytest.raises(ValueError, match="at least one pair"):
         RuleList([])
-    with pytest.raises(TypeError, match=r"composite must be one of .* got ZPlus"):
+    with pytest.raises(TypeError, match=r"got a rule; one for all is RuleList.*ZPlus"):
         LRP(rules.ZPlus())
     with pytest.raises(ValueError, match="both low and high"):
         composites.DeepTaylor(low=0.0)
@@ -171,13 +171,13 @@ def test_other_wrong_arguments():
     "make",
     [
         partial(composites.EpsilonPlus, epsilon=-1.0),
-        partial(composites.EpsilonPlusFlat, stabilizer=-1.0),
+        partial(composites.EpsilonPlusFlat, conv_epsilon=-1.0),
         partial(composites.EpsilonAlpha2Beta1, epsilon=-1.0),
-        partial(composites.EpsilonAlpha2Beta1Flat, stabilizer=-1.0),
+        partial(composites.EpsilonAlpha2Beta1Flat, conv_epsilon=-1.0),
         partial(composites.EpsilonGammaBox, 0.0, 1.0, gamma=-1.0),
-        partial(composites.DeepTaylor, stabilizer=-1.0),
+        partial(composites.DeepTaylor, epsilon=-1.0),
         partial(composites.AttnLRP, epsilon=-1.0),
-        partial(composites.ExcitationBackprop, stabilizer=-1.0),
+        partial(composites.ExcitationBackprop, epsilon=-1.0),
     ],
     ids=lambda make: make.func.__name__,
 )

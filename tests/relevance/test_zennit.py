@@ -1,6 +1,7 @@
 """The same maps as zennit, for every rule and composite that both have."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -91,7 +92,7 @@ COMPOSITES = {
 def test_composites(network, ours, theirs):
     x, target = drawn()
     model = settled(network())
-    ours = type(ours)(**{**vars(ours), "stabilizer": SMALL})
+    ours = dataclasses.replace(ours, conv_epsilon=SMALL)
     agree(LRP(ours)(model, x, target), by_zennit(theirs, model, x, target))
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer, check_fields, unknown
+from lightning_xai._checks import as_choice, as_integer, check_fields
 from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
@@ -181,25 +179,10 @@ def as_perturbation(perturbation: str | Perturbation) -> Perturbation:
     >>> as_perturbation("channel_mean"), as_perturbation("relu")
     (ChannelMean(channels=None), ReLU(channels=None, bias=0.0))
     """
-    if isinstance(perturbation, Perturbation):
-        return perturbation
-    if not isinstance(perturbation, str):
-        raise TypeError(
-            f"perturbation must be one of lightning_xai.perturbation.kinds, e.g. kinds.Blur() or 'blur', "
-            f"got {type(perturbation).__name__}."
-        )
     from lightning_xai.perturbation import kinds
 
-    exported = {_snake_case(name): getattr(kinds, name) for name in kinds.__all__ if name[0].isupper()}
-    known = {name: kind for name, kind in exported.items() if issubclass(kind, Perturbation) and not isabstract(kind)}
-    if perturbation not in known:
-        raise ValueError(unknown("perturbation", perturbation, known))
-    found: Perturbation = known[perturbation]()
+    found: Perturbation = as_choice("perturbation", perturbation, Perturbation, kinds)
     return found
-
-
-def _snake_case(name: str) -> str:
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower()
 
 
 def as_numbers(name: str, value: Any) -> Tensor:

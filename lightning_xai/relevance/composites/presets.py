@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lightning_xai._checks import as_choice
 from lightning_xai.relevance import rules
 from lightning_xai.relevance.composites.patterns import Composite
 from lightning_xai.relevance.rules import Bound, Rule
@@ -18,7 +19,7 @@ class EpsilonPlus(Composite):
     ============  ==========================================
     operation     rule
     ============  ==========================================
-    convolution   ZPlus(stabilizer)
+    convolution   ZPlus(conv_epsilon)
     linear        Epsilon(epsilon)
     affine_norm   folded into what it follows; alone LRP-0
     norm          FixedScale
@@ -29,7 +30,7 @@ class EpsilonPlus(Composite):
 
     Args:
         epsilon: Of the linear layers.
-        stabilizer: The epsilon of all other denominators.
+        conv_epsilon: Of the convolutions and the first layer.
 
     Source: :cite:`montavon2019`.
 
@@ -47,11 +48,11 @@ class EpsilonPlus(Composite):
     """
 
     epsilon: float = 1e-6
-    stabilizer: float = 1e-6
+    conv_epsilon: float = 1e-6
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
-        return (("convolution", rules.ZPlus(self.stabilizer)), ("linear", rules.Epsilon(self.epsilon)), *_NORMS)
+        """See the base class."""
+        return (("convolution", rules.ZPlus(self.conv_epsilon)), ("linear", rules.Epsilon(self.epsilon)), *_NORMS)
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class EpsilonPlusFlat(EpsilonPlus):
     operation     rule
     ============  ==========================================
     first         Flat
-    convolution   ZPlus(stabilizer)
+    convolution   ZPlus(conv_epsilon)
     linear        Epsilon(epsilon)
     others        as in :class:`EpsilonPlus`
     ============  ==========================================
 
     Args:
         epsilon: Of the linear layers.
-        stabilizer: The epsilon of all other denominators.
+        conv_epsilon: Of the convolutions and the first layer.
 
     Source: :cite:`lapuschkin2019`.
 
@@ -87,7 +88,7 @@ class EpsilonPlusFlat(EpsilonPlus):
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         return (("first", rules.Flat()), *super().entries())
 
 
@@ -98,14 +99,14 @@ class EpsilonAlpha2Beta1(EpsilonPlus):
     ============  ==========================================
     operation     rule
     ============  ==========================================
-    convolution   AlphaBeta(2, 1, stabilizer)
+    convolution   AlphaBeta(2, 1, conv_epsilon)
     linear        Epsilon(epsilon)
     others        as in :class:`EpsilonPlus`
     ============  ==========================================
 
     Args:
         epsilon: Of the linear layers.
-        stabilizer: The epsilon of all other denominators.
+        conv_epsilon: Of the convolutions and the first layer.
 
     Source: :cite:`bach2015,montavon2019`.
 
@@ -114,7 +115,7 @@ class EpsilonAlpha2Beta1(EpsilonPlus):
         >>> from torch import nn
         >>> from lightning_xai.relevance import rule_table
         >>> model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 1, 2), nn.Flatten(), nn.Linear(2, 4))
-        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonAlpha2Beta1(epsilon=0.1, stabilizer=0.01)))
+        >>> print(rule_table(model, torch.ones(1, 2, 5), EpsilonAlpha2Beta1(epsilon=0.1, conv_epsilon=0.01)))
         module  operation  rule
         0       conv1d     AlphaBeta(alpha=2.0, beta=1.0, epsilon=0.01)
         1       relu       Pass()
@@ -123,8 +124,8 @@ class EpsilonAlpha2Beta1(EpsilonPlus):
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
-        return (("convolution", rules.AlphaBeta(2.0, 1.0, self.stabilizer)), *super().entries())
+        """See the base class."""
+        return (("convolution", rules.AlphaBeta(2.0, 1.0, self.conv_epsilon)), *super().entries())
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,14 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     operation     rule
     ============  ==========================================
     first         Flat
-    convolution   AlphaBeta(2, 1, stabilizer)
+    convolution   AlphaBeta(2, 1, conv_epsilon)
     linear        Epsilon(epsilon)
     others        as in :class:`EpsilonPlus`
     ============  ==========================================
 
     Args:
         epsilon: Of the linear layers.
-        stabilizer: The epsilon of all other denominators.
+        conv_epsilon: Of the convolutions and the first layer.
 
     Source: :cite:`lapuschkin2019`.
 
@@ -160,7 +161,7 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         return (("first", rules.Flat()), *super().entries())
 
 
@@ -171,8 +172,8 @@ class EpsilonGammaBox(Composite):
     ============  ==========================================
     operation     rule
     ============  ==========================================
-    first         ZBox(low, high, stabilizer)
-    convolution   Gamma(gamma, stabilizer)
+    first         ZBox(low, high, conv_epsilon)
+    convolution   Gamma(gamma, conv_epsilon)
     linear        Epsilon(epsilon)
     others        as in :class:`EpsilonPlus`
     ============  ==========================================
@@ -182,7 +183,7 @@ class EpsilonGammaBox(Composite):
         high: The largest.
         gamma: Of the convolutions.
         epsilon: Of the linear layers.
-        stabilizer: The epsilon of all other denominators.
+        conv_epsilon: Of the convolutions and the first layer.
 
     Source: :cite:`montavon2019`.
 
@@ -203,13 +204,13 @@ class EpsilonGammaBox(Composite):
     high: Bound
     gamma: float = 0.25
     epsilon: float = 1e-6
-    stabilizer: float = 1e-6
+    conv_epsilon: float = 1e-6
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         return (
-            ("first", rules.ZBox(self.low, self.high, self.stabilizer)),
-            ("convolution", rules.Gamma(self.gamma, self.stabilizer)),
+            ("first", rules.ZBox(self.low, self.high, self.conv_epsilon)),
+            ("convolution", rules.Gamma(self.gamma, self.conv_epsilon)),
             ("linear", rules.Epsilon(self.epsilon)),
             *_NORMS,
         )
@@ -231,7 +232,7 @@ class DeepTaylor(Composite):
     Args:
         low: The least value of the inputs: a number, one per channel, or a tensor [C, \*S]; None for w2.
         high: The largest.
-        stabilizer: The epsilon of the denominators.
+        epsilon: The epsilon of the denominators.
 
     Raises:
         ValueError: If one bound is given without the other.
@@ -252,7 +253,7 @@ class DeepTaylor(Composite):
 
     low: Bound | None = None
     high: Bound | None = None
-    stabilizer: float = 1e-6
+    epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
@@ -260,11 +261,11 @@ class DeepTaylor(Composite):
         super().__post_init__()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
-        first: Rule = rules.WSquare(self.stabilizer)
+        """See the base class."""
+        first: Rule = rules.WSquare(self.epsilon)
         if self.low is not None and self.high is not None:
-            first = rules.ZBox(self.low, self.high, self.stabilizer)
-        plus = rules.ZPlus(self.stabilizer)
+            first = rules.ZBox(self.low, self.high, self.epsilon)
+        plus = rules.ZPlus(self.epsilon)
         return (("first", first), ("convolution", plus), ("linear", plus), *_NORMS)
 
 
@@ -306,7 +307,7 @@ class AttnLRP(Composite):
     epsilon: float = 1e-6
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         own = rules.Epsilon(self.epsilon)
         uniform = rules.Uniform()
         return (
@@ -345,7 +346,7 @@ class GuidedBackprop(Composite):
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         return (("relu", rules.Guided()), ("relu6", rules.Guided()), ("*", rules.Gradient()))
 
 
@@ -374,7 +375,7 @@ class Deconvnet(Composite):
     """
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
+        """See the base class."""
         return (("relu", rules.Deconv()), ("relu6", rules.Deconv()), ("*", rules.Gradient()))
 
 
@@ -385,13 +386,13 @@ class ExcitationBackprop(Composite):
     ==================  ==========================================
     operation           rule
     ==================  ==========================================
-    convolution,        ZPlus(stabilizer, bias=False)
+    convolution,        ZPlus(epsilon, bias=False)
     linear
     others              as in :class:`EpsilonPlus`
     ==================  ==========================================
 
     Args:
-        stabilizer: The epsilon of the denominators.
+        epsilon: The epsilon of the denominators.
 
     Source: :cite:`zhang2018`.
 
@@ -402,13 +403,31 @@ class ExcitationBackprop(Composite):
         >>> from lightning_xai.relevance import LRP
         >>> model = torch.nn.Linear(3, 1)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0, -3.0, 1.0]]), torch.tensor([3.0])
-        >>> LRP(ExcitationBackprop(stabilizer=0.0))(model, torch.tensor([[2.0, 1.0, 4.0]]), 0)
+        >>> LRP(ExcitationBackprop(epsilon=0.0))(model, torch.tensor([[2.0, 1.0, 4.0]]), 0)
         tensor([[2., 0., 4.]])
     """
 
-    stabilizer: float = 1e-6
+    epsilon: float = 1e-6
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
-        """The list "pattern -> rule"."""
-        plus = rules.ZPlus(self.stabilizer, bias=False)
+        """See the base class."""
+        plus = rules.ZPlus(self.epsilon, bias=False)
         return (("convolution", plus), ("linear", plus), *_NORMS)
+
+
+def as_composite(composite: str | Composite) -> Composite:
+    """A composite, or that of a name with its defaults; names are those of the composites in snake case.
+
+    Raises:
+        ValueError: If the name is unknown, or its composite has no defaults.
+        TypeError: If it is neither.
+
+    >>> as_composite("epsilon_plus_flat")
+    EpsilonPlusFlat(epsilon=1e-06, conv_epsilon=1e-06)
+    """
+    from lightning_xai.relevance import composites
+
+    if isinstance(composite, Rule):
+        raise TypeError(f"composite must be a composite, got a rule; one for all is RuleList([('*', {composite})]).")
+    found: Composite = as_choice("composite", composite, Composite, composites)
+    return found

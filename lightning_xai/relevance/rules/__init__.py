@@ -12,31 +12,6 @@ Notation: :math:`z_{jk} = x_j w_{jk}` is what input *j* contributes to output *k
 denominators; what falls to them is absorbed.
 """
 
-from lightning_xai.relevance.rules.base import Rule as Rule
-from lightning_xai.relevance.rules.first import Bound as Bound
-from lightning_xai.relevance.rules.first import Flat as Flat
-from lightning_xai.relevance.rules.first import WSquare as WSquare
-from lightning_xai.relevance.rules.first import ZBox as ZBox
-from lightning_xai.relevance.rules.linear import AlphaBeta as AlphaBeta
-from lightning_xai.relevance.rules.linear import Epsilon as Epsilon
-from lightning_xai.relevance.rules.linear import Gamma as Gamma
-from lightning_xai.relevance.rules.linear import Gradient as Gradient
-from lightning_xai.relevance.rules.linear import Norm as Norm
-from lightning_xai.relevance.rules.linear import Zero as Zero
-from lightning_xai.relevance.rules.linear import ZPlus as ZPlus
-from lightning_xai.relevance.rules.nonlinear import Constant as Constant
-from lightning_xai.relevance.rules.nonlinear import Deconv as Deconv
-from lightning_xai.relevance.rules.nonlinear import FixedScale as FixedScale
-from lightning_xai.relevance.rules.nonlinear import Guided as Guided
-from lightning_xai.relevance.rules.nonlinear import Pass as Pass
-from lightning_xai.relevance.rules.nonlinear import Uniform as Uniform
+from lightning_xai._lazy import lazy
 
-
-def rules_for(kind: str | None) -> list[str]:
-    """The names of the rules of this package that serve a kind of operation.
-
-    >>> rules_for("softmax"), rules_for("norm")
-    (['Gradient'], ['FixedScale', 'Gradient', 'Pass'])
-    """
-    known = (value for value in globals().values() if isinstance(value, type) and issubclass(value, Rule))
-    return sorted(rule.__name__ for rule in known if rule is not Rule and kind in (rule.applies or (kind,)))
+__all__ = lazy(__name__)

@@ -84,3 +84,15 @@ class Rule:
     def reads_output(self, step: Step) -> bool:
         """Whether :meth:`linear` reads ``step.y`` when there is a ``step.activation_output``."""
         return True
+
+
+def rules_for(kind: str | None) -> list[str]:
+    """The names of the rules of this package that serve a kind of operation.
+
+    >>> rules_for("softmax"), rules_for("norm")
+    (['Gradient'], ['FixedScale', 'Gradient', 'Pass'])
+    """
+    from lightning_xai.relevance import rules
+
+    known = [value for name in dir(rules) if isinstance(value := getattr(rules, name), type)]
+    return sorted(rule.__name__ for rule in known if issubclass(rule, Rule) and kind in (rule.applies or (kind,)))

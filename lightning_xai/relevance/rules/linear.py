@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Gradient(Rule):
         tensor([[ 0.6667, -0.3333, -0.3333]])
     """
 
-    applies = None
+    applies: ClassVar[frozenset[str] | None] = None
     reads_relevance = False
 
     def run(self, call: Call) -> Any:
@@ -164,7 +164,7 @@ def stabilised(call: Call, epsilon: float) -> Any:
     stabiliser = signed(epsilon, result.detach())
     share = stabiliser / (result.detach() + stabiliser)
     ledger = call.trace.ledger
-    value = None if ledger is None else result.detach().clone()
+    value = result.detach().clone() if ledger is not None else result
 
     def hook(g: Tensor) -> Tensor:
         if ledger is not None:

@@ -118,8 +118,7 @@ class FixedScale(Rule):
         self, call: Call, grouped: Sequence[int], dims: tuple[int, ...], weight: Tensor | None, *, centred: bool = True
     ) -> Tensor:
         """Make a norm over some axes of the input reshaped into groups."""
-        given = call.named()
-        eps = given.get("eps", 1e-5 if centred else None)
+        eps: Any = call.named().get("eps", 1e-5 if centred else None)
 
         def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             groups = x.reshape(grouped)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import module, settled
+from networks import module, residual, settled, vgg
 from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional
@@ -278,3 +278,24 @@ def test_the_transposed_operation_of_stacked_inputs_keeps_their_layout():
         assert found.stride(1) == 1
     for found in convolution.transpose_stacked(s.contiguous(), stacked, images.contiguous()):
         assert found.stride(3) == 1
+
+
+SWITCHED = {
+    "flat": composites.EpsilonPlusFlat(),
+    "alpha-beta": composites.EpsilonAlpha2Beta1(),
+    "gamma and box": composites.EpsilonGammaBox(-4.0, 4.0),
+    "epsilon": composites.AttnLRP(0.1),
+    "last": composites.RuleList([("last", rules.Zero()), ("*", rules.ZPlus())]),
+}
+
+
+@pytest.mark.parametrize("preset", SWITCHED.values(), ids=SWITCHED)
+@pytest.mark.parametrize("build", [network, lambda: settled(residual()), lambda: settled(vgg())])
+def test_switched_off_the_maps_are_the_same(build, preset, monkeypatch):
+    model, x = build(), images(3, 3, 16, 16) if build is not network else images()
+    on, _ = runs(monkeypatch, 1, lambda: LRP(preset)(model, x, 1))
+    monkeypatch.setattr(chain, "ENABLED", False)
+    off, batches = runs(monkeypatch, 1, lambda: LRP(preset)(model, x, 1))
+    assert on.abs().max() > 0
+    torch.testing.assert_close(on, off, rtol=1e-10, atol=1e-12 * float(off.abs().max()))
+    assert set(batches) <= {len(x)}  # nothing is taken in slices
