@@ -90,7 +90,7 @@ class UnitAblation(ExplanationMetric):
         self.fingerprint(layer, units, value, self.score)
 
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)

@@ -156,7 +156,7 @@ class ActivationThreshold(QuantileMetric):
         self.fingerprint(layer, p, unit, activation, output)
 
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """See the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         check_inputs(inputs, sample_ids)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai.results import Labels, Number, Result, Table, tables
-from lightning_xai.scores import Target
+from lightning_xai.scores import Target, as_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -98,20 +98,21 @@ class ExplanationMetric(Metric, ABC):
 
     @abstractmethod
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Explain a batch; changes nothing.
 
         Args:
             model: The network; left as it was.
             inputs: Inputs [N, C, *S], or a table [N, F].
-            target: Class indices [N], one index for all, or ``"predicted"``.
+            target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
             sample_ids: The samples' ids [N]; 0..N-1 unless given.
         """
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
         """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
-        self.run(model, inputs[:1], target[:1] if isinstance(target, Tensor) else target)
+        labels = as_target(target, len(inputs))
+        self.run(model, inputs[:1], labels[:1] if isinstance(labels, Tensor) else labels)
 
     @abstractmethod
     def add(self, found: BatchExplanation) -> None:
@@ -124,7 +125,7 @@ class ExplanationMetric(Metric, ABC):
         self._accumulate(found)
 
     def update(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> None:
         """Explain a batch and count it; the arguments are those of :meth:`run`."""
         self._accumulate(self.run(model, inputs, target, sample_ids))

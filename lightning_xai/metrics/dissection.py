@@ -129,7 +129,7 @@ class Dissection(ExplanationMetric):
         self,
         model: nn.Module,
         inputs: Tensor,
-        target: Target,
+        target: Target = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         masks: Tensor | None = None,
     ) -> BatchExplanation:
@@ -173,7 +173,7 @@ class Dissection(ExplanationMetric):
         self,
         model: nn.Module,
         inputs: Tensor,
-        target: Target,
+        target: Target = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         masks: Tensor | None = None,
     ) -> None:

@@ -136,7 +136,7 @@ class Relevance(MapMetric):
         self.fingerprint(attribution, part, self.regions, ledger)
 
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         names = [name for name in self.attribution.details if name != "ledger" or self.ledger]
@@ -171,7 +171,7 @@ class Relevance(MapMetric):
         # Of a batch without a score that is a number nothing is known.
         return found if score.isfinite().any() else {name: torch.zeros_like(total) for name, total in found.items()}
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
         """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
         check_inputs(inputs)
         indices = as_target(target, len(inputs))

@@ -90,7 +90,7 @@ class TopSamples(ExplanationMetric):
         self.fingerprint(layer, n, id(self.groups), activation, output)
 
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Find the peaks of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         ids = check_inputs(inputs, sample_ids)

@@ -33,12 +33,12 @@ class SweepMetric(ExplanationMetric, ABC):
         """What the metric makes of a sweep that holds its requests."""
 
     def run(
-        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: Tensor | Sequence[int] | None = None
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target) -> None:
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
         """Raise what a sweep of a batch would refuse."""
         check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
@@ -59,7 +59,7 @@ def update_together(
     metrics: Mapping[str, ExplanationMetric],
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     *,
     count: bool = True,
@@ -70,7 +70,7 @@ def update_together(
         metrics: The metrics by name.
         model: The network; left as it was.
         inputs: Inputs [N, C, *S], or a table [N, F].
-        target: Class indices [N], one index for all, or ``"predicted"``.
+        target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         sample_ids: The samples' ids [N]; 0..N-1 unless given.
         count: Whether the samples count. If not, the states only take the shapes they would have: a process without
             samples of its own needs them to synchronise with the others.

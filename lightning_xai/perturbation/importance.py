@@ -19,7 +19,7 @@ from lightning_xai.scores import CombClasses, Score, Target, _StrongestClass, as
 def importance(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,
@@ -37,7 +37,7 @@ def importance(
     Args:
         model: The network; called in eval mode and left as it was.
         inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
-        target: Class indices [N], one index for all, or ``"predicted"``.
+        target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j, e.g. ``Windows(size=4)``.
         perturbation: R, e.g. ``kinds.Blur(sigma=3.0)``.
         score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
@@ -119,7 +119,7 @@ class CombinedClasses(NamedTuple):
 def comb_classes(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,

@@ -31,7 +31,7 @@ class SlopeFit(NamedTuple):
 def speed(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     regions: RegionsLike,
     perturbations: Sequence[Perturbation],
@@ -52,7 +52,7 @@ def speed(
     Args:
         model: The network; called in eval mode and left as it was.
         inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
-        target: Class indices [N], one index for all, or ``"predicted"``.
+        target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j.
         perturbations: The K states, e.g. ``[kinds.Negative(d) for d in (0.1, 0.2, 0.3)]``.
         abscissa: :math:`t_k`: ``"index"``, 1..K, or ``"strength"``, the value of the field each kind names.

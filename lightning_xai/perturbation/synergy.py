@@ -16,7 +16,7 @@ from lightning_xai.scores import Score, Target
 def synergy(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,
@@ -36,7 +36,7 @@ def synergy(
     Args:
         model: The network; called in eval mode and left as it was.
         inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
-        target: Class indices [N], one index for all, or ``"predicted"``.
+        target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j.
         perturbation: R.
         anchor: :math:`j^*`, one feature or one per sample [N]; None for all pairs, J(J-1)/2 evaluations.
@@ -72,7 +72,7 @@ def synergy(
 def interaction(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,

@@ -133,7 +133,7 @@ def class_sums(values: Tensor, target: Tensor, classes: int) -> Tensor:
 def ablate_units(
     model: nn.Module,
     inputs: Tensor,
-    target: Target,
+    target: Target = None,
     *,
     layer: Layer,
     units: Units = None,
@@ -197,7 +197,7 @@ def ablation(
     Args:
         model: The network; left as it was.
         inputs: Inputs [N, C, *S], or a table [N, F].
-        target: Class indices [N], one index for all, or ``"predicted"``.
+        target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         plan: What is ablated, and how.
         score: s.
         sample_ids: The samples' ids [N].
