@@ -1,4 +1,4 @@
-"""How many rows go through a model at once: found from its activations, halved when memory runs out."""
+"""Batches of rows for a model: sized by its activations, halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -118,5 +118,5 @@ class Batches:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there was not enough memory."""
+    """Tell whether an error says that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MESSAGES)

@@ -52,11 +52,11 @@ class BoundRegions(ABC):
 
     @abstractmethod
     def rows(self, rows: slice | Tensor) -> BoundRegions:
-        """The same for some of the samples."""
+        """Return these regions for some of the samples."""
 
     @abstractmethod
     def present(self) -> Tensor | None:
-        """Which features have cells in which sample, Boolean [N, J]; None if all have."""
+        """Find the features that have cells in each sample, Boolean [N, J]; None if all have."""
 
     def _check(self, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.count:
@@ -76,7 +76,7 @@ class Selection(ABC):
 
     @abstractmethod
     def mask(self, count: int) -> Tensor:
-        """Which of ``count`` windows are evaluated, Boolean [count]."""
+        """Mark the windows out of ``count`` that are evaluated, Boolean [count]."""
 
 
 @dataclass(frozen=True)

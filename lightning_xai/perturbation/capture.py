@@ -1,4 +1,4 @@
-"""What a sweep can read besides the model's output: an open set that other chapters fill."""
+"""Captures: tensors inside the model that a sweep reads besides the output; an open set."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def relative_importance(local: Tensor) -> Tensor:
     return torch.where(number, relative, float("nan"))
 
 
-class CombinedClasses(NamedTuple):
+class CombClassesResult(NamedTuple):
     """Importance by the strongest gain of any class on the target.
 
     Attributes:
@@ -127,7 +127,7 @@ def comb_classes(
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",
-) -> CombinedClasses:
+) -> CombClassesResult:
     r""":func:`importance` with the score ``"comb_classes"``, and the class behind every value.
 
     .. math:: D_c = (p_c - p_y)(R_j x) - (p_c - p_y)(x), \qquad LI_j = D_{c^*},\; c^* = \arg\max_{c \ne y} |D_c|
@@ -170,7 +170,7 @@ def comb_classes(
     local = swept.local(requests[0])
     leading = swept.arms[requests[0]].nan_to_num().abs().argmax(0, keepdim=True)
     strongest = swept.arms[requests[1]].gather(0, leading).squeeze(0)
-    return CombinedClasses(local, torch.where(local.isfinite(), strongest, -1).long())
+    return CombClassesResult(local, torch.where(local.isfinite(), strongest, -1).long())
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,11 @@ class Network:
             return self.model(inputs)
 
     def features_per_pass(self, samples: int) -> int:
-        """How many features of so many samples go into one pass."""
+        """Return the number of features of so many samples that go into one pass."""
         return max(1, self.batches.limit // samples)
 
     def features_per_block(self, inputs: Tensor, features_per_pass: int) -> int:
-        """How many features of these inputs are perturbed and read at once: those of one pass, or of several."""
+        """Return the number of features that are perturbed and read at once: those of one pass, or of several."""
         size = features_per_pass * inputs.numel() * inputs.element_size()
         return features_per_pass * max(1, _BLOCK_BYTES // size)
 

@@ -32,7 +32,7 @@ _PASSES_PER_CLEAN_PASS = 16
 
 @dataclass(frozen=True)
 class Request:
-    """What one quantity needs: a perturbation, a score, and which features are perturbed together.
+    """The request of one quantity: a perturbation, a score, and the features that are perturbed together.
 
     Args:
         perturbation: R.
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """What is read inside the model while every feature is perturbed alone.
+    """A request to read something inside the model while every feature is perturbed alone.
 
     Args:
         perturbation: R.
@@ -66,7 +66,7 @@ class CaptureRequest:
 
 @dataclass(frozen=True)
 class SweepResult:
-    r"""What a sweep found.
+    r"""The results of a sweep.
 
     Attributes:
         regions: The regions, bound to the inputs.
@@ -96,7 +96,7 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a sweep is made.
+    """The regions, the chunk size and the engine of a sweep.
 
     Args:
         regions: The features.
@@ -188,7 +188,7 @@ def check_sweep(
 
 
 def evaluations(requests: Iterable[Request], count: int) -> int:
-    """How many perturbed inputs the requests need per sample over ``count`` features, each counted once."""
+    """Count the perturbed inputs that the requests need per sample over ``count`` features, each once."""
     sizes: dict[Pairing, int] = {None: count, "all": count * (count - 1) // 2}
     needed = {(request.perturbation, request.pairing) for request in requests}
     return sum(kind.arm_count * sizes.get(pairing, count - 1) for kind, pairing in needed)
@@ -254,7 +254,7 @@ class _Samples:
         return [(feature,) for feature in range(self.regions.count)]
 
     def _features_per_pass(self) -> int:
-        """How many features a pass of a sweep that captures has, as many in every pass."""
+        """The number of features in every pass of a sweep that captures."""
         count = self.regions.count
         most = min(self.network.features_per_pass(len(self.ids)), max(1, count // _PASSES_PER_CLEAN_PASS))
         return -(-count // -(-count // most))

@@ -82,7 +82,7 @@ def interaction(
     chunk_size: int | None = None,
     engine: str = "auto",
 ) -> Tensor:
-    r"""What two features cost together beyond what each costs alone.
+    r"""The joint importance of two features beyond the importance of each alone.
 
     .. math:: I_{j^*,j} = LI_{j^*,j} - LI_{j^*} - LI_j
 
@@ -130,7 +130,7 @@ def beyond_single(joint: Tensor, single: Tensor, pairing: Pairing) -> Tensor:
 def _requests(
     perturbation: str | Perturbation, score: str | Score, anchor: int | Tensor | None
 ) -> tuple[Request, Request]:
-    """What the pairs need, and what the single features need."""
+    """The requests of the pairs and of the single features."""
     pairing: Pairing = "all"
     if anchor is not None:
         anchors = torch.as_tensor(anchor)

@@ -24,7 +24,7 @@ Units = Sequence[int] | Sequence[Sequence[int]] | UnitGroups | None
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """How units are ablated.
+    """The units that are ablated, the value that they are set to, and the engine.
 
     Args:
         layer: A layer that returns [N, K] or [N, K, *P] and runs once: its dotted name, or the module itself.
@@ -57,7 +57,7 @@ class AblationPlan:
             as_integer("chunk_size", self.chunk_size, 1)
 
     def silenced(self, count: int) -> Tensor:
-        """Which units each variant silences, Boolean [U, K], of the K units of the layer.
+        """Return the units that each variant silences, Boolean [U, K], of the K units of the layer.
 
         Raises:
             ValueError: If a unit does not exist.
@@ -74,7 +74,7 @@ class AblationPlan:
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
 class AblationResult:
-    r"""What happened to each sample when each set of units was silenced.
+    r"""The scores and predictions of each sample when sets of units are silenced.
 
     Attributes:
         score_drop: :math:`s(x) - s(x; u \text{ silenced})` [N, U]; positive where the units are evidence for the
@@ -100,7 +100,7 @@ class AblationResult:
 
     @property
     def clean_accuracy(self) -> Tensor:
-        """The same [classes] with all units."""
+        """The share of each class's samples that is predicted right [classes] with all units."""
         right = (self.clean_prediction == self.target).unsqueeze(1)
         return per_class(right, self.target, self.classes)[0]
 

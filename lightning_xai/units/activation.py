@@ -236,7 +236,7 @@ def _stream(
 
 
 def _samples(data: Any) -> int | None:
-    """How many samples there are at most, if the data tell."""
+    """The largest number of samples that the data can hold, None if they do not tell."""
     if isinstance(data, Tensor):
         return len(data) or None
     dataset = getattr(data, "dataset", None)

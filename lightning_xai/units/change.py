@@ -54,7 +54,7 @@ class LayerChange(Capture):
 
 @dataclass(frozen=True, eq=False)
 class PositionChange(Capture):
-    """Which positions of a layer are hit; counted at once, as there are too many to keep.
+    """The positions of a layer that features hit, counted during the sweep, as there are too many to keep.
 
     ``by_feature`` [N, J] counts the positions that a feature hits, ``by_unit`` [N, K, P] the features that hit a
     position, ``nonfinite`` [N, J] the positions whose change is not a number.

@@ -1,4 +1,4 @@
-"""How many units the convolutions of a network have."""
+"""The numbers of units of the convolutions of a network."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class UnitCount:
 
     @property
     def channels(self) -> int:
-        """All channels."""
+        """The number of channels of all layers."""
         return sum(layer.channels for layer in self.layers)
 
     @property
     def positions(self) -> int:
-        """All positions."""
+        """The number of positions of all layers."""
         return sum(layer.positions for layer in self.layers)
 
     def rows(self) -> list[tuple[str, int, str, int]]:
@@ -159,7 +159,7 @@ def convolved_size(
 
 
 class _Convolutions(Operations):
-    """Notes the units of every convolution that runs."""
+    """Records the units of every convolution that runs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

@@ -1,4 +1,4 @@
-"""What re-activation found: counts of samples per feature and unit, and the four questions they answer."""
+"""The results of re-activation: counts of samples per feature and unit, and the four questions they answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_PAIRS = 2**22
 
 
 class Pair(NamedTuple):
-    """How often a feature has re-activated a unit.
+    """The number of samples in which a feature has re-activated a unit.
 
     Attributes:
         feature: j.
@@ -38,7 +38,7 @@ class ReactivationReport:
     """The four answers.
 
     Attributes:
-        total: How often any feature has re-activated any unit.
+        total: The number of re-activations, over features, units and samples.
         per_window: The same per feature.
         per_change: The same per unit of change: divided by the sum over samples and features of the mean of |R x - x|.
         features: The strongest features with their counts, the smaller index first among equals.
@@ -142,7 +142,7 @@ class ReactivationResult:
 
     @property
     def total(self) -> int:
-        """How often any feature has re-activated any unit."""
+        """The number of re-activations, over features, units and samples."""
         return int(self.by_feature.sum())
 
     @property

@@ -33,7 +33,7 @@ Masks = Tensor | Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Concepts:
-    """What the masks label.
+    """The concepts that the masks label.
 
     Args:
         names: The Q concepts, in the order of their labels 0..Q-1.
@@ -107,7 +107,7 @@ class Concepts:
         return labels.unsqueeze(1) == numbers
 
     def present(self, areas: Tensor) -> Tensor:
-        """Which samples are labelled with a concept's category, Boolean [N, Q], from the areas |L| [N, Q]."""
+        """Find the samples that are labelled with a concept's category, Boolean [N, Q], from the areas |L| [N, Q]."""
         own = self.categories or self.names
         there = areas > 0
         same = torch.tensor([[a == b for b in own] for a in own], device=areas.device)
@@ -129,7 +129,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
-    r"""Where upsampled activations are above their thresholds, and how much of that lies in each concept.
+    r"""Count the cells whose upsampled activations are above their thresholds, and those of them in each concept.
 
     .. math:: M_k = [\,\mathrm{upsample}(A_k) > T_k\,]
 
@@ -204,7 +204,7 @@ class DissectionResult:
     categories these are the samples that contain the concept.
 
     Attributes:
-        concepts: What the masks label.
+        concepts: The concepts that the masks label.
         threshold: T [U].
         intersection: |M ∩ L| [U, Q].
         area: |M| [U].
@@ -263,11 +263,11 @@ class DissectionResult:
 
     @property
     def is_detector(self) -> Tensor:
-        """Which units detect their best concept, Boolean [U]."""
+        """The units that detect their best concept, Boolean [U]."""
         return self.best_iou > self.detector
 
     def read(self, union: str) -> DissectionResult:
-        """The same counts under the other reading of the union."""
+        """Return these counts under another reading of the union."""
         return replace(self, union=union)
 
     def joined(self, other: DissectionResult) -> DissectionResult:
@@ -323,7 +323,7 @@ def dissect(
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> DissectionResult:
-    r"""Which concept every unit of a layer detects.
+    r"""Find the concept that every unit of a layer detects.
 
     .. math:: \mathrm{IoU}_{k,c} = \frac{\sum_x |M_k(x) \cap L_c(x)|}{\sum_x |M_k(x) \cup L_c(x)|}, \qquad
         M_k(x) = [\,\mathrm{upsample}(A_k(x)) > T_k\,]
@@ -334,7 +334,7 @@ def dissect(
         masks: A concept per cell [N, \*S] (-1 for none), Boolean masks [N, Q, \*S], or a segmenter: a function of some
             inputs that returns one or the other.
         layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself.
-        concepts: What the masks label.
+        concepts: The concepts that the masks label.
         p: The share of the activations of these inputs that are above T, if no threshold is given.
         threshold: T [U], or one for all units, e.g. of :func:`activation_threshold`.
         unit: ``"channel"``, or groups of channels.

@@ -83,7 +83,7 @@ class ReceptiveField:
 
 
 def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> ReceptiveField:
-    r"""Which cells of the input each position of a layer can read.
+    r"""Find the cells of the input that each position of a layer can read.
 
     Convolutions, poolings, paddings, sums and what works cell by cell are followed exactly; anything else, e.g.
     attention, an interpolation or a mean over all positions, reads the whole input.

@@ -90,7 +90,7 @@ class UnitGroups:
 
     @property
     def membership(self) -> Tensor:
-        """Which units are whose members, Boolean [G, K]."""
+        """The members of each group, Boolean [G, K]."""
         assert self.members is not None
         return self.members
 
@@ -292,7 +292,7 @@ class CoReactivation(_Clustering):
 
 
 def co_activation(activations: Tensor) -> Tensor:
-    r"""How alike units respond: the correlation of their activations over positions and samples.
+    r"""Correlate the activations of units over positions and samples.
 
     Args:
         activations: :math:`A` [N, K, \*P].
@@ -314,7 +314,7 @@ def co_activation(activations: Tensor) -> Tensor:
 
 
 def co_reactivation(counts: Tensor) -> Tensor:
-    r"""How much units are re-activated by the same features.
+    r"""Measure how far units are re-activated by the same features.
 
     .. math:: s_{kl} = \frac{\sum_j \min(M_{jk}, M_{jl})}{\sum_j \max(M_{jk}, M_{jl})}
 

@@ -1,4 +1,4 @@
-"""Where in a forward pass the pre-activation of a layer is computed, and the activation function that takes it."""
+"""The places in a forward pass where pre-activations are computed, and the activation functions that take them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class PreActivationSite:
-    """Where the pre-activation B of a layer is read, and the function of it that is the layer's activation.
+    """The place where the pre-activation B of a layer is read, and the function that makes its activation of it.
 
     Attributes:
         layer: The layer.

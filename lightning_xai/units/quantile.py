@@ -115,13 +115,9 @@ class UpperQuantile:
             self._clear(values)
         self._take(values)
 
-    def certain(self, units: int, size: int) -> bool:
-        """Whether T of this many units, with values of so many bytes, is exact whatever comes."""
-        return self.expected is not None and int(self.p * self.expected) < self.budget // (2 * units * size)
-
     @property
     def bins(self) -> int:
-        """How many bins the histogram has, once there is one; 0 if the budget is too small for any."""
+        """The number of bins of the histogram; 0 if the budget is too small for one."""
         return 2 * _EXPONENTS << self.bits if self.bits >= 0 else 0
 
     def merge(self, other: UpperQuantile) -> None:
@@ -132,7 +128,7 @@ class UpperQuantile:
             self.absorb(*other.state(), other.nonfinite)
 
     def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What is to be merged: the largest values [m, K], counts [K], peaks [K], histogram [K, B] or [K, 0].
+        """Return the state to merge: the largest values [m, K], counts [K], peaks [K], histogram [K, B] or [K, 0].
 
         A unit that has had fewer than m values is filled up with -inf.
         """
@@ -231,7 +227,7 @@ class UpperQuantile:
         return True
 
     def _take(self, values: Tensor) -> None:
-        """Note values [n, K, P], and keep those that are large; a few samples at a time, that are read once."""
+        """Count values [n, K, P] and keep the large ones, a few samples at a time, so that each is read once."""
         for some in torch.split(values, max(1, _PART_BYTES // (values[0].numel() * values.element_size()))):
             peaks = _block_peaks(some)
             # No sum hides what is not finite, and where it overflows a second look does no harm.

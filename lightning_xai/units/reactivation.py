@@ -86,7 +86,7 @@ def reactivation(
     dead: str = "exclude",
     sample_ids: Tensor | Sequence[int] | None = None,
 ) -> ReactivationResult | dict[str, ReactivationResult]:
-    r"""How often perturbing a feature switches on a unit that was not.
+    r"""Count how often perturbing a feature switches on a unit that was off.
 
     .. math:: M_{j,k} = \#\{x : \max_{\text{positions}} \Delta a_{k,j} > \max(T_k, \tau)\}, \qquad
         \Delta a_{k,j} = \sigma(B_k(R_j\, x) - B_k(x)) - \sigma(0)
@@ -194,7 +194,7 @@ class _Job:
         return self.plan.regions.bind(self.inputs).count
 
     def changes_fit(self) -> bool:
-        """Whether the largest changes [N, J, K] of every layer fit the budget."""
+        """Tell whether the largest changes [N, J, K] of every layer fit the budget."""
         units = max(math.prod(unit_shape(site, self.unit)) for site in self.sites)
         size = len(self.ids) * self.count_of_features * units * self.inputs.element_size()
         return size <= DEFAULT_BUDGET
@@ -334,7 +334,7 @@ class _Tally:
 
 
 def hits(largest: Tensor, threshold: Tensor) -> Tensor:
-    """Which units are re-activated, Boolean [N, J, K], by their largest changes [N, J, K] and T [K].
+    """Find the units that are re-activated, Boolean [N, J, K], by their largest changes [N, J, K] and T [K].
 
     Changes that are rounding are 0 or less, and no hits whatever the threshold.
 
@@ -345,14 +345,14 @@ def hits(largest: Tensor, threshold: Tensor) -> Tensor:
 
 
 def nonfinite_changes(part: CaptureResult) -> Tensor:
-    """How many changes of each sample are not numbers [N], over its features and the units."""
+    """Count the changes of each sample that are not numbers [N], over its features and the units."""
     if "nonfinite" in part.features:
         return part.features["nonfinite"].sum(1)
     return (part.features["largest"].isnan() & part.features["there"].unsqueeze(2)).flatten(1).sum(1)
 
 
 def present(captured: CaptureResult, regions: BoundRegions) -> CaptureResult:
-    """The same, NaN where a sample does not have a feature; ``there`` [N, J] says where it has."""
+    """Set the changes to NaN where a sample does not have a feature, and add ``there`` [N, J], where it has."""
     there = regions.present()
     change = captured.features["change"]
     shown = torch.ones_like(change, dtype=torch.bool) if there is None else there.to(change.device).expand_as(change)

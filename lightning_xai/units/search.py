@@ -68,7 +68,7 @@ class SearchResult:
 
     @property
     def n(self) -> int:
-        """How many samples per unit."""
+        """The number of samples per unit."""
         return self.value.shape[1]
 
     def rows(self) -> list[tuple[int, int, int, float, str]]:
@@ -156,7 +156,7 @@ def top_samples(
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S], or a table [N, F].
         layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself.
-        n: How many samples per unit.
+        n: The number of samples per unit.
         unit: ``"channel"``, or groups of channels.
         activation: The activation function or its name; the one that follows the layer in the model unless given, and
             none where none follows.

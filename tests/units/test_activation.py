@@ -235,7 +235,7 @@ def test_dead_units_are_named():
         (lambda: UpperQuantile(float("nan")), "p must be a share"),
         (lambda: UpperQuantile("half"), "p must be a share"),
         (lambda: UpperQuantile(0.1, budget=0), "budget must be at least 1"),
-        (lambda: UpperQuantile(0.1, expected=0), "expected must be the number of values"),
+        (lambda: UpperQuantile(0.1, expected=0), "expected must be at least 1, got 0"),
         (lambda: UpperQuantile(0.1, budget=8).add(torch.randn(1, 5, 2)), "too small for 5 units"),
         (lambda: UpperQuantile(0.1).add(torch.randn(5, 2)), r"values must be \[samples, units, positions\]"),
         (lambda: UpperQuantile(0.1, expected=3).add(torch.randn(2, 1, 2)), "more values per unit than the 3 expected"),

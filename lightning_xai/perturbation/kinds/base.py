@@ -1,4 +1,4 @@
-"""What every perturbation is: a frozen dataclass with one method."""
+"""The base classes of perturbations: frozen dataclasses with one method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Keys:
-    """What the draws of a random kind depend on besides its seed: the samples' ids, and the window if it matters.
+    """The keys of the draws of a random kind besides its seed: the samples' ids, and the window if it matters.
 
     Attributes:
         sample_ids: The samples' ids.

@@ -31,9 +31,9 @@ OPTIMIZERS = ("adam", "sgd")
 Report = Callable[[int], object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ascent:
-    r"""How inputs are maximised.
+    r"""The settings of the gradient ascent that maximises inputs.
 
     Args:
         steps: How many.

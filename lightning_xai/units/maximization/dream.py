@@ -18,9 +18,9 @@ from lightning_xai.units.maximization.objectives import Energy, Objective
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dream:
-    """How to dream.
+    """The settings of DeepDream.
 
     Args:
         octaves: At how many sizes, the last one that of the input.

@@ -1,4 +1,4 @@
-r"""How an input is made while it is maximised: parameters, bounds, regularisers, and what it must withstand."""
+r"""Parametrizations, bounds, regularisers and robustness transforms of inputs that are maximised."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Bounds:
 
 
 class Parametrization(ABC):
-    r"""What is optimised, and the unbounded values z [N, C, \*S] that it stands for: a frozen dataclass."""
+    r"""A frozen dataclass that maps the optimised parameters to unbounded values z [N, C, \*S]."""
 
     std: float
 
@@ -139,7 +139,7 @@ class Pixel(Parametrization):
         _not_negative(std=self.std)
 
     def parameters(self, z: Tensor) -> Tensor:
-        """Z itself."""
+        """Return the values themselves."""
         return z
 
     def values(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
@@ -229,7 +229,7 @@ class Fourier(Parametrization):
 
 
 def channel_mixing(inputs: Tensor) -> tuple[tuple[float, ...], ...]:
-    r"""How the channels of inputs vary together, as a matrix for :class:`Fourier`.
+    r"""Estimate how the channels of inputs vary together, as a matrix for :class:`Fourier`.
 
     .. math:: m = \Sigma^{1/2} / \max_c \|\Sigma^{1/2}_c\|, \qquad \Sigma \text{ the channels' covariance}
 
@@ -252,7 +252,7 @@ def channel_mixing(inputs: Tensor) -> tuple[tuple[float, ...], ...]:
 
 
 class Regularizer(ABC):
-    r"""What an input is kept from: a frozen dataclass, :math:`\lambda` times a penalty [N] of inputs [N, C, \*S]."""
+    r"""A frozen dataclass that penalises inputs: :math:`\lambda` times a penalty [N] of inputs [N, C, \*S]."""
 
     @abstractmethod
     def penalty(self, x: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class Regularizer(ABC):
 
 @dataclass(frozen=True)
 class L2(Regularizer):
-    r"""Large values: :math:`\lambda \|x\|^2`.
+    r"""Penalises large values: :math:`\lambda \|x\|^2`.
 
     Args:
         weight: :math:`\lambda`.
@@ -287,7 +287,7 @@ class L2(Regularizer):
 
 @dataclass(frozen=True)
 class TotalVariation(Regularizer):
-    r"""Differences of neighbours: :math:`\lambda \sum_i \sum_p |x_{p + e_i} - x_p|` over the spatial axes i.
+    r"""Penalises differences of neighbours: :math:`\lambda \sum_i \sum_p |x_{p + e_i} - x_p|` over the spatial axes i.
 
     Args:
         weight: :math:`\lambda`.
@@ -314,7 +314,7 @@ class TotalVariation(Regularizer):
 
 @dataclass(frozen=True)
 class Blurred(Regularizer):
-    r"""What a blur takes away: :math:`\lambda \|x - G_\sigma x\|^2`.
+    r"""Penalises the high frequencies, which a blur removes: :math:`\lambda \|x - G_\sigma x\|^2`.
 
     Args:
         weight: :math:`\lambda`.
@@ -342,7 +342,7 @@ class Blurred(Regularizer):
 
 
 class Transform(ABC):
-    """What an input must withstand: a frozen dataclass, drawn anew in every step, the same for all inputs."""
+    """A frozen dataclass that transforms inputs at random, drawn anew in every step, the same for all inputs."""
 
     @abstractmethod
     def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:

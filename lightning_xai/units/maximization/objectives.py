@@ -1,4 +1,4 @@
-r"""What is maximised: a class, a unit, a group of units, a direction, or all that a layer gives."""
+r"""Objectives to maximise: a class, a unit, a group of units, a direction, or the energy of a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_xai.units.groups import UnitGroups
 
 
 class Objective(ABC):
-    """What is maximised: a frozen dataclass that reads one number per input, which depends on that input only.
+    """A frozen dataclass that reads the number to maximise, one per input, which depends on that input only.
 
     Attributes:
         layer: The dotted name of the layer that is read; None for the model's output.
@@ -28,7 +28,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def count(self) -> int | None:
-        """How many inputs it is for, each maximised for a part of it; None for any number."""
+        """The number of inputs, each maximised for a part of the objective; None for any number."""
 
     @abstractmethod
     def read(self, given: Any, samples: int) -> Tensor:
@@ -242,7 +242,7 @@ class Direction(_OfLayer):
 
 @dataclass(frozen=True)
 class Energy(_OfLayer):
-    r"""All that a layer gives: the mean square :math:`\frac{1}{KP} \sum_{k,p} a_{k,p}^2`.
+    r"""The energy of a layer: the mean square :math:`\frac{1}{KP} \sum_{k,p} a_{k,p}^2`.
 
     Args:
         layer: The dotted name of the layer.
