@@ -1,4 +1,4 @@
-"""What a data module validates on."""
+"""The validation batches of a data module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_xai.callbacks.explain import Unpack, unpack_batch
 
 
 def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> Tensor:
-    """The inputs of the first validation batch; of several data loaders, the first one's.
+    """Return the inputs of the first validation batch; of several data loaders, the first one's.
 
     Args:
         data: The data module, set up for validation.

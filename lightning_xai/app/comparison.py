@@ -1,4 +1,4 @@
-"""The end of a multirun: its runs side by side."""
+"""Comparison of the runs of a multirun, side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lightning_xai.app.report import in_digits, labels_of, metrics_of, numbers_of, write_comparison
+from lightning_xai.app.report import format_number, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations
 from lightning_xai.figures.canvas import save
 from lightning_xai.figures.samples import draw_samples
@@ -53,7 +53,7 @@ class Comparison(Callback):
         labels = labels_of(rows, places.values())
         for row in rows:
             table.add_row(
-                labels[row], *(in_digits(numbers[row]) if row in numbers else "" for numbers in runs.values())
+                labels[row], *(format_number(numbers[row]) if row in numbers else "" for numbers in runs.values())
             )
         if done:
             Console().print(table)
@@ -69,7 +69,7 @@ class Comparison(Callback):
 
 
 def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
-    """Per metric the maps of all runs in one picture, for the samples that all of them explained."""
+    """Draw the maps of all runs in one picture per metric, for the samples that all of them explained."""
     found = {name: explained for name, run in runs.items() if (explained := _explained(run)) is not None}
     if len(found) < 2:
         return {}
@@ -91,14 +91,14 @@ def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
 
 
 def _sample_maps(runs: Iterable[Path]) -> Iterator[tuple[str, str, Result]]:
-    """The first map of every metric: the metric's name, the key of the map, and its declaration."""
+    """Yield the first map of every metric: the metric's name, the key of the map, and its declaration."""
     for name, metric in metrics_of(runs).items():
         for tensor, result in list(metric.sample_maps.items())[:1]:
             yield name, f"{name}/{tensor}", result
 
 
 def _explained(run: Path) -> dict[str, Tensor] | None:
-    """The maps of the last epoch that a run explained."""
+    """Load the maps of the last epoch that a run explained."""
     folders = sorted((run / "explanations").glob("*-epoch*"), key=lambda path: int(path.name.rpartition("-epoch")[2]))
     return load_explanations(folders[-1]) if folders and any(folders[-1].glob("*.safetensors")) else None
 
@@ -112,7 +112,7 @@ def _number(job: Path) -> tuple[int, str]:
 
 
 def _names(jobs: list[Path]) -> list[str]:
-    """What each run has that the others have not."""
+    """Name each run by the overrides that the others do not have."""
     choices = [list(OmegaConf.load(job / ".hydra" / "overrides.yaml")) for job in jobs]
     shared = set.intersection(*map(set, choices)) if len(jobs) > 1 else set()
     return [

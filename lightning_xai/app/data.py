@@ -28,15 +28,15 @@ class MNISTSample(LightningDataModule):
         self.limit = limit
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled batches of (digit [1, 28, 28], label)."""
+        """Load shuffled batches of (digit [1, 28, 28], label)."""
         return DataLoader(self._part(slice(None, _TRAINED_ON)), self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (digit [1, 28, 28], label)."""
+        """Load batches of (digit [1, 28, 28], label)."""
         return DataLoader(self._part(slice(_TRAINED_ON, None)), self.batch_size)
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The validation digits."""
+        """Load the validation digits."""
         return self.val_dataloader()
 
     def _part(self, rows: slice) -> TensorDataset:
@@ -45,7 +45,7 @@ class MNISTSample(LightningDataModule):
 
 
 def mnist_images(count: int = 100, label: int | None = None) -> Tensor:
-    """The first training digits [count, 1, 28, 28], for perturbations that need a background.
+    """Return the first training digits [count, 1, 28, 28], for perturbations that need a background.
 
     Args:
         count: How many.

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.maximized import Maximization
-from lightning_xai.app.report import in_digits, listed, results_of, write_report
+from lightning_xai.app.report import format_number, listed, results_of, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
@@ -47,23 +47,23 @@ from lightning_xai.scores import CombClasses, Probability
 
 Numbers = dict[str, dict[str, float]]
 
-_SPEAKS_FOR_ITSELF = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
+_EXPECTED_ERRORS = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
 _NOT_ARGUMENTS = ("_target_", "_convert_", "_partial_", "hydra")
-_ON_THE_COMMAND_LINE = {  # what some messages, written for Python, recommend
+_COMMAND_LINE_HINTS = {  # what some messages, written for Python, recommend
     "unpack=lambda": "'monitor.unpack={_target_:my_module.unpack,_partial_:true}'",
     "(output=...)": "score.output=key",
     "ExplanationMonitor(model=...)": "monitor.model=...",
     "No supported gpu backend": "trainer.accelerator=cpu",
 }
-_SAID = 5  # rows of a table in the terminal; the rest is in its file
-_WRITTEN = {
+_TABLE_ROWS = 5  # rows of a table in the terminal; the rest is in its file
+_OUTPUTS = {
     "report": "report.html",
     "pictures": "figures",
     "maps": "explanations",
     "numbers": "results.json",
     "network": "last.ckpt",
 }
-_NOISE = (
+_SILENCED_WARNINGS = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     "(Experiment logs|Checkpoint) directory .* exists and is not empty.*",  # Hydra has made it and put its files there
@@ -75,13 +75,13 @@ _NOISE = (
 
 
 def main() -> None:
-    """The console script. Modules of the current folder can be named in ``_target_``."""
+    """Run the console script. Modules of the current folder can be named in ``_target_``."""
     sys.path.insert(0, str(Path.cwd()))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise SystemExit(f"lightning-xai: {in_words(error)}") from None
+        raise SystemExit(f"lightning-xai: {error_message(error)}") from None
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_xai.conf", config_name="config")
@@ -95,9 +95,9 @@ def _job(config: DictConfig) -> None:
         trace.write_text(traceback.format_exc())
         if rank:
             time.sleep(3)
-            if trace.with_name("error.txt").exists():  # the first process has said it
+            if trace.with_name("error.txt").exists():  # the first process has printed it
                 raise SystemExit(1) from None
-        message = f"lightning-xai: {in_words(error)}\nThe whole trace is in {_short(trace)}."
+        message = f"lightning-xai: {error_message(error)}\nThe whole trace is in {_relative_path(trace)}."
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(message) from None
         print(message, file=sys.stderr)  # the other runs go on; the comparison says that this one is missing
@@ -116,7 +116,7 @@ def run(config: DictConfig) -> Numbers:
     Raises:
         ValueError: If the config does not fit together, or there is no such checkpoint.
     """
-    _quieten()
+    _silence_warnings()
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(config.seed, int | None):
@@ -130,27 +130,27 @@ def run(config: DictConfig) -> Numbers:
     model: LightningModule = instantiate(config.model)
     data: LightningDataModule = instantiate(config.data)
     if config.show_rules:
-        _say(str(rules_of(build_attribution(config), monitor, model, data)))
+        _print(str(rules_of(build_attribution(config), monitor, model, data)))
         return {}
     trainer = _trainer(config, monitor)
     _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
-    _say(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
+    _print(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
-    _write(folder / "results.json", json.dumps(_valid(numbers), indent=2, allow_nan=False) + "\n")
+    _write(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")
     if maximization is not None:
         maximization.draw_run(model, data, folder, monitor)
     _report(folder, monitor, f"What {type(model).__name__} looked at")
-    _say(_table(numbers, monitor.metrics))
-    _say_strongest(folder, monitor)
-    for what, name in _WRITTEN.items():
+    _print(_table(numbers, monitor.metrics))
+    _print_tables(folder, monitor)
+    for what, name in _OUTPUTS.items():
         if (folder / name).exists():
-            _say(f"{what:>10}: {_short(folder / name)}")
+            _print(f"{what:>10}: {_relative_path(folder / name)}")
     return numbers
 
 
 def build_monitor(config: DictConfig) -> ExplanationMonitor:
-    """The monitor of a config, its metrics over the config's regions, perturbation, score and attribution.
+    """Build the monitor of a config, its metrics over the config's regions, perturbation, score and attribution.
 
     What a metric's own entry sets comes first; what it leaves open is filled in. Speed is left out, with a word, if
     the perturbation has no strengths.
@@ -185,7 +185,7 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         if "perturbations" in entry:
             missing.pop("strengths", None)
         elif missing.get("strengths", ...) is None:
-            _say(f"{name} is left out: {kind} has no perturbation.strengths to vary.")
+            _print(f"{name} is left out: {kind} has no perturbation.strengths to vary.")
             continue
         metrics[str(name)] = _build(f"metrics.{name}", entry, **missing)
     monitor: ExplanationMonitor = _build("monitor", config.monitor, metrics)
@@ -193,7 +193,7 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
 
 
 def build_attribution(config: DictConfig) -> Attribution:
-    """The attribution of a config, LRP by the config's rule, of the config's score unless it names its own.
+    """Build the attribution of a config: LRP by the config's rule, of the config's score unless it names its own.
 
     A probability is flat where the network is sure, and comb_classes where nothing is perturbed: of these, the logit
     is explained.
@@ -225,8 +225,8 @@ def _build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
         raise type(error)(f"{place}: {error}") from error
 
 
-def in_words(error: BaseException) -> str:
-    """What went wrong and where, without what Hydra wraps around it."""
+def error_message(error: BaseException) -> str:
+    """Say what went wrong and where, without what Hydra wraps around it."""
     place = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         place = next((f"{key}: " for key in re.findall("full_key: (.+)", str(error))), place)
@@ -240,11 +240,11 @@ def in_words(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         key, siblings = str(cause.full_key), [str(name) for name in cause.parent_node if name not in _NOT_ARGUMENTS]
         known = [".".join([*key.split(".")[:-1], name]) for name in siblings]
-        said = unknown("argument", key, known) if known else f"argument {key!r} is not in the config."
-        return f"{said} An argument that the config leaves to its default is added with a plus: +{key}=..."
-    kind = "" if isinstance(error, _SPEAKS_FOR_ITSELF) else f"{type(error).__name__}: "
+        message = unknown("argument", key, known) if known else f"argument {key!r} is not in the config."
+        return f"{message} An argument that the config leaves to its default is added with a plus: +{key}=..."
+    kind = "" if isinstance(error, _EXPECTED_ERRORS) else f"{type(error).__name__}: "
     message = str(error).partition("\n\nConfig search path:")[0]
-    hints = [f" On the command line: {hint}." for words, hint in _ON_THE_COMMAND_LINE.items() if words in message]
+    hints = [f" On the command line: {hint}." for words, hint in _COMMAND_LINE_HINTS.items() if words in message]
     return "".join([place, kind, message, *hints])
 
 
@@ -274,18 +274,18 @@ def _fit_and_explain(
     explained = False
     if checkpoint is None:
         trainer.fit(model, datamodule=data)
-        _collect(numbers, trainer, monitor)
+        _collect_numbers(numbers, trainer, monitor)
         # Training may end before an epoch that is explained, or without validation.
         explained = len(numbers) > 1 and trainer.current_epoch % monitor.every_n_epochs == 0
     for stage in monitor.stages:
         if stage == "test" or not explained:
             getattr(trainer, stage)(model, datamodule=data, ckpt_path=checkpoint, verbose=False)
-            _collect(numbers, trainer, monitor)
+            _collect_numbers(numbers, trainer, monitor)
     return numbers
 
 
-def _collect(numbers: Numbers, trainer: Trainer, monitor: ExplanationMonitor) -> None:
-    """Take up what was logged: unlike ``monitor.results`` it comes back from processes that have ended."""
+def _collect_numbers(numbers: Numbers, trainer: Trainer, monitor: ExplanationMonitor) -> None:
+    """Collect logged numbers: unlike ``monitor.results`` they come back from processes that have ended."""
     for name, value in trainer.callback_metrics.items():
         prefix, *place = name.split("/")
         metric, key = "network", name
@@ -295,8 +295,8 @@ def _collect(numbers: Numbers, trainer: Trainer, monitor: ExplanationMonitor) ->
         numbers.setdefault(metric, {})[key] = int(number) if number.is_integer() else number
 
 
-def _valid(numbers: Numbers) -> dict[str, dict[str, float | None]]:
-    """The numbers as JSON knows them: null for what is not finite."""
+def _json_numbers(numbers: Numbers) -> dict[str, dict[str, float | None]]:
+    """Convert numbers to what JSON allows: null for what is not finite."""
     return {
         metric: {key: number if math.isfinite(number) else None for key, number in result.items()}
         for metric, result in numbers.items()
@@ -312,24 +312,24 @@ def _table(numbers: Numbers, metrics: Mapping[str, ExplanationMetric]) -> Table:
         results = results_of(metric, metrics)
         for row, (key, number) in enumerate(result.items(), start=1):
             label = results[key].label if key in results else key
-            table.add_row(metric if row == 1 else "", label, in_digits(number), end_section=row == len(result))
+            table.add_row(metric if row == 1 else "", label, format_number(number), end_section=row == len(result))
     return table
 
 
-def _quieten() -> None:
+def _silence_warnings() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in _NOISE:
+    for message in _SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", message)
 
 
 @rank_zero_only
-def _say(what: Any) -> None:
+def _print(what: Any) -> None:
     Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
 
 
 @rank_zero_only
-def _say_strongest(folder: Path, monitor: ExplanationMonitor) -> None:
-    """The first rows of the tables that stand beside the pictures, those of a metric side by side."""
+def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
+    """Print the first rows of the tables that stand beside the pictures, those of a metric side by side."""
     for name, tables in listed(folder, monitor.metrics).items():
         shown = []
         for found in tables:
@@ -339,11 +339,11 @@ def _say_strongest(folder: Path, monitor: ExplanationMonitor) -> None:
             table = Table(title=f"{name} {found['title']}", title_justify="left")
             for column in columns:
                 table.add_column(column, justify="right")
-            for row in rows[:_SAID]:
+            for row in rows[:_TABLE_ROWS]:
                 table.add_row(*row)
             shown.append(table)
         if shown:
-            _say(Columns(shown, padding=(0, 2)))
+            _print(Columns(shown, padding=(0, 2)))
 
 
 @rank_zero_only
@@ -356,11 +356,11 @@ def _report(folder: Path, monitor: ExplanationMonitor, title: str) -> None:
     write_report(folder, monitor.metrics, title, monitor.pictures)
 
 
-def _short(path: Path) -> Path:
+def _relative_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if parent_process() is not None:  # a process that Lightning has spawned
-    _quieten()
+    _silence_warnings()
 if __name__ == "__main__":
     main()

@@ -18,7 +18,7 @@ from lightning_xai.units.maximization import Ascent, ClassScore, Objective, Unit
 
 @dataclass(frozen=True)
 class Maximization:
-    """What is maximised, and how.
+    """Configures what is maximised, and how.
 
     Args:
         objective: A class, unit, group or direction.

@@ -1,4 +1,4 @@
-"""``report.html``: what a run found, in one file that needs nothing else."""
+"""The report of a run, ``report.html``: one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_SIDE = 112
 
 @dataclass(frozen=True)
 class Part:
-    """One set of explained samples: a stage, and with several monitors or data loaders the one of it."""
+    """Holds one set of explained samples: of a stage, and of one monitor and data loader if there are several."""
 
     name: str
     anchor: str
@@ -81,7 +81,7 @@ def write_report(
 
 
 def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, list[dict[str, Any]]]:
-    """The tables that a run has written last: title and rows, by metric, and stage if there are several."""
+    """Read the tables that a run wrote last: title and rows, by metric, and stage if there are several."""
     places = _latest(folder / "figures")
     found = {}
     for place in places:
@@ -124,19 +124,19 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, 
 def results_of(
     name: str, metrics: Mapping[str, ExplanationMetric] | Mapping[str, type[ExplanationMetric]]
 ) -> Mapping[str, Result]:
-    """The declarations of the metric whose numbers stand under a name: stage and data loader may be part of it."""
+    """Find the declarations of a metric by the name of its numbers, of which stage and data loader may be part."""
     parts = name.split("/")
     return next((metrics[part].results for part in parts if part in metrics), {})
 
 
 def metrics_of(runs: Iterable[Path]) -> dict[str, type[ExplanationMetric]]:
-    """The classes of the metrics of some runs, by the names that their configs give them."""
+    """Find the classes of the metrics of some runs, by the names that their configs give them."""
     configs = [OmegaConf.load(run / "config.yaml") for run in runs]
     return {name: get_object(entry._target_) for config in configs for name, entry in config.metrics.items()}
 
 
 def labels_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
-    """What results are, with their units, by ``<metric>/<key>``."""
+    """Title results with their units, by ``<metric>/<key>``."""
     metrics = metrics_of(runs)
     labels = {}
     for row in rows:
@@ -147,15 +147,15 @@ def labels_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
 
 
 def numbers_of(run: Path) -> dict[str, float | None]:
-    """The results of a run by ``<metric>/<key>``; None for what is not finite."""
+    """Read the numbers of a run by ``<metric>/<key>``; None for what is not finite."""
     numbers = json.loads((run / "results.json").read_text())
     return {f"{metric}/{key}": value for metric, result in numbers.items() for key, value in result.items()}
 
 
-def in_digits(number: float | None) -> str:
-    """Counts as they are, measures in four digits.
+def format_number(number: float | None) -> str:
+    """Format counts in full, and measures with four digits.
 
-    >>> in_digits(12345), in_digits(0.123456), in_digits(None)
+    >>> format_number(12345), format_number(0.123456), format_number(None)
     ('12,345', '0.1235', 'nan')
     """
     if number is None:
@@ -167,12 +167,12 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("lightning_xai.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["digits"] = in_digits
+    environment.filters["digits"] = format_number
     return environment
 
 
 def _latest(figures: Path) -> list[Path]:
-    """The folders with pictures or tables: of every stage the last epoch."""
+    """Find the folders with pictures or tables: of every stage the last epoch."""
     last: dict[str, tuple[int, Path]] = {}
     for place in sorted(figures.glob("*-epoch*")):
         stage, _, epoch = place.name.rpartition("-epoch")
@@ -240,7 +240,7 @@ def _columns(explained: Mapping[str, Tensor], metrics: Mapping[str, ExplanationM
             key = f"{name}/{tensor}"
             if key in explained:
                 low, high = limits = map_limits(explained[key], result.signed)
-                ends = {"low": in_digits(float(f"{low:.2g}")), "high": in_digits(float(f"{high:.2g}"))}
+                ends = {"low": format_number(float(f"{low:.2g}")), "high": format_number(float(f"{high:.2g}"))}
                 flat = explained[key].ndim == 2
                 columns.append(
                     {"key": key, "title": result.title, "unit": result.unit, "limits": limits, **ends}
@@ -288,7 +288,7 @@ def _map(values: Tensor, limits: tuple[float, float], label: str) -> str:
 
 
 def _picture(pixels: Tensor, label: str) -> str:
-    """An image of pixels [H, W, 3] from 0 to 1."""
+    """Embed pixels [H, W, 3] from 0 to 1 as an image."""
     from matplotlib.image import imsave
 
     longest = max(pixels.shape[:2])
@@ -302,7 +302,7 @@ def _picture(pixels: Tensor, label: str) -> str:
 
 
 def _curves(curves: Tensor, limits: tuple[float, float], label: str) -> str:
-    """Curves [K, F] between two limits, as a small drawing."""
+    """Draw curves [K, F] between two limits as a small SVG."""
     low, high = limits
     longest = 400
     if curves.shape[1] > longest:
@@ -317,7 +317,7 @@ def _curves(curves: Tensor, limits: tuple[float, float], label: str) -> str:
 
 
 def _path(across: Tensor, heights: Tensor) -> str:
-    """The points that are numbers, with a gap where one is not."""
+    """Connect the points that are finite, with gaps in between."""
     steps, pen = [], "M"
     for x, y in zip(across.tolist(), heights.tolist(), strict=True):
         if y == y:

@@ -1,4 +1,4 @@
-"""Which rule every operation of a network gets, said before anything is run."""
+"""The table of the rules that the operations of a network get, before anything is explained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_xai.relevance import LRP, RuleTable, rule_table
 def rules_of(
     attribution: Attribution, monitor: ExplanationMonitor, model: LightningModule, data: LightningDataModule
 ) -> RuleTable:
-    """The table for the network as it will be explained, by its first validation sample.
+    """Make the table for the network as it will be explained, by its first validation sample.
 
     Raises:
         ValueError: If the attribution has no rules.

@@ -1,4 +1,4 @@
-"""Explaining the batches of a data set, with or without a Trainer."""
+"""Explanation of the batches of a data set, with or without a Trainer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Collector:
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
         folder: Where per-sample results go, if anywhere.
         rank: This process.
-        said: The warnings that were given already; each is given once.
+        warned: The warnings that were given already; each is given once.
 
     Raises:
         ValueError: If an argument makes no sense.
@@ -58,10 +58,10 @@ class Collector:
         unpack: Unpack | None = None,
         folder: Path | None = None,
         rank: int = 0,
-        said: set[str] | None = None,
+        warned: set[str] | None = None,
     ) -> None:
         check_metrics(metrics)
-        check_choice(max_samples, target, unpack)
+        check_options(max_samples, target, unpack)
         self.metrics = dict(metrics)
         self.max_samples = max_samples
         self.target = target
@@ -69,7 +69,7 @@ class Collector:
         self.folder = folder
         self._writer = None if folder is None else ShardWriter(folder, rank)
         self.seen = 0
-        self._said = set() if said is None else said
+        self._warned = set() if warned is None else warned
         for metric in self.metrics.values():
             metric.reset()
 
@@ -98,7 +98,7 @@ class Collector:
                 update_together(self.metrics, model, stand_in, "predicted", count=False)
 
     def check(self, model: nn.Module, batch: Any) -> None:
-        """Raise what :meth:`add` would refuse of a batch, without explaining it."""
+        """Raise the errors that :meth:`add` would raise for a batch, without explaining it."""
         with torch.inference_mode(False), torch.no_grad():
             inputs, labels, _ = self._unpacked(batch)
             finite = inputs.isfinite().flatten(1).all(1).cpu().nonzero().flatten()
@@ -107,12 +107,12 @@ class Collector:
                     metric.check(model, inputs[finite], self._targets(labels, finite, len(inputs)))
 
     def done(self, position: Callable[[Tensor], Tensor] | None = None) -> bool:
-        """Whether every sample that is asked for has been seen."""
+        """Tell whether every sample that is asked for has been seen."""
         ahead = torch.tensor([self.seen])
         return int(ahead if position is None else position(ahead)) >= self.max_samples and self._has_shapes()
 
     def compute(self, *, alone: bool = False) -> Results:
-        """The results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
+        """Compute the results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
 
         With several processes this synchronises them, so all must call it, unless each is to answer ``alone``.
         """
@@ -124,7 +124,7 @@ class Collector:
             self._writer.remove()
 
     def work(self, model: nn.Module, batch: Any) -> int:
-        """How many perturbed inputs a sample of this batch needs; 0 if it has none that can be explained."""
+        """Count the perturbed inputs that a sample of this batch needs; 0 if it has none that can be explained."""
         inputs, _, _ = self._unpacked(batch)
         first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
         if not len(first):
@@ -139,7 +139,7 @@ class Collector:
             )
 
     def expected(self, dataloader: Any) -> int:
-        """How many samples of a data loader are asked for."""
+        """Count the samples of a data loader that are asked for."""
         dataset = getattr(dataloader, "dataset", None)
         return min(self.max_samples, len(dataset)) if isinstance(dataset, Sized) else self.max_samples
 
@@ -166,7 +166,7 @@ class Collector:
             if column.ndim == 1:
                 indices = as_target(column, samples)
                 return indices[chosen.to(column.device)]
-        warn_once(self._said, "the batch has no class labels [N]: the predicted class is explained instead.")
+        warn_once(self._warned, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 
     def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
@@ -183,7 +183,7 @@ class Collector:
 
     def _exclude(self, count: int) -> None:
         if count:
-            warn_once(self._said, "samples with NaN or infinite inputs are left out; `excluded` counts them.")
+            warn_once(self._warned, "samples with NaN or infinite inputs are left out; `excluded` counts them.")
             for metric in self.metrics.values():
                 metric.exclude(count)
 
@@ -268,7 +268,7 @@ def explain(
 
 
 def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = False) -> dict[int, Results]:
-    """The results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
+    """Compute the results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
 
     With several processes this synchronises them once for all, so all must call it, unless each answers ``alone``.
     """
@@ -279,7 +279,7 @@ def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = Fals
 
 
 def draw(collector: Collector, results: Results, pictures: Pictures | None) -> dict[str, Any]:
-    """The pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
+    """Draw the pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
     drawn: dict[str, Any] = {}
     for name, metric in collector.metrics.items():
         if any(isinstance(result, DRAWN) for result in declared(metric.results, results[name]).values()):
@@ -303,7 +303,7 @@ def write_tables(collector: Collector, results: Results, folder: Path) -> None:
 
 
 def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
-    """What is written to disk about a batch."""
+    """Collect the tensors of a batch that are written to disk."""
     first = next(iter(found.values()))
     tensors = {"sample_id": ids, "target": first.target, "prediction": first.prediction, "input": inputs}
     for name, explained in found.items():
@@ -312,7 +312,7 @@ def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tenso
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any]:
-    """Inputs and target of a batch: a tensor, a tuple that starts with them, or a dict with the usual keys.
+    """Find inputs and target of a batch: a tensor, a tuple that starts with them, or a dict with the usual keys.
 
     Raises:
         TypeError: If it is none of these.
@@ -353,15 +353,15 @@ def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
             raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
 
 
-def warn_once(said: set[str], message: str) -> None:
-    """Warn, unless it has been said."""
-    if message not in said:
-        said.add(message)
+def warn_once(warned: set[str], message: str) -> None:
+    """Warn, unless the same warning was given."""
+    if message not in warned:
+        warned.add(message)
         warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def check_choice(max_samples: int, target: str | int, unpack: Unpack | None = None) -> None:
-    """Refuse a number of samples, a target or a function of the batch that makes no sense.
+def check_options(max_samples: int, target: str | int, unpack: Unpack | None = None) -> None:
+    """Refuse a number of samples, a target or a function of the batch that is not valid.
 
     Raises:
         ValueError: If it does not.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Known(Metric):
-    """A number that every process knows already: what Lightning logs of it, it does not reduce once more."""
+class ReducedNumber(Metric):
+    """Holds a number that is reduced already, so that Lightning does not reduce it once more."""
 
     full_state_update = False
     value: Tensor
@@ -29,18 +29,18 @@ class Known(Metric):
         self.update(value)
 
     def update(self, value: float) -> None:
-        """Keep the number."""
+        """Store the number."""
         self.value = torch.full_like(self.value, value)
 
     def compute(self) -> Tensor:
-        """The number."""
+        """Return the number."""
         return self.value
 
 
 def log_number(module: LightningModule, name: str, value: float) -> None:
     """Log a number that every process knows, at the end of an epoch."""
     how: dict[str, Any] = {"metric_attribute": name, "add_dataloader_idx": False}
-    module.log(name, Known(value, module.device), on_step=False, on_epoch=True, batch_size=1, **how)
+    module.log(name, ReducedNumber(value, module.device), on_step=False, on_epoch=True, batch_size=1, **how)
 
 
 def log_figure(loggers: Iterable[Logger], name: str, figure: Figure, step: int) -> None:

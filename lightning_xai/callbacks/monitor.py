@@ -21,8 +21,8 @@ from lightning_xai.callbacks.explain import (
     Collector,
     Results,
     Unpack,
-    check_choice,
     check_metrics,
+    check_options,
     compute_collected,
     draw,
     warn_once,
@@ -114,7 +114,7 @@ class ExplanationMonitor(Callback):
         save_maps: bool = True,
     ) -> None:
         check_metrics(metrics)
-        check_choice(max_samples, target, unpack)
+        check_options(max_samples, target, unpack)
         as_integer("every_n_epochs", every_n_epochs, least=1)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)
         if not stages:
@@ -138,7 +138,7 @@ class ExplanationMonitor(Callback):
         self.save_maps = save_maps
         self.results: Results = {}
         self._run: _Run | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -146,7 +146,7 @@ class ExplanationMonitor(Callback):
         return self._generate_state_key(metrics=sorted(self.metrics), stages=self.stages, model=self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last numbers; maps are on disk."""
+        """Return the last numbers; maps are on disk."""
         numbers = {
             name: {key: value for key, value in result.items() if not isinstance(value, Tensor)}
             for name, result in self.results.items()
@@ -154,7 +154,7 @@ class ExplanationMonitor(Callback):
         return {"results": numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the last numbers of a checkpoint."""
+        """Restore the last numbers of a checkpoint."""
         self.results = state_dict["results"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -166,7 +166,7 @@ class ExplanationMonitor(Callback):
                 raise ValueError(f"two ExplanationMonitors have a metric {names[0]!r}: give it another name in one.")
 
     def network(self, pl_module: LightningModule) -> nn.Module:
-        """What is explained of a module: the attribute named by ``model``, or the module itself.
+        """Return what is explained of a module: the attribute named by ``model``, or the module itself.
 
         Raises:
             ValueError: If there is no such attribute, or the module has no ``forward`` of its own and none is named.
@@ -185,11 +185,11 @@ class ExplanationMonitor(Callback):
         return pl_module
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready."""
+        """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "validate")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready."""
+        """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "test")
 
     def on_validation_batch_end(
@@ -212,7 +212,7 @@ class ExplanationMonitor(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes together, log and draw."""
+        """Synchronise the processes, log and draw."""
         run, self._run = self._run, None
         if run is None:
             return
@@ -241,7 +241,7 @@ class ExplanationMonitor(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the progress line away, and maps that were to be kept only until the pictures are drawn."""
+        """Remove the progress line, and maps that are stored only until the pictures are drawn."""
         if self._run is not None:
             self._run.close()
             if not self.save_maps:
@@ -252,7 +252,7 @@ class ExplanationMonitor(Callback):
 
     def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
         what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
-        return Collector(metrics, said=self._said, **what, **place)
+        return Collector(metrics, warned=self._warned, **what, **place)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._run = None
@@ -271,7 +271,7 @@ class ExplanationMonitor(Callback):
 
 
 class _Run:
-    """One pass over the validation or test data.
+    """Explains one pass over the validation or test data.
 
     Args:
         monitor: Whose run it is.
@@ -286,7 +286,7 @@ class _Run:
         self.loaders = _loaders(trainer, stage)
         for loader in self.loaders:
             if _sampler(loader) is None and trainer.world_size > 1:
-                warn_once(monitor._said, "iterable data are taken to be split between the processes as they are.")
+                warn_once(monitor._warned, "iterable data are taken to be split between the processes as they are.")
         # log_dir is a collective call: every process asks for it.
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
@@ -300,11 +300,11 @@ class _Run:
         self.clear()
 
     def suffix(self, index: int) -> str:
-        """What tells the names of one data loader from those of another."""
+        """Return the suffix of the names of one data loader."""
         return f"/dataloader_idx_{index}" if len(self.loaders) > 1 else ""
 
     def part(self, index: int) -> Path:
-        """Where the files of a data loader stand among those of the others, and of other monitors."""
+        """Return the subfolder of a data loader, among the others and other monitors."""
         return Path(self.among) / self.suffix(index).strip("/")
 
     def add(self, network: nn.Module, batch: Any, index: int) -> None:
@@ -323,7 +323,7 @@ class _Run:
             collector.add(network, batch, position)
 
     def close(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self.bar is not None:
             self.bar.close()
 
@@ -349,13 +349,13 @@ def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:
 
 
 def _loaders(trainer: Trainer, stage: str) -> list[Any]:
-    """The data loaders, in the order of Lightning's ``dataloader_idx``."""
+    """List the data loaders, in the order of Lightning's ``dataloader_idx``."""
     loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
     return list(CombinedLoader(loaders, mode="sequential").flattened)
 
 
 def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-    """Turns places in a process' own data into positions in the whole; -1 where another process has the sample."""
+    """Make what turns places in a process' own data into positions in the whole, -1 where another has the sample."""
     sampler = _sampler(loader)
     if isinstance(sampler, DistributedSampler):
         # It repeats samples to give every process as many.
@@ -370,7 +370,7 @@ def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
 
 
 def _sampler(loader: Any) -> Any:
-    """What orders the data of a loader, also inside a batch sampler; None for iterable data."""
+    """Find the sampler of a loader, also inside a batch sampler; None for iterable data."""
     if isinstance(getattr(loader, "dataset", None), IterableDataset):
         return None
     sampler = getattr(loader, "sampler", None)

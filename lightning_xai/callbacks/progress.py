@@ -1,4 +1,4 @@
-"""Progress of explaining on Lightning's own bar."""
+"""Progress of the explanation on Lightning's own bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_FRAMES = 0.1
 
 
 class BarTask:
-    """One more line on the trainer's progress bar; nothing if it has none, or on processes other than the first.
+    """Adds a line to the trainer's progress bar; nothing if it has none, or on processes other than the first.
 
     Args:
         trainer: The trainer.
@@ -33,7 +33,7 @@ class BarTask:
             self._tqdm = Tqdm(desc="Explaining", total=total, position=2 * bar.process_position + 2, leave=False)
 
     def advance(self, steps: int) -> None:
-        """Some steps are done."""
+        """Advance by some steps."""
         if self._rich is not None:
             bar, task = self._rich
             bar.progress.update(task, advance=steps)
@@ -44,7 +44,7 @@ class BarTask:
             self._tqdm.update(steps)
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._rich is not None:
             bar, task = self._rich
             if bar.progress is not None:

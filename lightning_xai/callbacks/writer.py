@@ -52,7 +52,7 @@ def _remove(folder: Path, pattern: str) -> None:
 
 
 def load_explanations(folder: str | Path) -> dict[str, Tensor]:
-    """Everything that was written to a folder, ordered by sample.
+    """Load everything that was written to a folder, ordered by sample.
 
     Args:
         folder: ``<run>/explanations/<stage>-epoch<E>``.
@@ -84,7 +84,7 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors [n, ...] one after the other, the shorter ones filled up with NaN."""
+    """Concatenate tensors [n, ...], the shorter ones padded with NaN."""
     lengths = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     padded = []
     for part in parts:

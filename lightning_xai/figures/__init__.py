@@ -1,4 +1,4 @@
-"""Tensors to pictures. Matplotlib is imported when the first picture is drawn, and never its global state."""
+"""Pictures of tensors. Matplotlib is imported when the first one is drawn, and never its global state."""
 
 from lightning_xai._lazy import lazy
 

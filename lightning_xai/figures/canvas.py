@@ -1,4 +1,4 @@
-"""What pictures are drawn with: figures without pyplot, inputs, maps and curves in one style."""
+"""Figures without pyplot; inputs, maps and curves in one style."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_VALUE = "0.8"
 
 @dataclass(frozen=True)
 class Pictures:
-    """How pictures are drawn.
+    """Configures how pictures are drawn.
 
     Args:
         samples: How many samples a picture shows.
@@ -65,13 +65,13 @@ class Pictures:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
 
     def name(self, index: int) -> str:
-        """The name of a class, its number if it has none."""
+        """Return the name of a class, its number if it has none."""
         names = self.class_names or ()
         return names[index] if 0 <= index < len(names) else str(index)
 
 
 def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> None:
-    """One input [C, *S] (or [F]): an image, a curve per channel, steps for a table, or a volume's middle slice."""
+    """Draw one input [C, *S] (or [F]) as an image, a curve per channel, steps of a table, or a volume's slice."""
     denormalize = (pictures or Pictures()).denormalize
     sample = sample.detach().cpu().float()
     if denormalize is not None:
@@ -87,14 +87,14 @@ def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> 
 
 
 def input_pixels(sample: Tensor, pictures: Pictures | None = None) -> Tensor:
-    """One input [C, H, W] as the pixels [H, W, 3] that :func:`show_input` shows; a volume's middle slice."""
+    """Convert one input [C, H, W] to the pixels [H, W, 3] that :func:`show_input` shows; a volume's middle slice."""
     denormalize = (pictures or Pictures()).denormalize
     sample = sample.detach().cpu().float()
     return _stretched(sample if denormalize is None else denormalize(sample).cpu().float(), stretch=denormalize is None)
 
 
 def map_pixels(values: Tensor, limits: tuple[float, float]) -> Tensor:
-    """A map [H, W] as pixels [H, W, 3] in the colours of the other pictures; grey where there is no value."""
+    """Convert a map [H, W] to pixels [H, W, 3] in the colours of the other pictures; grey where there is no value."""
     import matplotlib as mpl
 
     low, high = limits
@@ -105,7 +105,7 @@ def map_pixels(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def map_limits(values: Tensor, signed: bool = True) -> tuple[float, float]:
-    """The ends of one colour scale for values: centred on zero if they have a sign, from zero on otherwise."""
+    """Compute the ends of one colour scale for values: centred on zero if they have a sign, from zero on otherwise."""
     finite = values.detach().cpu().float()
     finite = finite[finite.isfinite()]
     end = float(finite.abs().max()) if finite.numel() else 1.0
@@ -113,7 +113,7 @@ def map_limits(values: Tensor, signed: bool = True) -> tuple[float, float]:
 
 
 def _stretched(sample: Tensor, stretch: bool) -> Tensor:
-    """An input [C, *S] as pixels [H, W, 3] from 0 to 1: over its own range, or as it is."""
+    """Convert an input [C, *S] to pixels [H, W, 3] from 0 to 1, stretched over its own range or as it is."""
     if sample.ndim == 4:
         sample = sample[:, sample.shape[1] // 2]
     if stretch:
@@ -143,7 +143,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def plane(values: Tensor) -> Tensor:
-    """Values [*S] as a curve or a plane: of a volume the middle slice."""
+    """Reduce values [*S] to a curve or a plane: of a volume the middle slice."""
     values = values.detach().cpu().float()
     return values[values.shape[0] // 2] if values.ndim == 3 else values
 
@@ -179,7 +179,7 @@ def whole_ticks(axis: Any) -> None:
 
 
 def draw_steps(axes: Axes, values: Tensor, color: str) -> None:
-    """A level per cell [F], also for a cell whose neighbours have none."""
+    """Draw a level per cell [F], also for a cell whose neighbours have none."""
     edges = torch.arange(len(values) + 1) - 0.5
     axes.stairs(values.numpy(), edges.numpy(), baseline=None, color=color, linewidth=1.0)
     axes.set_xlim(-0.5, len(values) - 0.5)
@@ -188,19 +188,19 @@ def draw_steps(axes: Axes, values: Tensor, color: str) -> None:
 
 
 def runs_of(marked: Tensor) -> list[tuple[int, int]]:
-    """Where marked cells [F] begin and end."""
+    """Find where runs of marked cells [F] begin and end."""
     changes = torch.nn.functional.pad(marked.int(), (1, 1)).diff().nonzero().flatten().tolist()
     return list(zip(changes[::2], changes[1::2], strict=True))
 
 
 def height_at(values: Tensor, width: float) -> float:
-    """How high a picture of values [..., H, W] is at a width, within reason."""
+    """Compute the height of a picture of values [..., H, W] at a width, within reason."""
     rows, columns = values.shape[-2:]
     return width * min(max(rows / columns, 0.4), 2.0)
 
 
 def slice_note(values: Tensor) -> str:
-    """What to add to the title of values [*S]."""
+    """Say in a title that of a volume [*S] one slice is shown."""
     return ", middle slice" if values.ndim == 3 else ""
 
 

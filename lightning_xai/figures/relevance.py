@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def draw_heat_map(relevance: Tensor, sample: Tensor, pictures: Pictures | None = None) -> Figure:
-    r"""One sample, its relevance, and the relevance over the sample's outlines.
+    r"""Draw one sample, its relevance, and the relevance over the sample's outlines.
 
     Args:
         relevance: A map [\*S], as :func:`lightning_xai.relevance.pool_channels` gives it for one sample.

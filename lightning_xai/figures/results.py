@@ -50,7 +50,7 @@ _PAGE = 10.6  # inches across
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of a picture.
+    """Describes one part of a picture.
 
     Attributes:
         title: What it shows.
@@ -75,7 +75,7 @@ def draw_results(
     *,
     labels: Labels | None = None,
 ) -> Figure:
-    """Draw what a metric computed: its numbers as the heading, every other result as a panel.
+    """Draw what a metric computed, its numbers as the heading and every other result as a panel.
 
     Args:
         results: The declarations, e.g. ``Importance.results``.
@@ -115,7 +115,7 @@ def draw_results(
 def draw_into(
     ax: Any, results: Mapping[str, Result], values: Mapping[str, Any], title: str, *, labels: Labels | None = None
 ) -> list[Axes]:
-    """Draw the panels of :func:`draw_results` into axes that are there: one, or as many as there are panels.
+    """Draw the panels of :func:`draw_results` into existing axes, as many as there are panels.
 
     Raises:
         ValueError: If there are more or fewer axes than panels.
@@ -136,7 +136,7 @@ def panels_of(
     pictures: Pictures | None = None,
     labels: Labels | None = None,
 ) -> list[Panel]:
-    """The panels of results, in their order; the arguments are those of :func:`draw_results`."""
+    """List the panels of results, in their order; the arguments are those of :func:`draw_results`."""
     labels = {"class": (pictures or Pictures()).class_names or (), **(labels or {})}
     return [
         panel
@@ -148,7 +148,7 @@ def panels_of(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A result with its value, and what stands around it."""
+    """Holds a result with its value, and those around it."""
 
     result: Any  # a Result of the kind that is drawn
     value: Tensor
@@ -166,7 +166,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _rows(panels: list[Panel]) -> list[list[Panel]]:
-    """Panels in rows; several maps do not share a row with charts."""
+    """Arrange panels in rows; several maps do not share a row with charts."""
     rows: list[list[Panel]] = [[]]
     for panel in panels:
         mixed = len(rows[-1]) > 1 and rows[-1][-1].is_map and not panel.is_map
@@ -251,7 +251,7 @@ def _histogram(drawn: _Drawn) -> Iterator[Panel]:
 
 
 def _bars(drawn: _Drawn) -> Iterator[Panel]:
-    """The strongest entries, from the top; how many are apart from the ranking is said."""
+    """Draw the strongest entries from the top; the title counts those apart from the ranking."""
     result, value = drawn.result, drawn.value
     places, apart = strongest(value, drawn.values.get(result.apart or ""))
     shown = places[:_MOST_BARS]
@@ -271,7 +271,7 @@ def _bars(drawn: _Drawn) -> Iterator[Panel]:
 
 
 def _layers(drawn: _Drawn) -> Iterator[Panel]:
-    """Every layer from the output down to the input, then the numbers beside them."""
+    """Draw every layer from the output down to the input, then the numbers beside them."""
     result = drawn.result
     names = drawn.names(result.axes[0], range(len(drawn.value)))[::-1]
     beside = [key for key in result.beside if key in drawn.values]
@@ -314,7 +314,7 @@ def _colour(value: float, signed: bool) -> str:
 
 
 def _name_ticks(axis: Any, drawn: _Drawn, name: str, length: int) -> None:
-    """Ticks with the names of entries where there are some and they fit; at whole numbers otherwise."""
+    """Put ticks at the entries by their names where they fit, and at whole numbers otherwise."""
     if drawn.labels.get(name) and length <= _MOST_NAMES:
         axis.set_ticks(range(length), drawn.names(name, range(length)), fontsize=6)
         axis.set_tick_params(rotation=90 if axis.axis_name == "x" else 0)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
-    """A picture of the regions over one sample: their borders, and how many cells and features there are.
+    """Draw the regions over one sample: their borders, and how many cells and features there are.
 
     Args:
         regions: The features.
@@ -70,7 +70,7 @@ def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
 def draw_samples(
     explained: Mapping[str, Tensor], columns: Mapping[str, Result], pictures: Pictures | None = None
 ) -> Figure:
-    """Samples row by row: the input, then one map per column, each on a scale of its own.
+    """Draw samples row by row: the input, then one map per column, each on a scale of its own.
 
     Args:
         explained: Per-sample tensors [N, ...] by name; ``input``, ``target``, ``prediction`` and ``sample_id`` among

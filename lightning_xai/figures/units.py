@@ -37,7 +37,7 @@ def draw_units(
     titles: Mapping[int, str] | None = None,
     pictures: Pictures | None = None,
 ) -> Figure:
-    r"""A row per unit: its strongest samples, with what lies above its threshold outlined and the rest dimmed.
+    r"""Draw a row per unit: its strongest samples, with what lies above its threshold outlined and the rest dimmed.
 
     Args:
         inputs: Inputs [N, C, \*S]; sample i has the id i.
@@ -67,7 +67,7 @@ def draw_units(
 
 
 def detected(found: DissectionResult) -> dict[int, str]:
-    """What to write beside the units of :func:`draw_units`: the best concept and its IoU, a star for a detector."""
+    """Title the units of :func:`draw_units`: the best concept and its IoU, a star for a detector."""
     best, iou, star = found.best.tolist(), found.best_iou.tolist(), found.is_detector.tolist()
     return {
         unit: "no concept"
@@ -78,7 +78,7 @@ def detected(found: DissectionResult) -> dict[int, str]:
 
 
 def reactivation_values(found: ReactivationResult, regions: Regions, inputs: Tensor) -> dict[str, Any]:
-    """What :func:`lightning_xai.units.reactivation` gave, by the keys that ``metrics.Reactivation.results`` declares.
+    """Key a result of :func:`lightning_xai.units.reactivation` as ``metrics.Reactivation.results`` declares it.
 
     Args:
         found: The counts.
@@ -100,7 +100,7 @@ def draw_crops(
     titles: Mapping[int, str] | None = None,
     pictures: Pictures | None = None,
 ) -> Figure:
-    r"""A row per unit: what it could see of its strongest samples, cut out by the receptive field.
+    r"""Draw a row per unit: what it could see of its strongest samples, cut out by the receptive field.
 
     Args:
         inputs: Inputs [N, C, \*S]; sample i has the id i.
@@ -125,7 +125,7 @@ def draw_crops(
 def draw_maximized(
     inputs: Tensor, titles: Sequence[str] | None = None, pictures: Pictures | None = None, across: int = 4
 ) -> Figure:
-    r"""Inputs side by side, e.g. those of :func:`lightning_xai.units.maximize_activation`.
+    r"""Draw inputs side by side, e.g. those of :func:`lightning_xai.units.maximize_activation`.
 
     Args:
         inputs: Inputs [N, C, \*S].
@@ -154,7 +154,7 @@ def draw_maximized(
 
 
 def _outline(axes: Axes, inside: Tensor) -> None:
-    """The border of some cells [*S] on what is drawn already; of a volume the middle slice."""
+    """Draw the border of some cells [*S] over an input; of a volume the middle slice."""
     if inside.ndim == 3:
         inside = inside[inside.shape[0] // 2]
     if inside.ndim == 1:

@@ -1,4 +1,4 @@
-"""The quantities of the chapters as torchmetrics metrics, and the base class to derive from."""
+"""Torchmetrics metrics of the quantities of all chapters, and the base class to derive from."""
 
 from lightning_xai._lazy import lazy
 

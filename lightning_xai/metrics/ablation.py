@@ -19,7 +19,7 @@ SHARE, UNITS = "share of the class", ("unit", "class")
 
 
 class UnitAblation(ExplanationMetric):
-    r"""Per-class accuracy and score with units silenced, each (or each set) by itself.
+    r"""Measure the accuracy and the score of every class while units are silenced, each (or each set) by itself.
 
     Classes without samples are NaN; a sample whose score is not finite counts in none.
 
@@ -115,7 +115,7 @@ class UnitAblation(ExplanationMetric):
         self.add_to_state("score_count", class_sums(number.long(), *of_class))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         if not self.right.ndim:
             raise ValueError("UnitAblation has seen no sample: call update before compute.")
         accuracy = self.right.double() / self.score_count

@@ -26,7 +26,7 @@ ERROR = Number("relative error of T", "0 exact", "How far a threshold from a his
 
 
 class QuantileMetric(ExplanationMetric):
-    """A metric that keeps the largest values of some units, and counts what the budget does not hold.
+    """Keeps the largest values of some units, and counts what the budget does not hold.
 
     Attributes:
         p: The share of the values above the threshold.
@@ -60,7 +60,7 @@ class QuantileMetric(ExplanationMetric):
         self.value_nonfinite = torch.tensor(stream.nonfinite, device=values.device)
 
     def _quantile(self) -> Quantile:
-        """The thresholds of all values so far."""
+        """Compute the thresholds of all values so far."""
         return self._stream().result()
 
     def _stream(self) -> UpperQuantile:
@@ -77,7 +77,7 @@ class QuantileMetric(ExplanationMetric):
         return stream
 
     def _note_extent(self, shape: Sequence[int]) -> None:
-        """Keep a shape that is the same for every sample.
+        """Store a shape that is the same for every sample.
 
         Raises:
             ValueError: If it was another one.
@@ -96,7 +96,7 @@ class QuantileMetric(ExplanationMetric):
 
 
 class ActivationThreshold(QuantileMetric):
-    r"""The thresholds :math:`T_k` that a share p of the activations of a unit exceeds, :math:`P(A_k > T_k) = p`.
+    r"""Find the thresholds :math:`T_k` that a share p of a unit's activations exceeds, :math:`P(A_k > T_k) = p`.
 
     A unit that never was active is dead: its T is 0, and nothing is larger. The largest activations of every unit are
     kept in ``budget`` bytes (64 MiB): T is exact if half of it holds a share p of them, and is read off a histogram
@@ -158,7 +158,7 @@ class ActivationThreshold(QuantileMetric):
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
-        """See the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        """Read the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         check_inputs(inputs, sample_ids)
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
@@ -175,7 +175,7 @@ class ActivationThreshold(QuantileMetric):
         self._feed(found.kept["activation"])
 
     def result(self) -> ThresholdResult:
-        """The thresholds so far, of all processes if they have been synchronised.
+        """Return the thresholds so far, of all processes if they have been synchronised.
 
         Raises:
             ValueError: If there was no sample yet.
@@ -185,7 +185,7 @@ class ActivationThreshold(QuantileMetric):
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         found = self._quantile()
         device = found.value.device
         return {

@@ -1,4 +1,4 @@
-"""What the metrics share: run, then accumulate, so that metrics that need the same sweep can share it."""
+"""The base class of metrics: ``run`` explains a batch, ``accumulate`` adds it to the states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchExplanation:
-    """What one metric found for a batch.
+    """Holds what one metric computed of a batch.
 
     Attributes:
         tensors: Per-sample tensors [N, ...] by name, written to disk.
@@ -44,7 +44,7 @@ class BatchExplanation:
     constants: dict[str, Any] = field(default_factory=dict)
 
     def without_samples(self) -> BatchExplanation:
-        """An explanation of no sample, whose tensors have the shapes of this one's."""
+        """Return an explanation of no sample, whose tensors have the shapes of this one's."""
         return replace(
             self,
             tensors={name: tensor[:0] for name, tensor in self.tensors.items()},
@@ -100,7 +100,7 @@ class ExplanationMetric(Metric, ABC):
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> BatchExplanation:
-        """Explain a batch; changes nothing.
+        """Explain a batch and leave the states as they are.
 
         Args:
             model: The network; left as it was.
@@ -110,16 +110,16 @@ class ExplanationMetric(Metric, ABC):
         """
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
         labels = as_target(target, len(inputs))
         self.run(model, inputs[:1], labels[:1] if isinstance(labels, Tensor) else labels)
 
     @abstractmethod
     def add(self, found: BatchExplanation) -> None:
-        """Add what was found to the states."""
+        """Add the explanation of a batch to the states."""
 
     def accumulate(self, found: BatchExplanation) -> None:
-        """Count what :meth:`run` found."""
+        """Add what :meth:`run` returned to the states, and count it as an update."""
         self._update_count += 1
         self._computed = None
         self._accumulate(found)
@@ -136,7 +136,7 @@ class ExplanationMetric(Metric, ABC):
 
     @property
     def axis_labels(self) -> Labels:
-        """The names of the entries of an axis, by axis; none unless a metric knows some."""
+        """Name the entries of axes, by axis; none unless a metric knows some."""
         return {}
 
     def plot(self, val: Mapping[str, Any] | None = None, ax: Any = None) -> tuple[Figure | SubFigure, Any]:
@@ -163,7 +163,7 @@ class ExplanationMetric(Metric, ABC):
         return figure, axes if len(axes) > 1 else axes[0]
 
     def tables(self, values: Mapping[str, Any]) -> dict[str, Table]:
-        """Tables of the results that are declared to be listed, by what they go by."""
+        """List the results that are declared to be listed: one table for all results over the same axes."""
         return tables(self.results, values, self.axis_labels)
 
     def _accumulate(self, found: BatchExplanation) -> None:
@@ -189,28 +189,28 @@ class ExplanationMetric(Metric, ABC):
 
     def fingerprint(self, *configuration: Any) -> None:
         """Keep a ``MetricCollection`` from taking two metrics for one because their first results agree."""
-        code = zlib.crc32(_written_out((type(self).__name__, configuration)).encode())
+        code = zlib.crc32(_full_repr((type(self).__name__, configuration)).encode())
         bits = torch.tensor([code >> bit & 1 for bit in range(32)], dtype=torch.uint8)
         self.add_state("configuration", bits, dist_reduce_fx="max")
 
     def sample_counts(self) -> dict[str, Tensor]:
-        """The results that every metric has: how many samples, values that are not finite, and samples left out."""
+        """Return the results of every metric: the counts of samples, of values not finite, and of samples left out."""
         return {"samples": self.samples, "nonfinite": self.nonfinite, "excluded": self.excluded}
 
 
-def _written_out(value: Any) -> str:
-    """Like ``repr``, but with every number of a tensor."""
+def _full_repr(value: Any) -> str:
+    """Represent a value like ``repr``, with a checksum of every tensor."""
     if isinstance(value, Tensor):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return f"{value.dtype}{list(value.shape)}{zlib.crc32(raw.numpy().tobytes())}"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{part.name}={_written_out(getattr(value, part.name))}" for part in fields(value))
+        parts = (f"{part.name}={_full_repr(getattr(value, part.name))}" for part in fields(value))
         return f"{type(value).__qualname__}({', '.join(parts)})"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written_out, value))}]"
+        return f"[{', '.join(map(_full_repr, value))}]"
     return repr(value)
 
 
 def precise(values: Tensor) -> Tensor:
-    """In double precision, except on devices that have none."""
+    """Convert values to double precision, except on devices that have none."""
     return values if values.device.type == "mps" else values.double()

@@ -31,7 +31,7 @@ IOU = "0 disjoint … 1 the same cells"
 
 
 class Dissection(ExplanationMetric):
-    r"""Units against concepts, :math:`\mathrm{IoU}_{k,c} = \sum_x |M_k \cap L_c| / \sum_x |M_k \cup L_c|`.
+    r"""Compare units with concepts, :math:`\mathrm{IoU}_{k,c} = \sum_x |M_k \cap L_c| / \sum_x |M_k \cup L_c|`.
 
     The states are counts of cells, whose sums over processes are those of all the data; the ratio is taken last.
 
@@ -189,7 +189,7 @@ class Dissection(ExplanationMetric):
             self.add_to_state(name, count.sum(0))
 
     def result(self) -> DissectionResult:
-        """The counts so far, of all processes if they have been synchronised, as a table."""
+        """Return the counts so far, of all processes if they have been synchronised, as a table."""
         return DissectionResult(
             concepts=self.concepts,
             threshold=self.threshold.expand(self.area.shape),
@@ -203,7 +203,7 @@ class Dissection(ExplanationMetric):
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         if not self.area.ndim:
             raise ValueError("Dissection has seen no sample: call update before compute.")
         found = self.result()
@@ -219,5 +219,5 @@ class Dissection(ExplanationMetric):
 
     @property
     def axis_labels(self) -> Labels:
-        """The names of the concepts."""
+        """Name the concepts."""
         return {"concept": self.concepts.names}

@@ -21,7 +21,7 @@ RELATIVE = "0 weakest … 1 strongest of a sample"
 
 
 class Importance(MapMetric, SweepMetric):
-    r"""Mean local and relative importance, :math:`LI_j = s(x) - s(R_j x)`, painted over the input.
+    r"""Average local and relative importance, :math:`LI_j = s(x) - s(R_j x)`, painted over the input.
 
     Cells that no feature reaches are NaN. Maps per class are left out over 2**24 numbers.
 
@@ -81,7 +81,7 @@ class Importance(MapMetric, SweepMetric):
         self.fingerprint(self.plan, self.requests)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
-        """Importance [N, J] of a sweep, painted."""
+        """Compute importance [N, J] of a sweep, and paint it."""
         (request,) = self.requests
         local = swept.local(request)
         paint = swept.regions.paint
@@ -94,5 +94,5 @@ class Importance(MapMetric, SweepMetric):
         self.add_to_state("relative_sum", precise(found.tensors["map_relative"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         return {**self.map_means(), "map_relative": self.relative_sum / self.map_count}

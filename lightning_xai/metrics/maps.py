@@ -17,7 +17,7 @@ _MOST_CLASS_CELLS = 2**24
 
 
 def map_results(of: str, unit: str) -> dict[str, Result]:
-    """The declarations of what :class:`MapMetric` computes of a map, by what the map shows and its unit."""
+    """Declare what :class:`MapMetric` computes of a map, by what the map shows and its unit."""
     return {
         "map": Map(f"mean {of}", unit, "The mean over the samples.", "mean-map"),
         "map_abs": Map(f"mean |{of}|", unit, "The mean magnitude over the samples.", "mean-map", signed=False),
@@ -33,7 +33,7 @@ def map_results(of: str, unit: str) -> dict[str, Result]:
 
 
 class MapMetric(ExplanationMetric, ABC):
-    """A metric whose main result is a signed map over the input: its means, per class, and how peaked it is."""
+    """Averages a signed map over the input, also per class, and measures how peaked it is."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -59,7 +59,7 @@ class MapMetric(ExplanationMetric, ABC):
         self.add_to_state("measured", cells.any(1).sum())
 
     def map_means(self) -> dict[str, Tensor]:
-        """The results that :func:`map_results` declares; maps per class are left out over 2**24 numbers."""
+        """Compute the results that :func:`map_results` declares; maps per class are left out over 2**24 numbers."""
         found = {
             **self.sample_counts(),
             "map": self.map_sum / self.map_count,
@@ -74,7 +74,7 @@ class MapMetric(ExplanationMetric, ABC):
 
 
 def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
-    r"""Gini coefficient of non-negative numbers: 0 if all are equal, near 1 if one holds everything.
+    r"""Compute the Gini coefficient of non-negative numbers: 0 if all are equal, near 1 if one holds everything.
 
     .. math:: G = \frac{\sum_i (2i - n - 1)\, a_{(i)}}{n \sum_i a_{(i)}}
 
@@ -98,7 +98,7 @@ def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 def top_share(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
-    r"""Share of the total that the strongest tenth of the cells holds, :math:`\lceil n / 10 \rceil` of them.
+    r"""Compute the share of the total that the strongest tenth of the cells holds, :math:`\lceil n / 10 \rceil`.
 
     0 if all are 0.
 

@@ -32,7 +32,7 @@ COUNTS, QUESTIONS = "samples, features and units", "reactivation-questions"
 
 
 class Reactivation(QuantileMetric, SweepMetric):
-    r"""How often perturbing a feature switches on a unit, :math:`M_{j,k} = \#\{x : \Delta a_{k,j} > T_k\}`.
+    r"""Count how often perturbing a feature switches on a unit, :math:`M_{j,k} = \#\{x : \Delta a_{k,j} > T_k\}`.
 
     :math:`\Delta a = \sigma(B_k(R_j x) - B_k(x)) - \sigma(0)` at the layer's pre-activations B, the largest over the
     positions of a channel; see :func:`lightning_xai.units.reactivation`. With :class:`Importance` over the same
@@ -172,7 +172,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation, dead)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
-        """The changes of a sweep: the mean over the units painted, and what is counted."""
+        """Compute the changes of a sweep, and paint their mean over the units."""
         (request,), (asked,) = self.requests, self.captures
         captured = present(swept.captured[asked], swept.regions)
         kept = {"change": captured.features["change"]}
@@ -193,7 +193,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         return BatchExplanation(tensors, *about, kept=kept, constants=constants)
 
     def add(self, found: BatchExplanation) -> None:
-        """Count the changes of a batch, or keep them until the threshold is known."""
+        """Count the changes of a batch, or store them until the threshold is known."""
         kept = found.kept
         self._note_extent(found.constants["shape"])
         self.add_to_state("change_sum", kept["change"].double().nansum(0))
@@ -217,7 +217,7 @@ class Reactivation(QuantileMetric, SweepMetric):
             self._feed(kept["activation"])
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         if self.unit == "position":
             assert isinstance(self.threshold, Tensor)
             return self._results(self.feature_counts, self.unit_counts.view(self.threshold.shape))
@@ -242,7 +242,7 @@ class Reactivation(QuantileMetric, SweepMetric):
 
     @property
     def axis_labels(self) -> Labels:
-        """The features by their numbers and first cells."""
+        """Name features by their numbers and first cells."""
         return {"feature": FeatureLabels(self._bound())}
 
     def _bound(self) -> BoundRegions:
@@ -263,7 +263,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         }
 
     def _quantile_of(self, changes: Tensor) -> Quantile:
-        """The thresholds of changes [N, J, K] that are all at hand."""
+        """Compute the thresholds of changes [N, J, K]."""
         values = changes.transpose(1, 2)
         stream = UpperQuantile(self.p, budget=8 * max(1, changes.numel()) * changes.element_size())
         stream.add(values)

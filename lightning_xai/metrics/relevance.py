@@ -28,7 +28,7 @@ _ENDS = {"input_share": "input", "bias_share": "biases", "epsilon_share": "stabi
 
 
 class Relevance(MapMetric):
-    r"""Mean relevance :math:`R` of any attribution, summed over the channels.
+    r"""Average the relevance :math:`R` of any attribution, summed over the channels.
 
     Cells that are not finite are left out; maps per class are left out over 2**24 numbers. A map that is 0 has the
     entropy, shares and coefficients 0; scores that are all 0 do not divide.
@@ -172,7 +172,7 @@ class Relevance(MapMetric):
         return found if score.isfinite().any() else {name: torch.zeros_like(total) for name, total in found.items()}
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise what :meth:`run` would refuse of a batch, at the cost of its first sample."""
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
         check_inputs(inputs)
         indices = as_target(target, len(inputs))
         found = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
@@ -180,7 +180,7 @@ class Relevance(MapMetric):
             check_range(indices, found.classes)
 
     def add(self, found: BatchExplanation) -> None:
-        """Add the maps of a batch, and what belongs to them."""
+        """Add the maps, gaps, shares and ledger of a batch."""
         super().add(found)
         self.layers = found.constants["layers"]
         values = precise(found.tensors["map"]).flatten(1)
@@ -209,7 +209,7 @@ class Relevance(MapMetric):
             self.add_to_state(f"{name}_sum", precise(value))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         found = {
             **self.map_means(),
             "positive_share": self.positive_sum / self.measured,
@@ -228,7 +228,7 @@ class Relevance(MapMetric):
 
     @property
     def axis_labels(self) -> Labels:
-        """The names of the layers in the ledger; the features by their numbers and first cells."""
+        """Name the layers in the ledger, and features by their numbers and first cells."""
         labels: dict[str, Sequence[str]] = {"layer": [name or "the model itself" for name in self.layers]}
         if self.regions is not None and self.map_sum.ndim:
             labels["feature"] = FeatureLabels(self.regions.bind((1, 1, *self.map_sum.shape)))

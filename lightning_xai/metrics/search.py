@@ -25,7 +25,7 @@ RANKED = ("unit", "rank")
 
 
 class TopSamples(ExplanationMetric):
-    r"""The n samples that activate each unit most, :math:`\mathrm{top}_n\{ \max_p A_{k,p}(x) : x \}`.
+    r"""Find the n samples that activate each unit most, :math:`\mathrm{top}_n\{ \max_p A_{k,p}(x) : x \}`.
 
     The state is the n strongest so far, [U, n]; those of several processes are merged into the n strongest of all,
     ties by smaller id, a sample that several have seen counted once.
@@ -108,7 +108,7 @@ class TopSamples(ExplanationMetric):
         return BatchExplanation(tensors, batch.target, batch.prediction, broken.sum(1), batch.classes)
 
     def add(self, found: BatchExplanation) -> None:
-        """Keep the strongest of a batch and those so far."""
+        """Merge the strongest samples of a batch with those so far."""
         tensors = found.tensors
         batch = candidates(Peaks(tensors["value"], tensors["position"]), tensors["id"])
         before = self.strongest.to(batch.device)
@@ -122,13 +122,13 @@ class TopSamples(ExplanationMetric):
         self.strongest = merged(torch.cat([before, batch], 1), self.n)
 
     def result(self) -> SearchResult:
-        """The strongest so far, of all processes if they have been synchronised."""
+        """Return the strongest samples so far, of all processes if they have been synchronised."""
         if not self.strongest.ndim:
             raise ValueError("TopSamples has seen no sample: call update before compute.")
         return SearchResult.unpacked(self.strongest)
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         found = self.result()
         results = {"value": found.value, "sample_id": found.sample_id, "position": found.position}
         return {**self.sample_counts(), **results}
@@ -144,5 +144,5 @@ class TopSamples(ExplanationMetric):
 
 
 def _joined(states: Tensor, n: int) -> Tensor:
-    """The states [processes, U, n, 2 + D] of several processes as one."""
+    """Merge the states [processes, U, n, 2 + D] of several processes."""
     return merged(states.transpose(0, 1).flatten(1, 2), n) if states.ndim > 1 else states[0]

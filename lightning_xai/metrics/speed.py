@@ -22,7 +22,7 @@ SLOPE, VARIANCE = "score per unit of strength", "0 … 1 of the variance"
 
 
 class Speed(MapMetric, SweepMetric):
-    r"""Mean slope :math:`v_j` of importance over the states of a perturbation, painted over the input.
+    r"""Average the slope :math:`v_j` of importance over the states of a perturbation, painted over the input.
 
     Args:
         regions: The features j.
@@ -85,7 +85,7 @@ class Speed(MapMetric, SweepMetric):
         self.fingerprint(self.plan, self.requests, self.abscissae)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
-        """Slopes [N, J] of a sweep, painted."""
+        """Fit slopes [N, J] to a sweep, and paint them."""
         fit = fit_slope(self.abscissae, torch.stack([swept.local(request) for request in self.requests]))
         paint = swept.regions.paint
         tensors = {"map": paint(fit.slope), "map_r_squared": paint(fit.r_squared), "slope": fit.slope}
@@ -97,7 +97,7 @@ class Speed(MapMetric, SweepMetric):
         self.add_to_state("r_squared_sum", precise(found.tensors["map_r_squared"]).nansum(0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         return {**self.map_means(), "map_r_squared": self.r_squared_sum / self.map_count}
 
 

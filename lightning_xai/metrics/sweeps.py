@@ -16,7 +16,7 @@ from lightning_xai.scores import Target
 
 
 class SweepMetric(ExplanationMetric, ABC):
-    """A metric of chapter 1: it asks a sweep for what it needs.
+    """Computes a quantity of chapter 1 from a sweep that several metrics can share.
 
     Attributes:
         plan: The regions and how they are swept.
@@ -30,7 +30,7 @@ class SweepMetric(ExplanationMetric, ABC):
 
     @abstractmethod
     def explained(self, swept: SweepResult) -> BatchExplanation:
-        """What the metric makes of a sweep that holds its requests."""
+        """Compute the explanation of a batch from a sweep that holds the metric's requests."""
 
     def run(
         self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
@@ -39,17 +39,17 @@ class SweepMetric(ExplanationMetric, ABC):
         return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise what a sweep of a batch would refuse."""
+        """Raise the errors that a sweep of a batch would raise."""
         check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
     def _explained(self, swept: SweepResult, tensors: dict[str, Tensor]) -> BatchExplanation:
-        """``tensors`` with the sweep's importances that are not numbers counted, where there is one to be expected."""
-        nonfinite = torch.stack([self._missing(swept, request) for request in self.requests]).sum(0)
+        """Put ``tensors`` together with the count of importances that should be finite and are not."""
+        nonfinite = torch.stack([self._count_nonfinite(swept, request) for request in self.requests]).sum(0)
         score = self.requests[0].score
         return BatchExplanation(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
 
     @staticmethod
-    def _missing(swept: SweepResult, request: Request) -> Tensor:
+    def _count_nonfinite(swept: SweepResult, request: Request) -> Tensor:
         local = swept.local(request)
         missing: Tensor = ~local.isfinite() & _expected(swept.regions, request.pairing).to(local.device)
         return missing.sum(1)
@@ -105,7 +105,7 @@ def update_together(
 
 
 def shared_sweeps(metrics: Mapping[str, ExplanationMetric]) -> list[tuple[Plan, dict[str, SweepMetric]]]:
-    """Which metrics share a sweep, and how it is made: over the same regions, in the smallest chunks asked for."""
+    """Group the metrics over the same regions, which share a sweep in the smallest chunks asked for."""
     found: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
     for name, metric in metrics.items():
         if isinstance(metric, SweepMetric):
@@ -148,7 +148,7 @@ class FeatureLabels(Sequence[str]):
 
 
 def check_shared(regions: Regions | None, who: str) -> None:
-    """Refuse regions that differ from sample to sample: of such features there are no means over the data.
+    """Refuse regions that differ from sample to sample, as their features have no means over the data.
 
     Raises:
         ValueError: If their labels are a function of the inputs.
@@ -158,7 +158,7 @@ def check_shared(regions: Regions | None, who: str) -> None:
 
 
 def _expected(regions: BoundRegions, pairing: Pairing) -> Tensor:
-    """Which features or pairs a sample has, Boolean [N, F] or [1, F]: no pair of a feature with itself."""
+    """Mark the features or pairs that a sample has, Boolean [N, F] or [1, F]; no feature pairs with itself."""
     present = regions.present()
     if present is None:
         present = torch.ones(1, regions.count, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Bringing the processes together: the states of any number of metrics in one exchange."""
+"""Synchronisation of the states of any number of metrics in one exchange between processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALIGNMENT = 16
 def compute_together(
     metrics: Mapping[_Name, ExplanationMetric], *, alone: bool = False
 ) -> dict[_Name, dict[str, Tensor]]:
-    """The results of every metric; with several processes over the data of all, in one exchange of all states.
+    """Compute every metric over the data of all processes, whose states are exchanged at once.
 
     Each metric's own ``compute()`` gives the same, but exchanges its states one by one. Every process must call it,
     with the same metrics in the same order.
@@ -64,7 +64,7 @@ def compute_together(
 
 
 def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
-    """The tensors that the metric would exchange, in its order; whether each may have another length elsewhere."""
+    """List the tensors that a metric exchanges, in its order, and whether their length may differ between processes."""
     found: list[Tensor] = []
     fixed = [state for state in (getattr(metric, name) for name in metric._reductions) if isinstance(state, Tensor)]
 
@@ -78,14 +78,14 @@ def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
 
 
 def _next(gathered: Iterator[list[Tensor]], _state: Tensor, **_group: Any) -> list[Tensor]:
-    """What the processes have of the state that torchmetrics asks for."""
+    """Return the state that torchmetrics asks for, as all processes have it."""
     return next(gathered)
 
 
 def _compute(
     metric: ExplanationMetric, together: Callable[[], bool], exchange: Callable[..., list[Tensor]] | None = None
 ) -> dict[str, Tensor]:
-    """The metric's results, in one process or with states that have been exchanged already."""
+    """Compute a metric in one process, or with states that have been exchanged already."""
     before = metric.distributed_available_fn, metric.dist_sync_fn
     metric.distributed_available_fn, metric.dist_sync_fn = together, exchange
     try:
@@ -96,7 +96,7 @@ def _compute(
 
 
 def _gather(states: Sequence[tuple[Tensor, bool]]) -> Iterator[list[Tensor]]:
-    """Every state of every process: the bytes of all in one collective, after one that compares their shapes.
+    """Gather the states of every process as bytes in one collective, after one that compares their shapes.
 
     If some may differ in length, one more tells the lengths.
     """
@@ -130,7 +130,7 @@ def _gather(states: Sequence[tuple[Tensor, bool]]) -> Iterator[list[Tensor]]:
 def _layout(
     states: Sequence[Tensor], varies: Sequence[bool], lengths: Sequence[int]
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Where each state of a process begins and ends among its bytes, and its shape there."""
+    """Compute where each state of a process begins and ends among its bytes, and its shape."""
     own = iter(lengths)
     layout, start = [], 0
     for state, vary in zip(states, varies, strict=True):

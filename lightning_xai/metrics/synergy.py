@@ -24,7 +24,7 @@ REDUNDANT = "0 all need each other … 1 all hold the same"
 
 
 class Synergy(SweepMetric):
-    r"""Mean joint importance :math:`LI_{j^*,j}` and interaction :math:`I = LI_{j^*,j} - LI_{j^*} - LI_j`.
+    r"""Average joint importance :math:`LI_{j^*,j}` and interaction :math:`I = LI_{j^*,j} - LI_{j^*} - LI_j`.
 
     Both are NaN on the diagonal.
 
@@ -98,7 +98,7 @@ class Synergy(SweepMetric):
         self.fingerprint(self.plan, self.requests)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
-        """Joint importance and interaction [N, J, J] of a sweep, and the row of each sample's strongest feature."""
+        """Compute joint importance and interaction [N, J, J], and paint the row of each sample's strongest feature."""
         pair, single = self.requests
         joint, alone = joint_importance(swept, pair), swept.local(single)
         interaction = beyond_single(joint, alone, pair.pairing)
@@ -131,7 +131,7 @@ class Synergy(SweepMetric):
         self.add_to_state("measured", (count > 0).sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """The results declared above."""
+        """Compute the results that ``results`` declares."""
         return {
             **self.sample_counts(),
             "joint": self.joint_sum / self.joint_count,

@@ -12,7 +12,11 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         ("score=probabilty", ["score 'probabilty' is unknown. Did you mean 'probability'"]),
         (
             "metrics=nothing",
-            ["metrics 'nothing' is unknown. Known: default, dissection, importance, ", "relevance", "unit_ablation."],
+            [
+                "metrics 'nothing' is unknown. Known: default, dissection, importance, ",
+                "relevance",
+                "unit_ablation.",
+            ],
         ),
         ("metrics=[importance,sped]", ["Could not load 'metrics/sped'"]),
         ("+select=slise", ["select 'slise' is unknown. Did you mean 'slice'?"]),
@@ -49,7 +53,10 @@ def test_what_cannot_be_composed(wrong, words, command, here):
         ("attribution=saliency rule=epsilon_plus", "rule=... says how attribution=lrp passes relevance on"),
         ("attribution=saliency show_rules=true", "show_rules=true is for attribution=lrp; Saliency has no rules"),
         ("rule.epsilon=-1", "attribution.composite: epsilon must be a number >= 0, got -1."),
-        ("metrics.relevance.part=all", "metrics.relevance: part 'all' is unknown. Known: signed, positive, absolute"),
+        (
+            "metrics.relevance.part=all",
+            "metrics.relevance: part 'all' is unknown. Known: signed, positive, absolute",
+        ),
         ("perturbation.delta=abc", "perturbation: delta of Negative must be a number, got 'abc'."),
         ("perturbation=blur perturbation.sigma=abc", "perturbation: sigma of Blur must be a number, got 'abc'."),
         ("perturbation=permute perturbation.seed=x", "perturbation: seed of Permute must be an integer, got 'x'."),
