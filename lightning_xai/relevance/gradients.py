@@ -113,7 +113,7 @@ class GradientXInput(GradientAttribution):
 def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     r"""Differentiate every sample's score [N] with respect to its row of a leaf [N, ...].
 
-    The parameters' gradients are not computed. A sample whose score is not finite has the gradient 0.
+    The parameters' gradients are not computed.
 
     Args:
         score: The scores.
@@ -125,8 +125,7 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     """
     grad = None
     if score.requires_grad:
-        # A seed of 0 keeps a score that is NaN or infinite out of whatever the samples share on the way back.
-        (grad,) = torch.autograd.grad(score, leaf, score.isfinite().to(score), allow_unused=True)
+        (grad,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
     if grad is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "

@@ -66,8 +66,7 @@ def _propagate(
         given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
         leaves = [leaf] if receiver is None else [leaf, receiver]
         try:
-            # A seed of 0 keeps a score that is NaN or infinite out of sums over the samples.
-            found = torch.autograd.grad(value, leaves, value.isfinite().to(value), allow_unused=True)
+            found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
         if all(part is None for part in found):
