@@ -38,7 +38,7 @@ class Ids(Attribution):
 
 
 @pytest.mark.parametrize("given", [None, [7, 3], torch.tensor([7, 3])])
-def test_the_ids_are_handed_on(given):
+def test_sample_ids_reach_the_method(given):
     found = Ids()(nn.Identity(), torch.ones(2, 3, 4), 0, sample_ids=given)
     assert found.shape == (2, 1, 4)
     assert found[:, 0, 0].tolist() == ([0, 1] if given is None else [7, 3])
@@ -55,18 +55,18 @@ def test_the_ids_are_handed_on(given):
         (torch.full((2, 3), torch.nan), None, ValueError, "inputs hold NaN"),
     ],
 )
-def test_inputs_are_checked_once_for_all(inputs, ids, error, message):
+def test_invalid_inputs_are_refused(inputs, ids, error, message):
     with pytest.raises(error, match=message):
         Ids()(nn.Identity(), inputs, 0, sample_ids=ids)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (1, 3, 4), (2, 4), (2, 1, 4, 1)])
-def test_a_map_must_be_shaped_like_the_inputs(shape):
+def test_map_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"Ids made a map .* for inputs \[2, 3, 4\]; it must be shaped like them"):
         Ids(shape)(nn.Identity(), torch.ones(2, 3, 4), 0)
 
 
-def test_a_map_of_a_table_has_its_columns():
+def test_map_of_a_table_must_have_its_columns():
     with pytest.raises(ValueError, match=r"Ids made a map \[2, 7\] for inputs \[2, 3\]"):
         Ids((2, 7))(nn.Identity(), torch.ones(2, 3), 0)
 
@@ -80,7 +80,7 @@ def test_a_map_of_a_table_has_its_columns():
         ((3, 2, 2, 2), Segments([[0, 0], [-1, 1]])),
     ],
 )
-def test_perturbation_importance_is_importance_painted(shape, regions):
+def test_perturbation_importance_paints_importance_over_the_cells(shape, regions):
     x, target, ids = torch.randn(shape).double(), torch.tensor([0, 2, 1]), [5, 1, 9]
     model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3)).double()
     kind = kinds.GaussianNoise(seed=2)
@@ -91,7 +91,7 @@ def test_perturbation_importance_is_importance_painted(shape, regions):
     torch.testing.assert_close(found.view_as(painted), painted, equal_nan=True)
 
 
-def test_perturbation_importance_is_a_value():
+def test_perturbation_importance_compares_hashes_and_pickles():
     this = PerturbationImportance(Windows(2), kinds.Blur(), score="margin")
     assert this == PerturbationImportance(Windows(2), kinds.Blur(), score=Margin())
     assert this != PerturbationImportance(Windows(2), kinds.Blur())
@@ -133,7 +133,7 @@ class Careless(Ids):
         (lambda: PerturbationImportance(2, "blur", engine="fast"), ValueError, "engine 'fast' is unknown"),
     ],
 )
-def test_what_cannot_be_explained_or_built(ask, error, message):
+def test_invalid_attributions_and_details_are_refused(ask, error, message):
     with pytest.raises(error, match=message):
         ask()
 
@@ -174,7 +174,7 @@ def test_layer_may_be_the_module_itself():
         GradCAM(layer=nn.Tanh())(model, x, 0)
 
 
-def test_the_form_is_abstract():
+def test_attribution_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Attribution()
     assert isinstance(Ids()(nn.Identity(), torch.ones(1, 2), 0), Tensor)

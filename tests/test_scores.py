@@ -47,7 +47,7 @@ every_score = pytest.mark.parametrize("name", SCORES)
 
 
 @every_score
-def test_scores_of_classes(name):
+def test_scores_of_classes_match_their_formulas(name):
     clean, other = draw(5, CLASSES), draw(5, CLASSES)
     bound = as_score(name).bind(clean, torch.tensor(TARGET), samples=5)
     for output in (clean, other):
@@ -56,7 +56,7 @@ def test_scores_of_classes(name):
 
 
 @every_score
-def test_scores_of_positions(name):
+def test_scores_of_positions_match_their_formulas(name):
     """Read at each position of the region in which the target is predicted for the clean input, then averaged."""
     clean, other = draw(5, CLASSES, 3, 6), draw(5, CLASSES, 3, 6)
     bound = as_score(name).bind(clean, torch.tensor(TARGET), samples=5)
@@ -73,7 +73,7 @@ def test_scores_of_positions(name):
         close(bound(output), expected)
 
 
-def test_a_sample_without_a_region_has_no_score():
+def test_score_is_nan_where_the_class_is_predicted_nowhere():
     clean = torch.zeros(2, 3, 4)
     clean[:, 1] = 1.0
     close(as_score("logit").bind(clean, torch.tensor([1, 2]), samples=2)(clean), [1.0, np.nan])
@@ -110,7 +110,7 @@ def test_the_runner_up_stays_the_one_of_the_clean_output():
     close(bound(other), [5.0])
 
 
-def test_scores_in_their_three_forms():
+def test_target_takes_indices_one_index_or_predicted():
     z = draw(4, 3)
     logit = as_score("logit")
     close(logit.bind(z, torch.tensor([0, 2, 1, 1]), samples=4)(z), z[range(4), [0, 2, 1, 1]])
@@ -127,7 +127,7 @@ def test_the_prediction_of_positions_is_the_most_frequent_class():
 
 @every_score
 @pytest.mark.parametrize("positions", [(), (6,)])
-def test_rows_may_be_chosen_and_repeated(name, positions):
+def test_bound_score_of_selected_and_repeated_rows(name, positions):
     clean, target, rows = draw(3, CLASSES, *positions), [0, 1, 3], [2, 0, 2, 1]
     other, score = draw(4, CLASSES, *positions), as_score(name)
     bound = score.bind(clean, torch.tensor(target), samples=3)
@@ -183,7 +183,7 @@ def test_output_picks_the_tensor(output, key):
         (LOGITS[:2], Logit(), r"output must have one row per sample, \[3, classes\] for 3 of them, got \[2, 2\]"),
     ],
 )
-def test_outputs_that_cannot_be_read(output, score, message):
+def test_outputs_that_cannot_be_read_are_refused(output, score, message):
     with pytest.raises(ValueError, match=message):
         score.bind(output, 0, samples=3)
 
@@ -211,7 +211,7 @@ def test_outputs_that_cannot_be_read(output, score, message):
         (None, ValueError, "the output has classes, so a target is needed: class indices or 'predicted'"),
     ],
 )
-def test_scores_that_do_not_fit(target, error, message):
+def test_targets_that_do_not_fit_are_refused(target, error, message):
     with pytest.raises(error, match=message):
         as_score("logit").bind(torch.zeros(2, 3), target, samples=2)
 
@@ -225,13 +225,13 @@ def test_scores_that_do_not_fit(target, error, message):
         ("margin", "score='margin' needs two classes or more"),
     ],
 )
-def test_one_column_has_no_rival(score, message):
+def test_softmax_and_margin_refuse_one_column(score, message):
     with pytest.raises(ValueError, match=message):
         as_score(score).bind(torch.zeros(2, 1), 0, samples=2)
 
 
 @pytest.mark.parametrize("score", ["probability", "log_probability", "comb_classes"])
-def test_a_second_softmax_is_warned_of(score):
+def test_second_softmax_warns(score):
     with pytest.warns(UserWarning, match="already looks like probabilities: use score='value'"):
         as_score(score).bind(draw(3, 4).softmax(1), 0, samples=3)
 
@@ -249,7 +249,7 @@ def test_a_second_softmax_is_warned_of(score):
         (3, TypeError, "score must be a name, a Score or a function, got int"),
     ],
 )
-def test_scores_that_are_none(score, error, message):
+def test_unknown_scores_are_refused(score, error, message):
     with pytest.raises(error, match=message):
         as_score(score)
 
@@ -257,7 +257,7 @@ def test_scores_that_are_none(score, error, message):
 # Scores of one's own
 
 
-def test_any_function_is_a_score():
+def test_function_becomes_a_score():
     z, target = draw(3, 2), torch.tensor([1, 0, 1])
     score = as_score(lambda output, target: output.sum(1) * target)
     assert isinstance(score, Score)
@@ -267,7 +267,7 @@ def test_any_function_is_a_score():
     close(second.bind(pair, 0, samples=3)(pair), z[:, 0] + 1)
 
 
-def test_a_function_must_return_a_number_per_sample():
+def test_function_must_return_one_value_per_sample():
     z = draw(3, 2)
     with pytest.raises(ValueError, match=r"Custom must return one value per sample, \[3\], got \[3, 2\]"):
         as_score(lambda output, _: output).bind(z, 0, samples=3)(z)

@@ -125,7 +125,7 @@ def test_the_table_holds_methods_of_every_module():
 
 
 @every_case
-def test_a_map_is_shaped_like_the_inputs(name, shape, model, x, y):
+def test_map_is_shaped_like_the_inputs(name, shape, model, x, y):
     found = METHODS[name](model, x, y, IDS)
     assert found.shape == ((3, 1, *shape[2:]) if name in CAMS else shape)
     assert found.dtype == torch.float64
@@ -134,7 +134,7 @@ def test_a_map_is_shaped_like_the_inputs(name, shape, model, x, y):
 
 
 @every_case
-def test_a_sample_has_the_same_map_in_any_batch(name, shape, model, x, y):
+def test_map_ignores_the_rest_of_the_batch(name, shape, model, x, y):
     together = METHODS[name](model, x, y, IDS)
     close(METHODS[name](model, x.flip(0), y.flip(0), IDS[::-1]), together.flip(0))
     for row in range(3):
@@ -144,7 +144,7 @@ def test_a_sample_has_the_same_map_in_any_batch(name, shape, model, x, y):
 @every_method
 @plane
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_any_gradient_mode(name, model, x, y, mode):
+def test_map_ignores_the_gradient_mode(name, model, x, y, mode):
     expected = METHODS[name](model, x, y, IDS)
     with mode():
         assert torch.equal(METHODS[name](model, x + 0, y + 0, IDS).nan_to_num(), expected.nan_to_num())
@@ -171,7 +171,7 @@ def test_target_takes_every_form_of_class_indices(name, model, x):
 
 @every_method
 @plane
-def test_no_target_is_needed_where_the_output_has_one_column(name, model, x):
+def test_target_is_optional_where_the_output_has_one_column(name, model, x):
     model.classifier = nn.Linear(4, 1).double()
     close(METHODS[name](model, x, sample_ids=IDS), METHODS[name](model, x, 0, IDS))
 
@@ -199,7 +199,7 @@ class NoNumber(Net):
 @every_method
 @plane
 @pytest.mark.filterwarnings("ignore:the gradient with respect to .* is not finite")
-def test_sample_whose_score_is_no_number_has_a_nan_map(name, shape, x, y):
+def test_map_is_nan_where_the_score_is_not_finite(name, shape, x, y):
     model = NoNumber(shape)
     x[1, 0, 0, 0] = 99.0
     found = METHODS[name](model, x, y, IDS)
@@ -232,7 +232,7 @@ PASSES = {
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("shape", [SHAPES["plane"]], ids=[""])
-def test_no_forward_pass_is_made_twice(name, shape, x, y):
+def test_forward_passes_per_batch(name, shape, x, y):
     model, rows = (
         nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
         [],
@@ -296,7 +296,7 @@ def same(before, after):
 
 @every_method
 @plane
-def test_nothing_is_left_on_the_model_or_the_inputs(name, model, x, y):
+def test_model_and_inputs_are_left_as_they_were(name, model, x, y):
     model.train()
     model.features[1].weight.requires_grad_(False)
     model.features[4].eval()
@@ -307,7 +307,7 @@ def test_nothing_is_left_on_the_model_or_the_inputs(name, model, x, y):
 
 @every_method
 @plane
-def test_nothing_is_left_when_the_model_raises(name, model, x, y, monkeypatch):
+def test_model_is_left_as_it_was_when_it_raises(name, model, x, y, monkeypatch):
     before = state(model, x)
     calls = []
 
@@ -324,7 +324,7 @@ def test_nothing_is_left_when_the_model_raises(name, model, x, y, monkeypatch):
 
 @every_method
 @plane
-def test_gradients_of_a_training_step_in_between_are_kept(name, model, x, y):
+def test_explaining_between_forward_and_backward_keeps_the_gradients(name, model, x, y):
     model.train()
     leaf = x.clone().requires_grad_()
     loss = model(leaf * 1).square().sum()
@@ -337,7 +337,7 @@ def test_gradients_of_a_training_step_in_between_are_kept(name, model, x, y):
 
 @every_method
 @plane
-def test_autocast_does_not_round_the_map(name, x, y):
+def test_map_ignores_autocast(name, x, y):
     model, x = Net(x.shape).float(), x.float()
     expected = METHODS[name](model, x, y, IDS)
     with torch.autocast("cpu", torch.bfloat16):
@@ -346,28 +346,28 @@ def test_autocast_does_not_round_the_map(name, x, y):
 
 @every_method
 @plane
-def test_models_in_half_precision(name, model, x, y):
+def test_half_precision_models_give_half_precision_maps(name, model, x, y):
     found = METHODS[name](model.bfloat16(), x.bfloat16(), y, IDS)
     assert found.dtype == torch.bfloat16
 
 
 @every_method
 @plane
-def test_wrappers_are_looked_through(name, model, x, y):
+def test_data_parallel_gives_the_same_map(name, model, x, y):
     expected = METHODS[name](model, x, y, IDS)
     assert torch.equal(METHODS[name](nn.DataParallel(model), x, y, IDS).nan_to_num(), expected.nan_to_num())
 
 
 @every_method
 @plane
-def test_frozen_networks_are_explained_too(name, model, x, y):
+def test_frozen_networks_give_the_same_map(name, model, x, y):
     expected = METHODS[name](model, x, y, IDS)
     model.requires_grad_(False)
     assert torch.equal(METHODS[name](model, x, y, IDS).nan_to_num(), expected.nan_to_num())
 
 
 @every_method
-def test_a_value(name):
+def test_attributions_compare_hash_and_pickle(name):
     method = METHODS[name]
     again = copy.deepcopy(method)
     assert again == method
@@ -381,7 +381,7 @@ def test_a_value(name):
 
 @every_method
 @plane
-def test_a_pickled_method_gives_the_same_map(name, model, x, y):
+def test_pickled_attribution_gives_the_same_map(name, model, x, y):
     found = pickle.loads(pickle.dumps(METHODS[name]))(model, x, y, IDS)
     assert torch.equal(found.nan_to_num(), METHODS[name](model, x, y, IDS).nan_to_num())
 
@@ -410,7 +410,7 @@ class Difference(nn.Module):
 
 @pytest.mark.parametrize("name", SCORED)
 @plane
-def test_the_score_is_what_is_explained(name, model, x, y):
+def test_score_is_what_is_explained(name, model, x, y):
     margin = with_score(METHODS[name], "margin")
     assert margin == with_score(METHODS[name], Margin())
     for row, found in enumerate(margin(model, x, y)):
@@ -426,7 +426,7 @@ def test_the_score_is_what_is_explained(name, model, x, y):
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_a_score_without_gradient_is_refused(name):
+def test_comb_classes_is_refused(name):
     with pytest.raises(ValueError, match="score='comb_classes' is 0 at the clean input"):
         with_score(METHODS[name], CombClasses())
 
@@ -443,7 +443,7 @@ def test_a_score_without_gradient_is_refused(name):
         ({"model": "net"}, TypeError, "model must be a torch.nn.Module"),
     ],
 )
-def test_what_cannot_be_explained(name, model, x, y, change, error, message):
+def test_invalid_arguments_are_refused(name, model, x, y, change, error, message):
     asked = {"model": model, "x": x, "target": y} | change
     with pytest.raises(error, match=message):
         METHODS[name](asked["model"], asked["x"], asked["target"], IDS)
@@ -460,7 +460,7 @@ class Dict(nn.Module):
 
 @every_method
 @plane
-def test_an_output_that_the_score_cannot_read(name, model, x, y):
+def test_dict_output_asks_for_the_key(name, model, x, y):
     with pytest.raises(ValueError, match=r"a dict with the keys \['logits', 'size'\]: say which to explain"):
         METHODS[name](Dict(model), x, y, IDS)
 
@@ -469,7 +469,7 @@ def test_an_output_that_the_score_cannot_read(name, model, x, y):
     "name", [name for name in METHODS if not isinstance(METHODS[name], ScoreCAM | AblationCAM | CAM)]
 )
 @plane
-def test_a_network_that_cuts_the_gradient(name, model, x, y):
+def test_cut_gradient_is_refused(name, model, x, y):
     class Cut(nn.Module):
         def __init__(self):
             super().__init__()

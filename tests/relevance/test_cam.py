@@ -92,7 +92,7 @@ FORMULAS = {
 @every_shape
 @pytest.mark.parametrize("end", ["mean", "flat"])
 @pytest.mark.parametrize("cam", GRADIENT, ids=lambda cam: cam.__name__)
-def test_formulas_by_loops(shape, end, cam):
+def test_gradient_cams_match_loops(shape, end, cam):
     model, x = Net(shape, end), draw(*shape)
     activation, gradient, _ = model.seen(x)
     expected = by_loops(FORMULAS[cam], activation, gradient)
@@ -102,7 +102,7 @@ def test_formulas_by_loops(shape, end, cam):
 
 
 @every_shape
-def test_score_cam_by_a_loop(shape):
+def test_score_cam_matches_a_loop(shape):
     model, x = Net(shape), draw(*shape)
     activation, _, _ = model.seen(x)
     mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[len(shape)]
@@ -120,7 +120,7 @@ def test_score_cam_by_a_loop(shape):
 
 
 @every_shape
-def test_ablation_cam_by_a_loop(shape):
+def test_ablation_cam_matches_a_loop(shape):
     model, x = Net(shape, "flat"), draw(*shape)
     activation, _, score = model.seen(x)
     weights = torch.zeros(3, 6, dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_hires_cam_sums_to_the_logit_without_its_bias(shape, end):
 
 @every_shape
 @pytest.mark.parametrize("layer", ["top", "top.0", "stem", "stem.2"])
-def test_captum_agrees(shape, layer):
+def test_grad_cam_matches_captum(shape, layer):
     model, x = Net(shape, "flat"), draw(*shape)
     peer = LayerGradCam(model, model.get_submodule(layer))
     close(GradCAM(layer, upsample=None, relu=False)(model, x, Y), peer.attribute(x, target=Y).detach())
@@ -207,7 +207,7 @@ def peer_map(name, model, layer, x):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_pytorch_grad_cam_agrees(cam, tolerance):
+def test_cams_match_pytorch_grad_cam(cam, tolerance):
     model, x = Net(SHAPES["plane"], "flat"), draw(3, 2, 8, 10)
     model.stem[2] = nn.Identity()  # the layer has the size of the input, so that neither interpolates
     model.head = nn.Linear(6 * 80, 3).double()
@@ -226,12 +226,12 @@ def test_pytorch_grad_cam_agrees(cam, tolerance):
 
 @every_cam
 @every_shape
-def test_the_layer_that_is_found_is_the_last_before_global_pooling(cam, shape):
+def test_default_layer_is_the_last_before_global_pooling(cam, shape):
     model, x = Net(shape), draw(*shape)
     close(cam()(model, x, Y), cam("top")(model, x, Y))
 
 
-def test_the_layer_that_is_found_in_a_residual_network():
+def test_default_layer_of_resnet_is_layer4():
     from torchvision.models import resnet18
 
     model, x = resnet18(num_classes=3).double(), draw(1, 3, 64, 64)
@@ -276,7 +276,7 @@ def as_grid(tokens):
 
 
 @every_cam
-def test_tokens_are_laid_out_by_a_function(cam):
+def test_reshape_lays_out_tokens(cam):
     model, x = Tokens().eval(), draw(3, 2, 8, 10)
     found = cam("norm", reshape=as_grid, upsample=None)(model, x, Y)
     assert found.shape == (3, 1, 4, 5)
@@ -331,31 +331,31 @@ def test_no_graph_is_built_before_the_layer():
 
 
 @every_cam
-def test_a_layer_that_does_not_exist(cam):
+def test_unknown_layer_is_refused(cam):
     with pytest.raises(ValueError, match=r"layer 'tpo' is unknown. Did you mean 'top'"):
         cam("tpo")(Net(SHAPES["line"]), draw(3, 2, 12), Y)
 
 
 @every_cam
-def test_a_table_has_no_map(cam):
+def test_tables_are_refused(cam):
     with pytest.raises(ValueError, match=r"needs inputs with spatial axes \[N, C, \*S\], got a table \[2, 4\]"):
         cam()(nn.Linear(4, 2), torch.ones(2, 4), 0)
 
 
 @every_cam
-def test_a_network_without_such_a_layer(cam):
+def test_network_without_spatial_layer_is_refused(cam):
     with pytest.raises(ValueError, match=r"no layer was found that runs once and returns .* name one with layer="):
         cam()(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.ones(2, 2, 4), 0)
 
 
 @every_cam
-def test_tokens_without_a_reshape(cam):
+def test_tokens_without_reshape_are_refused(cam):
     with pytest.raises(ValueError, match=r"layer 'norm' gives \[1, 21, 6\], which is not .* give reshape=..."):
         cam("norm")(Tokens(), draw(1, 2, 8, 10), 0)
 
 
 @every_cam
-def test_a_reshape_that_does_not_help(cam):
+def test_reshape_to_another_rank_is_refused(cam):
     with pytest.raises(ValueError, match=r"layer 'norm' gives \[1, 6, 20\], .*; reshape must make it such a tensor"):
         cam("norm", reshape=lambda tokens: as_grid(tokens).flatten(2))(Tokens(), draw(1, 2, 8, 10), 0)
 
@@ -374,7 +374,7 @@ class Never(Net):
 
 @every_cam
 @pytest.mark.parametrize(("net", "layer", "times"), [(Twice, "top", "ran 2 times"), (Never, "spare", "did not run")])
-def test_a_layer_that_does_not_run_once(cam, net, layer, times):
+def test_layer_that_does_not_run_once_is_refused(cam, net, layer, times):
     with pytest.raises(ValueError, match=f"layer '{layer}' {times} in one pass of the model: name one that runs once"):
         cam(layer)(net(SHAPES["line"]), draw(3, 2, 12), Y)
 
@@ -393,7 +393,7 @@ def test_cam_refuses_networks_that_it_does_not_fit(model, fields):
         CAM(**fields)(model, draw(3, 2, 12), Y)
 
 
-def test_a_layer_of_integers_has_no_gradient():
+def test_layer_of_integers_is_refused():
     class Rounded(nn.Module):
         def forward(self, x):
             return x.long()
@@ -420,7 +420,7 @@ def test_a_layer_of_integers_has_no_gradient():
         (lambda: AblationCAM(chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_built(make, error, message):
+def test_invalid_fields_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

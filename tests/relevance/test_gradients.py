@@ -18,7 +18,7 @@ def classifier(shape):
 
 
 @every_shape
-def test_of_a_linear_score(shape):
+def test_gradients_of_a_linear_score(shape):
     weight, x = draw(3, *shape[1:]), draw(*shape)
     model, y = module(lambda z: z.flatten(1) @ weight.flatten(1).T + 2.0), torch.tensor([2, 0, 1])
     close(Saliency(absolute=False)(model, x, y), weight[y])
@@ -29,7 +29,7 @@ def test_of_a_linear_score(shape):
 
 @every_shape
 @pytest.mark.parametrize("score", ["logit", "probability", "log_probability", "margin", "sigmoid", "value"])
-def test_against_central_differences(shape, score):
+def test_gradients_match_central_differences(shape, score):
     model, x, y = classifier(shape), draw(*shape), torch.tensor([0, 2, 1])
     ranks = model(x).detach().argsort(1, descending=True)
     rivals = torch.where(ranks[:, 0] == y, ranks[:, 1], ranks[:, 0])
@@ -92,7 +92,7 @@ def test_biases_take_their_own_gradient_times_bias():
 
 
 @every_shape
-def test_captum_agrees(shape):
+def test_gradients_match_captum(shape):
     model, x, y = classifier(shape), draw(*shape), torch.tensor([0, 2, 1])
     leaf = x.clone().requires_grad_()
     close(Saliency()(model, x, y), CaptumSaliency(model).attribute(leaf, target=y).detach())
@@ -100,7 +100,7 @@ def test_captum_agrees(shape):
     close(GradientXInput()(model, x, y), InputXGradient(model).attribute(leaf, target=y).detach())
 
 
-def test_of_a_segmentation_the_region_of_the_clean_prediction_is_explained():
+def test_segmentation_is_explained_where_the_class_is_predicted():
     model, x = nn.Conv2d(2, 3, 3, padding=1).double(), draw(3, 2, 4, 5)
     leaf = x.clone().requires_grad_()
     output = model(leaf)
@@ -111,12 +111,12 @@ def test_of_a_segmentation_the_region_of_the_clean_prediction_is_explained():
 
 
 @pytest.mark.parametrize("method", [GradientAttribution])
-def test_the_family_is_open_and_abstract(method):
+def test_gradient_attribution_is_abstract(method):
     with pytest.raises(TypeError, match="abstract"):
         method()
 
 
-def test_the_gradients_of_parameters_are_not_computed():
+def test_parameters_get_no_gradient():
     model, x = rectifier(bias=True), draw(2, 2, 8, 6)
     with FlopCounterMode(display=False) as forward:
         model(x)
@@ -155,7 +155,7 @@ def test_causes_of_a_cut_gradient_are_named(forward):
         Saliency()(module(forward), draw(2, 3), 0)
 
 
-def test_ids_of_tokens_are_told_to_explain_the_embedding():
+def test_integer_ids_name_the_embedding_as_remedy():
     with pytest.raises(TypeError, match="embedding"):
         Saliency()(nn.Sequential(nn.Embedding(5, 3), nn.Flatten()), torch.tensor([[1, 2], [3, 4]]), 0)
 
@@ -166,7 +166,7 @@ def test_the_embedding_is_explained_by_the_part_after_it():
     close(Saliency(absolute=False)(rest, embedded, 1), rest[1].weight[1].detach().view(1, 2, 3).expand(2, 2, 3))
 
 
-def test_a_gradient_that_is_not_finite_is_said():
+def test_gradient_that_is_not_finite_warns():
     x = torch.tensor([[0.0, 4.0], [1.0, 9.0]])
     with pytest.warns(UserWarning, match="gradient with respect to the inputs is not finite in 1 of 2 samples"):
         found = Saliency()(module(lambda z: z.sqrt().sum(1, keepdim=True)), x, 0)
@@ -185,7 +185,7 @@ def group(tmp_path):
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_training_under_a_distributed_wrapper_goes_on(group, between):
+def test_explaining_during_distributed_training(group, between):
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)).double()
     model = nn.parallel.DistributedDataParallel(net)

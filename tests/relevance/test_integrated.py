@@ -45,7 +45,7 @@ def test_polynomials_of_degree_2n_are_exact_with_n_nodes():
         close(IntegratedGradients(steps=3, baseline=start)(model, x, 0), x**power - start**power)
 
 
-def test_the_trapezoid_by_a_loop():
+def test_trapezoid_matches_a_loop():
     model, x, start = smooth(), draw(3, 2, 4), draw(3, 2, 4)
     expected = torch.zeros_like(x)
     for place, weight in zip(np.linspace(0, 1, 6), [0.1, 0.2, 0.2, 0.2, 0.2, 0.1], strict=True):
@@ -55,7 +55,7 @@ def test_the_trapezoid_by_a_loop():
 
 
 @every_method
-def test_the_completeness_gap_is_what_is_missing_and_falls_with_the_steps(method):
+def test_completeness_gap_falls_with_the_steps(method):
     model, x, start = smooth(), 3 * draw(4, 2, 4), draw(2, 4)
     gaps = []
     for steps in (2, 4, 8, 16, 32):
@@ -71,7 +71,7 @@ def test_the_completeness_gap_is_what_is_missing_and_falls_with_the_steps(method
 
 @every_method
 @pytest.mark.parametrize("shape", [(3, 8), (3, 2, 4), (3, 2, 2, 2), (3, 1, 2, 2, 2)])
-def test_captum_agrees(method, shape):
+def test_integrated_gradients_match_captum(method, shape):
     model, x, y, start = smooth(), draw(*shape), torch.tensor([2, 0, 1]), draw(*shape)
     theirs = {"gausslegendre": "gausslegendre", "trapezoid": "riemann_trapezoid"}[method]
     peer = CaptumIntegratedGradients(model).attribute(x, start, target=y, n_steps=9, method=theirs)
@@ -83,7 +83,7 @@ def test_captum_agrees(method, shape):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 5, 7, 1000])
-def test_chunks_do_not_matter(chunk_size):
+def test_map_ignores_chunk_size(chunk_size):
     model, x, y = smooth(), draw(5, 2, 4), torch.tensor([2, 0, 1, 1, 0])
     expected = IntegratedGradients(steps=11, score="margin")(model, x, y)
     close(IntegratedGradients(steps=11, score="margin", chunk_size=chunk_size)(model, x, y), expected, 1e-12)
@@ -103,7 +103,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 40])
-def test_memory_does_not_grow_with_the_steps(chunk_size):
+def test_rows_per_pass_ignore_the_steps(chunk_size):
     model = Counted(nn.Sequential(nn.Linear(4, 2**16), nn.Tanh(), nn.Linear(2**16, 1)))  # 256 KiB per input
     for steps in (25, 100):
         model.most = model.all = 0
@@ -118,7 +118,7 @@ def test_no_pass_is_over_the_limit():
     assert (model.most, model.all) == (8, 30)
 
 
-def test_baselines():
+def test_baselines_as_numbers_tensors_and_functions():
     model, x = smooth(), draw(3, 2, 4)
     black = IntegratedGradients(steps=5)(model, x, 0)
     close(IntegratedGradients(steps=5, baseline=torch.zeros(2, 4))(model, x, 0), black)
@@ -145,11 +145,11 @@ def test_baselines():
         ({"baseline": float("inf")}, ValueError, "baseline must hold finite numbers only"),
     ],
 )
-def test_what_cannot_be_built(fields, error, message):
+def test_invalid_fields_are_refused(fields, error, message):
     with pytest.raises(error, match=message):
         IntegratedGradients(**fields)
 
 
-def test_a_baseline_that_does_not_fit():
+def test_baseline_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"baseline of shape \[3\] fits neither the inputs \[2, 2, 4\] nor one sample"):
         IntegratedGradients(baseline=torch.zeros(3))(smooth(), draw(2, 2, 4), 0)

@@ -18,7 +18,7 @@ def close(found, expected):
 
 @every_shape
 @every_part
-def test_channels(shape, part):
+def test_pool_channels_matches_loops(shape, part):
     relevance = draw(*shape)
     expected = np.zeros((shape[0], *(shape[2:] or shape[1:])))
     for place in np.ndindex(*shape):
@@ -28,7 +28,7 @@ def test_channels(shape, part):
 
 @every_shape
 @every_part
-def test_windows(shape, part):
+def test_pool_features_over_windows_matches_loops(shape, part):
     relevance, spatial = draw(*shape), shape[2:] or shape[1:]
     grid = [-(-length // 2) for length in spatial]
     expected = np.zeros((shape[0], np.prod(grid)))
@@ -42,7 +42,7 @@ def test_windows(shape, part):
 
 
 @every_part
-def test_segments_of_each_sample(part):
+def test_pool_features_over_segments_of_each_sample(part):
     relevance, inputs = draw(3, 2, 4, 5), draw(3, 2, 4, 5)
 
     def labels(x):
@@ -55,23 +55,23 @@ def test_segments_of_each_sample(part):
     close(pool_features(relevance, Segments(labels), part, inputs=inputs), expected)
 
 
-def test_a_map_with_one_channel():
+def test_pooling_a_map_with_one_channel():
     relevance = draw(2, 1, 3, 4)
     close(pool_channels(relevance), relevance[:, 0])
     close(pool_features(relevance, Windows((3, 4)))[:, 0], relevance.flatten(1).sum(1))
 
 
 @pytest.mark.parametrize("pool", [pool_channels, lambda r, part: pool_features(r, Windows(1), part)])
-def test_an_unknown_part(pool):
+def test_unknown_part_is_refused(pool):
     with pytest.raises(ValueError, match=r"part 'negativ' is unknown. .*Known: signed, positive, absolute"):
         pool(draw(2, 3), "negativ")
 
 
-def test_a_map_without_samples():
+def test_map_without_samples_is_refused():
     with pytest.raises(ValueError, match=r"relevance must be \[N, C, \*S\] or a table \[N, F\], got shape \[4\]"):
         pool_channels(draw(4))
 
 
-def test_windows_may_be_given_by_their_size():
+def test_pool_features_takes_the_size_of_windows():
     relevance = draw(2, 3, 4, 6)
     torch.testing.assert_close(pool_features(relevance, 2), pool_features(relevance, Windows(2)))

@@ -62,7 +62,7 @@ def noise(x, ids=IDS, draws=4, **fields):
 
 
 @every_inner
-def test_averages_over_the_same_noise_by_a_loop(cnn, x, y, inner):
+def test_averages_match_a_loop_over_the_same_noise(cnn, x, y, inner):
     drawn = noise(x, sigma=0.3, seed=2)
     maps = torch.stack([inner(cnn, x + one, y, IDS) for one in drawn])
     fields = {"sigma": 0.3, "seed": 2, "draws": 4}
@@ -72,7 +72,7 @@ def test_averages_over_the_same_noise_by_a_loop(cnn, x, y, inner):
 
 
 @every_inner
-def test_without_noise_it_is_the_attribution_itself(cnn, x, y, inner):
+def test_without_noise_the_map_is_that_of_the_attribution(cnn, x, y, inner):
     found = inner(cnn, x, y, IDS)
     close(SmoothGrad(inner, sigma=0.0, draws=3)(cnn, x, y, IDS), found, 1e-13)
     close(SquareGrad(inner, sigma=0.0, draws=3)(cnn, x, y, IDS), found**2, 1e-13)
@@ -81,7 +81,7 @@ def test_without_noise_it_is_the_attribution_itself(cnn, x, y, inner):
 
 @every_average
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
-def test_chunks_and_batches_do_not_matter(cnn, x, y, average, chunk_size):
+def test_map_ignores_chunk_size_and_batch(cnn, x, y, average, chunk_size):
     expected = average(sigma=0.3, draws=7)(cnn, x, y, IDS)
     chunked = average(sigma=0.3, draws=7, chunk_size=chunk_size)
     close(chunked(cnn, x, y, IDS), expected)
@@ -138,7 +138,7 @@ def test_the_target_is_that_of_the_clean_input():
     close(found, model.weight.detach()[predicted])
 
 
-def test_it_takes_the_score_and_the_size_of_what_it_smooths(cnn, x):
+def test_score_and_size_are_those_of_the_attribution(cnn, x):
     noisy = SmoothGrad(GradCAM(upsample=None, layer="3", score="margin"))
     assert noisy.score == noisy.attribution.score
     assert noisy(cnn, x, 0).shape == (3, 1, 2, 2)
@@ -156,6 +156,6 @@ def test_it_takes_the_score_and_the_size_of_what_it_smooths(cnn, x):
     ],
 )
 @every_average
-def test_what_cannot_be_built(average, fields, error, message):
+def test_invalid_fields_are_refused(average, fields, error, message):
     with pytest.raises(error, match=message):
         average(**fields)

@@ -19,7 +19,7 @@ def scored(function, **fields):
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 2, 5), (4, 2, 3, 4), (4, 1, 2, 3, 2)], ids=lambda shape: f"{len(shape)}")
-def test_affine_scores_are_shared_out_whole(shape):
+def test_affine_scores_are_conserved(shape):
     x = draw(*shape)
     weight = draw(x[0].numel())
     clean = x.flatten(1) @ weight
@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_the_inputs_side():
     close(found(torch.tensor([[3.0]], dtype=torch.float64)), torch.tensor([[10.0]], dtype=torch.float64))
 
 
-def test_a_given_root():
+def test_given_root_is_used():
     x, root = draw(3, 2, 4), draw(2, 4)
     found = scored(lambda z: (z**2).sum(1), root=root)(x)
     close(found, 2 * root * (x - root))
@@ -72,7 +72,7 @@ def test_a_given_root():
     close(scored(lambda z: (z**2).sum(1), root=0.5)(x), x - 0.5)
 
 
-def test_a_sample_without_a_root_is_said_and_nan():
+def test_sample_without_root_warns_and_has_a_nan_map():
     model = module(lambda x: x.sum(1, keepdim=True) - 1)
     x = torch.tensor([[2.0, 2.0], [0.5, -3.0], [0.25, 0.75]])
     with pytest.warns(UserWarning, match=r"the score of the samples \[7\] does not change its sign"):
@@ -96,7 +96,7 @@ def test_an_input_that_is_a_root_has_no_relevance():
         ({"score": "logits"}, ValueError, "Did you mean 'logit'"),
     ],
 )
-def test_what_cannot_be_built(fields, error, message):
+def test_invalid_fields_are_refused(fields, error, message):
     with pytest.raises(error, match=message):
         SimpleTaylor(**fields)
 
@@ -109,6 +109,6 @@ def test_what_cannot_be_built(fields, error, message):
         (lambda x: x / 0 * 0, ValueError, "root must hold finite numbers only"),
     ],
 )
-def test_a_root_that_does_not_fit(root, error, message):
+def test_root_of_another_shape_is_refused(root, error, message):
     with pytest.raises(error, match=message):
         scored(lambda z: z.sum(1), root=root)(torch.ones(2, 4))
