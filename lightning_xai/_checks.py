@@ -107,6 +107,17 @@ def check_fields(choice: Any) -> None:
             object.__setattr__(choice, part.name, make(value))
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """Return a value that is a Boolean.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
 def as_integer(name: str, value: Any, least: int | None = None) -> int:
     """Return a value as an integer.
 

@@ -133,14 +133,15 @@ def run(config: DictConfig) -> Numbers:
         _print(str(rules_of(build_attribution(config), monitor, model, data)))
         return {}
     trainer = _trainer(config, monitor)
-    _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_text = rank_zero_only(Path.write_text)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
     _print(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
-    _write(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")
     if maximization is not None:
         maximization.draw_run(model, data, folder, monitor)
-    _report(folder, monitor, f"What {type(model).__name__} looked at")
+    rank_zero_only(write_report)(folder, monitor.metrics, f"What {type(model).__name__} looked at", monitor.pictures)
     _print(_table(numbers, monitor.metrics))
     _print_tables(folder, monitor)
     for what, name in _OUTPUTS.items():
@@ -344,16 +345,6 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
             shown.append(table)
         if shown:
             _print(Columns(shown, padding=(0, 2)))
-
-
-@rank_zero_only
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
-@rank_zero_only
-def _report(folder: Path, monitor: ExplanationMonitor, title: str) -> None:
-    write_report(folder, monitor.metrics, title, monitor.pictures)
 
 
 def _relative_path(path: Path) -> Path:

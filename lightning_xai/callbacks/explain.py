@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_xai._checks import as_integer, check_model
+from lightning_xai._checks import as_flag, as_integer, check_model
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
@@ -249,7 +249,7 @@ def explain(
     for metric in metrics.values():
         metric.to(device)
 
-    bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not progress)
+    bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))
     with bar, progress_to(bar.update):
         for batch in dataloader:
             if progress and not bar.total:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, IterableDataset
 
-from lightning_xai._checks import as_integer, unknown
+from lightning_xai._checks import as_flag, as_integer, unknown
 from lightning_xai._guard import set_forward_context
 from lightning_xai.callbacks.explain import (
     Collector,
@@ -135,7 +135,7 @@ class ExplanationMonitor(Callback):
         self.model = model
         self.precision = precision
         self.pictures = pictures or Pictures()
-        self.save_maps = save_maps
+        self.save_maps = as_flag("save_maps", save_maps)
         self.results: Results = {}
         self._run: _Run | None = None
         self._warned: set[str] = set()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs
+from lightning_xai._checks import as_flag, check_inputs
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import BatchExplanation, precise
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
@@ -120,7 +120,7 @@ class Relevance(MapMetric):
         part_of(torch.zeros(1), part)
         self.attribution = attribution
         self.part = part
-        self.ledger = ledger and "ledger" in attribution.details
+        self.ledger = as_flag("ledger", ledger) and "ledger" in attribution.details
         self.layers: tuple[str, ...] = ()
         self.add_sum_state("positive_sum", "entropy_sum", "gap_sum", "score_sum", "histogram", "feature_sum")
         self.numbers = [name for name in attribution.details if name != "ledger"]

@@ -356,6 +356,7 @@ trainer:
         ({"stages": "predict"}, ValueError, "stage 'predict' is unknown"),
         ({"target": "labels"}, ValueError, "target must be 'label', 'predicted' or a class index, got 'labels'"),
         ({"precision": "bf16"}, ValueError, "precision must be '32' or 'trainer', got 'bf16'"),
+        ({"save_maps": 1}, TypeError, "save_maps must be True or False, got 1"),
     ],
 )
 def test_a_monitor_is_checked_when_it_is_built(options, error, message):

@@ -406,6 +406,7 @@ class Shapeless(Attribution):
         (lambda: Relevance("lrp"), TypeError, "attribution must be one of lightning_xai.relevance, e.g. LRP"),
         (lambda: Relevance(LRP), TypeError, "got ABCMeta"),
         (lambda: Relevance(LRP(), part="sign"), ValueError, "part 'sign' is unknown. Did you mean 'signed'"),
+        (lambda: Relevance(LRP(), ledger="no"), TypeError, "ledger must be True or False, got 'no'"),
         (lambda: Relevance(LRP(), regions="4"), TypeError, "regions must be Windows"),
         (lambda: Relevance(LRP(), regions=Segments(torch.round)), ValueError, "the same in every sample"),
     ],
