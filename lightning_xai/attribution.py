@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_fields, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
-from lightning_xai.scores import BoundScore, CombClasses, Score, Target, as_score, as_target
+from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Attribution(ABC):
     conserves: ClassVar[bool] = False
 
     @property
-    def score(self) -> str | Score | Callable[[Tensor, Tensor], Tensor]:
+    def score(self) -> ScoreLike:
         """The explained score; the logit, unless an attribution has another."""
         return "logit"
 
@@ -188,7 +188,7 @@ class ScoreAttribution(Attribution, ABC):
 
     needs_gradient: ClassVar[bool] = True
 
-    score: str | Score | Callable[[Tensor, Tensor], Tensor] = field(default="logit", kw_only=True)
+    score: ScoreLike = field(default="logit", kw_only=True)
 
     def __post_init__(self) -> None:
         score = as_score(self.score)

@@ -468,7 +468,10 @@ BY_NAME: dict[str, type[Score]] = {
 }
 
 
-def as_score(score: str | Score | Callable[[Tensor, Tensor], Tensor]) -> Score:
+ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]
+
+
+def as_score(score: ScoreLike) -> Score:
     """Convert a name, a score or a function to a score.
 
     Raises:

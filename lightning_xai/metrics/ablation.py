@@ -12,7 +12,7 @@ from lightning_xai._checks import Layer
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
 from lightning_xai.metrics.maps import SCORE
 from lightning_xai.results import Curve, Matrix, Number, Result
-from lightning_xai.scores import Score, Target, as_score
+from lightning_xai.scores import ScoreLike, Target, as_score
 from lightning_xai.units.ablation import AblationPlan, Units, ablation, class_sums
 
 SHARE, UNITS = "share of the class", ("unit", "class")
@@ -73,7 +73,7 @@ class UnitAblation(ExplanationMetric):
         *,
         units: Units = None,
         value: float | Tensor = 0.0,
-        score: str | Score = "logit",
+        score: ScoreLike = "logit",
         engine: str = "auto",
         chunk_size: int | None = None,
         **options: Any,

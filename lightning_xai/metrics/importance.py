@@ -15,7 +15,7 @@ from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Map, Result
-from lightning_xai.scores import Score
+from lightning_xai.scores import ScoreLike
 
 RELATIVE = "0 weakest … 1 strongest of a sample"
 
@@ -69,7 +69,7 @@ class Importance(MapMetric, SweepMetric):
         regions: RegionsLike,
         perturbation: str | Perturbation,
         *,
-        score: str | Score = "probability",
+        score: ScoreLike = "probability",
         chunk_size: int | None = None,
         engine: str = "auto",
         **options: Any,

@@ -19,7 +19,7 @@ from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
 from lightning_xai.regions import BoundRegions, RegionsLike, as_regions
 from lightning_xai.results import Entries, Labels, Map, Matrix, Number, PerFeature, PerUnit, Result
-from lightning_xai.scores import Score
+from lightning_xai.scores import ScoreLike
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
 from lightning_xai.units.counts import per_change, without_units
@@ -130,7 +130,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         unit: str | UnitGroups = "channel",
         activation: str | Function | None = None,
         dead: str = "exclude",
-        score: str | Score = "probability",
+        score: ScoreLike = "probability",
         chunk_size: int | None = None,
         **options: Any,
     ) -> None:

@@ -16,7 +16,7 @@ from lightning_xai.perturbation.speed import fit_slope, state_abscissae
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Map, Result
-from lightning_xai.scores import Score, as_score
+from lightning_xai.scores import ScoreLike, as_score
 
 SLOPE, VARIANCE = "score per unit of strength", "0 … 1 of the variance"
 
@@ -71,7 +71,7 @@ class Speed(MapMetric, SweepMetric):
         strengths: Sequence[float] | None = None,
         *,
         abscissa: str = "index",
-        score: str | Score = "probability",
+        score: ScoreLike = "probability",
         chunk_size: int | None = None,
         engine: str = "auto",
         **options: Any,

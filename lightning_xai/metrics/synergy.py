@@ -17,7 +17,7 @@ from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.perturbation.synergy import beyond_single, joint_importance
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Map, Matrix, Number, PerFeature, Result
-from lightning_xai.scores import Score
+from lightning_xai.scores import ScoreLike
 
 PAIR = ("feature j*", "feature j")
 REDUNDANT = "0 all need each other … 1 all hold the same"
@@ -77,7 +77,7 @@ class Synergy(SweepMetric):
         perturbation: str | Perturbation,
         *,
         anchor: int | None = None,
-        score: str | Score = "probability",
+        score: ScoreLike = "probability",
         chunk_size: int | None = None,
         engine: str = "auto",
         **options: Any,

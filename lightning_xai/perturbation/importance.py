@@ -2,7 +2,7 @@ r"""Local and relative importance: what the score loses when a feature is pertur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -13,7 +13,7 @@ from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
-from lightning_xai.scores import CombClasses, Score, Target, _StrongestClass, as_score
+from lightning_xai.scores import CombClasses, ScoreLike, Target, _StrongestClass, as_score
 
 
 def importance(
@@ -23,7 +23,7 @@ def importance(
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,
-    score: str | Score = "probability",
+    score: ScoreLike = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",
@@ -201,7 +201,7 @@ class PerturbationImportance(ScoreAttribution):
 
     regions: RegionsLike
     perturbation: str | Perturbation
-    score: str | Score | Callable[[Tensor, Tensor], Tensor] = field(default="probability", kw_only=True)
+    score: ScoreLike = field(default="probability", kw_only=True)
     chunk_size: int | None = field(default=None, kw_only=True)
     engine: str = field(default="auto", kw_only=True)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
-from lightning_xai.scores import Score, Target
+from lightning_xai.scores import ScoreLike, Target
 
 _ABSCISSAE = ("index", "strength")
 
@@ -36,7 +36,7 @@ def speed(
     regions: RegionsLike,
     perturbations: Sequence[Perturbation],
     abscissa: str = "index",
-    score: str | Score = "probability",
+    score: ScoreLike = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",

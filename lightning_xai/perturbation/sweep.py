@@ -19,7 +19,7 @@ from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureRe
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions, Regions
-from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
+from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 
 ENGINES = ("auto", "dense")
 
@@ -46,7 +46,7 @@ class Request:
     pairing: Pairing = None
 
     @classmethod
-    def of(cls, perturbation: str | Perturbation, score: str | Score, pairing: Pairing = None) -> Request:
+    def of(cls, perturbation: str | Perturbation, score: ScoreLike, pairing: Pairing = None) -> Request:
         """A request by names: ``Request.of("blur", "margin")``."""
         return cls(as_perturbation(perturbation), as_score(score), pairing)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Pairing, Plan, Request, SweepResult, sweep
 from lightning_xai.regions import RegionsLike, as_regions
-from lightning_xai.scores import Score, Target
+from lightning_xai.scores import ScoreLike, Target
 
 
 def synergy(
@@ -21,7 +21,7 @@ def synergy(
     regions: RegionsLike,
     perturbation: str | Perturbation,
     anchor: int | Tensor | None = None,
-    score: str | Score = "probability",
+    score: ScoreLike = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",
@@ -77,7 +77,7 @@ def interaction(
     regions: RegionsLike,
     perturbation: str | Perturbation,
     anchor: int | Tensor | None = None,
-    score: str | Score = "probability",
+    score: ScoreLike = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",
@@ -128,7 +128,7 @@ def beyond_single(joint: Tensor, single: Tensor, pairing: Pairing) -> Tensor:
 
 
 def _requests(
-    perturbation: str | Perturbation, score: str | Score, anchor: int | Tensor | None
+    perturbation: str | Perturbation, score: ScoreLike, anchor: int | Tensor | None
 ) -> tuple[Request, Request]:
     """The requests of the pairs and of the single features."""
     pairing: Pairing = "all"

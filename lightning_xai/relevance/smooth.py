@@ -3,7 +3,6 @@ r"""Attributions averaged over noisy inputs."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -15,7 +14,7 @@ from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.batching import Batches
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency
-from lightning_xai.scores import Score, Target
+from lightning_xai.scores import ScoreLike, Target
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class NoisyAttribution(Attribution, ABC):
             as_integer(name, getattr(self, name), least=1)
 
     @property
-    def score(self) -> str | Score | Callable[[Tensor, Tensor], Tensor]:
+    def score(self) -> ScoreLike:
         """The score of the attribution."""
         return self.attribution.score
 

@@ -13,7 +13,7 @@ from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, che
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
 from lightning_xai.operations import unwrapped
-from lightning_xai.scores import BoundScore, Score, Target, as_score, as_target
+from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
 
@@ -138,7 +138,7 @@ def ablate_units(
     layer: Layer,
     units: Units = None,
     value: float | str | Tensor = 0.0,
-    score: str | Score = "logit",
+    score: ScoreLike = "logit",
     sample_ids: Tensor | Sequence[int] | None = None,
     engine: str = "auto",
     chunk_size: int | None = None,

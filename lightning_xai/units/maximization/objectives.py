@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai.scores import Score, as_score
+from lightning_xai.scores import ScoreLike, as_score
 from lightning_xai.units._capture import rows_of_units, with_positions
 from lightning_xai.units.groups import UnitGroups
 
@@ -54,7 +54,7 @@ class ClassScore(Objective):
     """
 
     target: int | Sequence[int]
-    score: str | Score = "logit"
+    score: ScoreLike = "logit"
     layer: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
