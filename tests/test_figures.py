@@ -130,7 +130,7 @@ def test_samples_row_by_row(shape):
 
 
 @pytest.mark.parametrize(("count", "wanted", "rows"), [(7, None, 6), (7, 2, 2), (1, 4, 1)])
-def test_how_many_samples(count, wanted, rows):
+def test_pictures_show_as_many_samples_as_asked_for(count, wanted, rows):
     pictures = Pictures() if wanted is None else Pictures(samples=wanted)
     assert len(panels(draw_samples(explained((1, 4, 6), count), COLUMNS, pictures))) == 3 * rows
 

@@ -30,7 +30,7 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         ("perturbation=zero,blur", ["add --multirun"]),
     ],
 )
-def test_what_cannot_be_composed(wrong, words, command, here):
+def test_composition_errors_are_one_message(wrong, words, command, here):
     code, out, err = command(wrong)
     assert (code, out) == (1, "")
     assert err.startswith("lightning-xai: ")
@@ -82,7 +82,7 @@ def test_what_cannot_be_composed(wrong, words, command, here):
         ("logger=wandb", "logger: Requirement 'wandb"),
     ],
 )
-def test_what_cannot_be_built(wrong, words, command, here):
+def test_build_errors_are_one_message(wrong, words, command, here):
     code, _, err = command(*wrong.split())
     assert code == 1
     assert err.startswith("lightning-xai: ")
@@ -103,7 +103,7 @@ def test_what_cannot_be_built(wrong, words, command, here):
         ("model._target_=lightning_xai.app.models.DemoCNN", "RuntimeError: "),
     ],
 )
-def test_what_cannot_be_run(wrong, words, command):
+def test_run_errors_are_one_message(wrong, words, command):
     code, _, err = command(*OWN, wrong)
     assert code == 1
     assert err.startswith("lightning-xai: ")

@@ -40,7 +40,7 @@ class Loader:
 
 
 @pytest.mark.parametrize("count", [1, 6, SAMPLES, 50])
-def test_it_is_the_mean_of_what_the_functions_give(count):
+def test_explain_is_the_mean_of_the_functions(count):
     module, (inputs, labels) = Classifier().train(), samples()
     found = quietly(module, loader(), metrics(), max_samples=count)
     inputs, labels = inputs[:count], labels[:count]
@@ -65,14 +65,14 @@ def test_no_more_batches_are_asked_for_than_needed():
     assert data.asked == 5
 
 
-def test_it_starts_anew():
+def test_explain_resets_metrics():
     module, some = Classifier(), metrics()
     first = quietly(module, loader(), some, max_samples=6)
     close(quietly(module, loader(), some, max_samples=6), first)
 
 
 @pytest.mark.usefixtures("pictures")
-def test_folder(tmp_path):
+def test_explain_writes_to_the_folder(tmp_path):
     module, (inputs, labels) = Classifier(), samples()
     other = ShardWriter(tmp_path / "explanations" / "validate-epoch0")
     other.write({"sample_id": torch.arange(3)})
@@ -125,7 +125,7 @@ def test_samples_that_are_not_finite():
 
 
 @pytest.mark.parametrize("target", ["predicted", 1])
-def test_scores(target):
+def test_target_may_be_labels_predictions_or_one_class(target):
     module, (inputs, _) = Classifier(), samples()
     found = quietly(module, [inputs], {"noise": Importance(REGIONS, NOISE)}, target=target)
     local = importance(module, inputs, target, regions=REGIONS, perturbation=NOISE)
@@ -133,7 +133,7 @@ def test_scores(target):
 
 
 @pytest.mark.parametrize(("options", "shown"), [({}, True), ({"progress": False}, False)])
-def test_progress(capsys, options, shown):
+def test_progress_bar_counts_perturbed_inputs(capsys, options, shown):
     explain(Classifier(), loader(), {"noise": Importance(REGIONS, NOISE)}, max_samples=6, **options)
     error = capsys.readouterr().err
     assert ("Explaining" in error) == shown

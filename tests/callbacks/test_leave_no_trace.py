@@ -128,7 +128,7 @@ def test_regions_may_draw_and_the_progress_bar_may_count_them(trainer):
     [{"precision": "bf16-mixed"}, {"val_check_interval": 2, "accumulate_grad_batches": 4}],
     ids=lambda options: next(iter(options)),
 )
-def test_however_it_is_trained(trainer, options):
+def test_training_with_any_strategy_is_bit_identical(trainer, options):
     callback = monitor(precision="trainer" if "precision" in options else "32")
     with_it = trained(trainer, callback, **options)
     assert callback.results["noise"]["samples"] == 10

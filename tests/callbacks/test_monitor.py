@@ -37,7 +37,7 @@ pytestmark = quiet
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-def test_stages(trainer, tmp_path, stage, inference_mode):
+def test_stages_choose_validation_or_test(trainer, tmp_path, stage, inference_mode):
     module = Classifier()
     monitor = ExplanationMonitor(metrics(), max_samples=FIRST, stages=("validate", "test"))
     run = trainer(callbacks=[monitor], inference_mode=inference_mode)
@@ -61,7 +61,7 @@ def test_stages(trainer, tmp_path, stage, inference_mode):
 
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("save_maps", [True, False])
-def test_files(trainer, tmp_path, save_maps):
+def test_monitor_writes_maps_and_pictures(trainer, tmp_path, save_maps):
     module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST, save_maps=save_maps)
     trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
     equal(monitor.results, expected(module))
@@ -120,7 +120,7 @@ def test_what_is_on_disk_is_what_the_functions_give(trainer, tmp_path):
 
 
 @pytest.mark.parametrize("names", [{}, {"target": "predicted"}, {"target": 2}], ids=str)
-def test_scores(trainer, names):
+def test_target_may_be_labels_predictions_or_one_class(trainer, names):
     module, monitor = Classifier(), ExplanationMonitor(metrics(), max_samples=FIRST, **names)
     trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
     equal(monitor.results, expected(module, target=names.get("target")))
@@ -202,7 +202,7 @@ def hand_made(module, inputs, labels):
 @pytest.mark.parametrize("stage", ["fit", "validate"])
 @pytest.mark.parametrize("precision", ["32", "trainer"])
 @pytest.mark.parametrize("trainers", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
-def test_precision(trainer, tmp_path, stage, precision, trainers):
+def test_precision_32_explains_outside_autocast(trainer, tmp_path, stage, precision, trainers):
     module, (inputs, labels) = Classifier(), samples()
     monitor = ExplanationMonitor(only(chunk_size=FIRST), max_samples=FIRST, precision=precision)
     run = trainer(callbacks=[monitor], precision=trainers)
@@ -244,7 +244,7 @@ def test_a_second_run_replaces_the_maps_of_the_first(trainer, tmp_path):
 
 
 @pytest.mark.usefixtures("pictures")
-def test_two_monitors_do_not_meet(trainer, tmp_path):
+def test_two_monitors_write_to_folders_of_their_own(trainer, tmp_path):
     module = Classifier()
     names = [["zero"], ["speed", "pairs"]]
     monitors = [

@@ -44,7 +44,7 @@ def test_scores_that_are_not_numbers_are_counted(cnn):
     assert metric.compute()["score_drop"].isnan().all()
 
 
-def test_a_metric_is_a_metric(cnn):
+def test_metric_resets_pickles_and_plots(cnn):
     x, y = data()
     metric = UnitAblation("2")
     first = metric(cnn, x[:4], y[:4])
@@ -63,7 +63,7 @@ def test_a_metric_is_a_metric(cnn):
     assert empty.compute()["accuracy"].isnan().all()
 
 
-def test_bad_input(cnn):
+def test_bad_input_is_refused(cnn):
     x, y = data()
     with pytest.raises(ValueError, match="mean over all data is not known"):
         UnitAblation("2", value="mean")

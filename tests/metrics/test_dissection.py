@@ -70,7 +70,7 @@ def test_samples_that_are_not_finite_are_counted_and_left_out(cnn):
     assert int(broken.compute()["nonfinite"]) == 42
 
 
-def test_a_metric_is_a_metric(cnn):
+def test_metric_resets_pickles_and_plots(cnn):
     x, y = data()
     metric = Dissection("0", CONCEPTS, 0.0, labels)
     first = metric(cnn, x[:4], y[:4])
@@ -91,7 +91,7 @@ def test_a_metric_is_a_metric(cnn):
     assert not empty.compute()["iou"].any()
 
 
-def test_bad_input(cnn):
+def test_bad_input_is_refused(cnn):
     x, y = data()
     with pytest.raises(ValueError, match="masks are missing"):
         Dissection("0", CONCEPTS, 0.0).check(cnn, x, y)

@@ -140,7 +140,7 @@ def updated(metric, model, batch, splits=(4, 2)):
 @every_kind
 @own_too
 @pytest.mark.parametrize("score", ["probability", "margin"])
-def test_importance(cnn, batch, regions, states, score):
+def test_importance_is_the_mean_of_single_samples(cnn, batch, regions, states, score):
     ask = {"perturbation": states[0], "score": score}
     found = updated(Importance(regions, **ask), cnn, batch).compute()
     values, maps = one_by_one(importance, cnn, batch, regions, **ask)
@@ -154,7 +154,7 @@ def test_importance(cnn, batch, regions, states, score):
 @every_kind
 @own_too
 @pytest.mark.parametrize("abscissa", ["index", "strength"])
-def test_speed(cnn, batch, regions, states, abscissa):
+def test_speed_is_the_mean_of_single_samples(cnn, batch, regions, states, abscissa):
     if abscissa == "strength":
         states = [state.at(strength) for state, strength in zip(states, (1.5, 3.0, 8.0), strict=True)]
     ask = {"perturbations": states, "abscissa": abscissa, "score": "logit"}
@@ -175,7 +175,7 @@ def test_speed_of_one_perturbation_and_its_strengths(cnn, batch):
 @every_kind
 @every_region
 @pytest.mark.parametrize("anchor", [None, 0, 1])
-def test_synergy(cnn, batch, regions, states, anchor):
+def test_synergy_is_the_mean_of_single_samples(cnn, batch, regions, states, anchor):
     ask = {"perturbation": states[0], "anchor": anchor}
     found = updated(Synergy(regions, **ask), cnn, batch).compute()
     samples = list(zip(batch[0], batch[1].tolist(), strict=True))
@@ -227,7 +227,7 @@ def states(metric):
 
 
 @every_metric
-def test_batches_do_not_matter(cnn, batch, make):
+def test_results_ignore_batch_size(cnn, batch, make):
     whole = updated(make(), cnn, batch, (N,)).compute()
     for splits in ((1,) * N, (4, 2), (5, 1)):
         equal(updated(make(), cnn, batch, splits).compute(), whole)
@@ -244,7 +244,7 @@ def test_states_do_not_grow(cnn, batch, make):
 
 
 @every_metric
-def test_reset(cnn, batch, make):
+def test_reset_clears_states(cnn, batch, make):
     metric = updated(make(), cnn, batch)
     first = metric.compute()
     metric.exclude(2)
@@ -348,7 +348,7 @@ def test_single_precision_is_added_up_in_double(cnn):
 # Company
 
 
-def test_in_a_collection(cnn, batch):
+def test_metrics_work_in_a_metric_collection(cnn, batch):
     collection = MetricCollection({name: make() for name, make in METRICS.items()})
     alone = {name: updated(make(), cnn, batch).compute() for name, make in METRICS.items()}
     found = updated(collection, cnn, batch).compute()
@@ -421,7 +421,7 @@ def test_in_a_lightning_module(cnn, batch):
 
 @every_metric
 @pytest.mark.parametrize("given", [False, True])
-def test_plot(cnn, batch, make, given):
+def test_plot_gives_figure_and_axes(cnn, batch, make, given):
     metric = updated(make(), cnn, batch)
     figure, axes = metric.plot(metric.compute()) if given else metric.plot()
     assert isinstance(figure, Figure)

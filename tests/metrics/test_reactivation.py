@@ -161,7 +161,7 @@ def test_what_is_not_a_number_is_counted():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_batches_do_not_matter(batch_size):
+def test_results_ignore_batch_size(batch_size):
     one = computed(range(N), N)
     for name, found in computed([8, 1, 0, 7, 5, 6, 4, 3, 2], batch_size).items():
         same(found, one[name])
@@ -218,7 +218,7 @@ def test_copies_and_resets(duplicate):
 
 
 @pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_any_context_will_do(context):
+def test_metric_works_in_any_gradient_mode(context):
     one = computed(range(N), 4)
     with context():
         found = computed(range(N), 4)
@@ -236,7 +236,7 @@ def test_samples_that_do_not_count_leave_only_shapes():
 
 
 @pytest.mark.parametrize("name", metrics())
-def test_plot(name):
+def test_plot_gives_figure_and_axes(name):
     metric = updated(metrics(), range(N), N)[name]
     figure, axes = metric.plot()
     assert isinstance(figure, Figure)
@@ -376,7 +376,7 @@ def test_a_metric_is_checked_when_it_is_built(make, error, message):
         (Reactivation("0", WINDOWS, NOISE, threshold=[1.0]), r"threshold is \[1\], the units of layer '0' are \[3\]"),
     ],
 )
-def test_what_does_not_fit_the_model(metric, message):
+def test_regions_that_do_not_fit_the_model_are_refused(metric, message):
     model, inputs, target = data()
     with pytest.raises(ValueError, match=message):
         metric.update(model, inputs, target)

@@ -270,7 +270,7 @@ def states(metric):
 
 
 @every_metric
-def test_batches_do_not_matter(cnn, batch, make):
+def test_results_ignore_batch_size(cnn, batch, make):
     whole = updated(make(), cnn, batch, (N,)).compute()
     for splits in ((1,) * N, (5, 1)):
         equal(updated(make(), cnn, batch, splits).compute(), whole)

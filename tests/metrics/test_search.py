@@ -39,7 +39,7 @@ def test_batches_together_are_the_data(n, groups):
         assert torch.equal(metric.compute()["value"], expected.value)
 
 
-def test_more_asked_for_than_there_is():
+def test_max_samples_may_exceed_the_data():
     model, x, y = data()
     metric = TopSamples("3", n=12)
     metric.update(model, x, y)
@@ -67,7 +67,7 @@ def test_activations_that_are_not_finite_are_counted_and_left_out():
     assert 2 in found["sample_id"][0].tolist()
 
 
-def test_a_metric_is_a_metric():
+def test_metric_resets_pickles_and_plots():
     model, x, y = data()
     metric = TopSamples("1", n=3)
     ids = torch.arange(9)
@@ -91,7 +91,7 @@ def test_a_metric_is_a_metric():
         metric.compute()
 
 
-def test_bad_input():
+def test_bad_input_is_refused():
     model, x, y = data()
     with pytest.raises(ValueError, match="n must be"):
         TopSamples("1", n=0)
