@@ -121,11 +121,19 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
         where: The name of the leaf in messages.
 
     Raises:
-        ValueError: If no gradient path leads from the score to the leaf.
+        ValueError: If no gradient path leads from the score to the leaf, or a tensor on it was changed in place.
     """
     grad = None
     if score.requires_grad:
-        (grad,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
+        try:
+            (grad,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise ValueError(
+                "the model changes a tensor in place that its derivative needs, e.g. y[:, :2] = ... after y = "
+                "x.sigmoid(), which only inference allows: let it write into a copy, y = y.clone()."
+            ) from error
     if grad is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "

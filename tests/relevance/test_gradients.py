@@ -207,3 +207,14 @@ def test_explaining_during_distributed_training(group, between):
         alone(x).square().sum().backward()
         optimizer.step()
     close(net[1].weight.detach(), alone[1].weight.detach())
+
+
+def test_a_tensor_that_is_changed_in_place_is_refused_with_a_remedy():
+    class Head(nn.Module):
+        def forward(self, x):
+            y = x.sigmoid()
+            y[:, :1] = y[:, :1] * 2
+            return y
+
+    with pytest.raises(ValueError, match=r"changes a tensor in place .* y = y\.clone\(\)"):
+        Saliency()(Head(), torch.rand(2, 3), 1)
