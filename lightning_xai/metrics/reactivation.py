@@ -28,7 +28,7 @@ from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import Quantile, UpperQuantile
 from lightning_xai.units.reactivation import check_dead, check_threshold, hits, nonfinite_changes, present
 
-COUNTS, QUESTIONS = "samples, features and units", "reactivation-questions"
+COUNTS, QUESTIONS = "counts", "reactivation-questions"
 
 
 class Reactivation(QuantileMetric, SweepMetric):
