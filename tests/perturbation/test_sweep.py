@@ -238,7 +238,7 @@ def test_the_activations_of_a_compiled_model_are_estimated():
         ({"regions": Windows(11)}, ValueError, "size 11 of axis 0 is larger than the 10 cells"),
         ({"regions": Segments([0, 1])}, ValueError, r"labels are \[2\], the inputs need \[10\]"),
         ({"perturbation": "blurr"}, ValueError, "perturbation 'blurr' is unknown. Did you mean 'blur'"),
-        ({"perturbation": kinds.Blur}, TypeError, "perturbation must be one of .*kinds, .* got ABCMeta"),
+        ({"perturbation": kinds.Blur}, TypeError, "perturbation must be one of .*kinds.* got ABCMeta"),
         ({"score": "logits"}, ValueError, "score 'logits' is unknown. Did you mean 'logit'"),
         ({"model": torch.relu}, TypeError, "model must be a torch.nn.Module"),
         ({"inputs": [[1.0]]}, TypeError, "inputs must be a tensor .* got list"),
