@@ -188,11 +188,8 @@ def named_layer(model: nn.Module, layer: str) -> nn.Module:
     """Return the module with a dotted name relative to ``model``; ``""`` is the model itself.
 
     Raises:
-        TypeError: If ``layer`` is not a string.
         ValueError: If there is no such module; the message lists the near misses.
     """
-    if not isinstance(layer, str):
-        raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(layer).__name__}.")
     module: nn.Module | None = model
     for part in layer.split(".") if layer else ():  # not all names are listed, as this is asked at every pass
         module = None if module is None else dict(module._modules.items()).get(part)

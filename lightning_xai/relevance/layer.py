@@ -33,7 +33,8 @@ class LayerAttribution(ScoreAttribution, ABC):
 
     Args:
         layer: The layer, by its dotted name or the module itself. Unless given, the last one whose output has the
-            spatial axes of the inputs with more than one cell: before global pooling, in a classifier.
+            spatial axes of the inputs with more than one cell (before global pooling, in a classifier), which takes a
+            further pass of the first sample.
         reshape: Turns the layer's output into [N, K, \*S'] where it has another form, e.g. tokens
             ``lambda t: t[:, 1:].transpose(1, 2).unflatten(2, (14, 14))``: moves and drops elements, changes none.
         upsample: ``"bilinear"``, to the size of the inputs, linear along every axis; None for the layer's own size.
