@@ -83,10 +83,12 @@ class Call:
         """The arguments by their names, those that were given."""
         return arguments(self.func, self.args, self.kwargs)
 
-    def make(self, *args: Any) -> Any:
-        """Make the call, with other positional arguments if there are some."""
+    def make(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call, with other arguments if there are some: all positional ones, or all by their names."""
         if self.in_place:
             self.trace.before_write(self)
+        if kwargs:
+            return self.func(**kwargs)
         args = args or self.args
         if self.operation.name in ("view", "as_strided"):
             return _viewed(self.func, args, self.kwargs)
@@ -104,7 +106,7 @@ class Call:
     def rewired(
         self, run: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], backward: Callable[..., Tensor]
     ) -> Tensor:
-        """Make a call by ``run``, which gives the result and what ``backward(g, *kept)`` needs to go back."""
+        """Make a call by ``run``, which gives the result and what ``backward(g, *saved)`` needs to go back."""
         found: Tensor = Rewired.apply(self.args[0], run, backward)
         if self.in_place:
             self.trace.before_write(self)
@@ -138,29 +140,29 @@ def is_live(argument: Any) -> bool:
     return isinstance(argument, Tensor) and argument.requires_grad and not argument.is_leaf
 
 
-def bounds(name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
+def bounds(name: str, named: dict[str, Any]) -> tuple[float | None, float | None]:
     """The numbers between which a function keeps its results; None for no bound, and for those of other functions."""
     found: dict[str, tuple[Any, Any]] = {
         "relu": (0, None),
         "relu6": (0, 6),
-        "hardtanh": (given.get("min_val", -1.0), given.get("max_val", 1.0)),
-        "clamp": (given.get("min"), given.get("max")),
-        "clip": (given.get("min"), given.get("max")),
-        "clamp_min": (given.get("min"), None),
+        "hardtanh": (named.get("min_val", -1.0), named.get("max_val", 1.0)),
+        "clamp": (named.get("min"), named.get("max")),
+        "clip": (named.get("min"), named.get("max")),
+        "clamp_min": (named.get("min"), None),
     }
     low, high = found.get(name, (None, None))
     return (None, None) if isinstance(low, Tensor) or isinstance(high, Tensor) else (low, high)
 
 
-def alias_of(name: str, given: dict[str, Any]) -> str:
+def alias_of(name: str, named: dict[str, Any]) -> str:
     """The name of an operation; a ReLU has its own also where it is written as ``clamp`` or ``hardtanh`` (nn.ReLU6)."""
-    found = bounds(name, given)
+    found = bounds(name, named)
     return "relu" if found == (0, None) else "relu6" if found == (0, 6) else name
 
 
-def is_rectifier(name: str, given: dict[str, Any]) -> bool:
+def is_rectifier(name: str, named: dict[str, Any]) -> bool:
     """Whether a function of single numbers is 0 wherever they are negative, and never negative."""
-    low, high = bounds(name, given)
+    low, high = bounds(name, named)
     return low == 0 and (high is None or high >= 0)
 
 

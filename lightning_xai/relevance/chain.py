@@ -168,12 +168,12 @@ def fuse_activation(call: Call) -> Tensor | None:
 def _prepare_write(call: Call, record: LinearRecord) -> bool:
     """Save an output that an activation writes over, if it must be; whether the activation's result serves as well."""
     named = call.named()
-    name, alone = alias_of(call.operation.name, named), record.consumers == 1
+    name, is_single = alias_of(call.operation.name, named), record.consumers == 1
     # Where ReLU changes a number no relevance arrives: its result serves as the output, too.
-    serves = alone and name == "relu"
-    if not serves and not (alone and _discard_unused_output(record, is_rectifier(call.operation.name, named))):
+    serves = is_single and name == "relu"
+    if not serves and not (is_single and _discard_unused_output(record, is_rectifier(call.operation.name, named))):
         # A ReLU6 that cuts nothing off is a ReLU; to see that takes less than to copy what it would write over.
-        serves = alone and name == "relu6" and not _exceeds(call.args[0].detach(), 6)
+        serves = is_single and name == "relu6" and not _exceeds(call.args[0].detach(), 6)
         if not serves:
             record.output.copy_before_write()
     return serves
@@ -255,5 +255,5 @@ def _sliced(linear_map: LinearMap, like: Tensor) -> bool:
 def owns_storage(found: Tensor, others: Iterable[Tensor]) -> bool:
     """Whether a tensor fills memory of its own."""
     memory = found.untyped_storage()
-    taken = {tensor.untyped_storage().data_ptr() for tensor in others}
-    return memory.nbytes() == found.nbytes and memory.data_ptr() not in taken
+    shared = {tensor.untyped_storage().data_ptr() for tensor in others}
+    return memory.nbytes() == found.nbytes and memory.data_ptr() not in shared

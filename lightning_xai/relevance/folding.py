@@ -43,22 +43,22 @@ def fold(call: Call) -> Tensor | None:
         factor = record.linear.per_output(scale)
     if factor is None:
         return None
-    told = Row(call.operation, f"folded into {record.operation}")
+    row = Row(call.operation, f"folded into {record.operation}")
     if record.native:
-        trace.rows.append(told)
+        trace.rows.append(row)
         found: Tensor = call.make()  # the chain rule folds it
         return found
     weights = Weights(record.linear.weight, record.linear.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
     folded = LinearRecord(record.operation, record.linear, weights, record.rule, folded=True)
-    alone = next((row for row in trace.rows if row.record is record), None)
-    if alone is None:  # another batch norm has taken the same output
-        alone = Row(record.operation, str(record.rule))
-        trace.rows.append(alone)
-    alone.record = folded
+    linear_row = next((known for known in trace.rows if known.record is record), None)
+    if linear_row is None:  # another batch norm reads the same output, and has the row
+        linear_row = Row(record.operation, str(record.rule))
+        trace.rows.append(linear_row)
+    linear_row.record = folded
     # The output of the operation alone is no part of the graph, so nothing goes back through it twice.
     plain = replace(call, args=tuple(arg.detach() if arg is x else arg for arg in call.args))
     y = folded.run(trace, plain.make)
-    trace.rows.append(told)
+    trace.rows.append(row)
     if trace.ledger is not None:
         trace.ledger.note_output(call.operation.module, y)
     return y

@@ -22,15 +22,15 @@ class Rewired(RelevanceFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, run: Callable[..., Any], backward: Callable[..., Tensor]) -> Tensor:
         """The function itself: ``run(x)`` gives its result, and the tensors that the backward needs."""
-        y, kept = run(x)
+        y, saved = run(x)
         ctx.rule = backward
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*saved)
         result: Tensor = y
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """``backward(g, *kept)``."""
+        """``backward(g, *saved)``."""
         return ctx.rule(grads[0], *ctx.saved_tensors), None, None
 
 

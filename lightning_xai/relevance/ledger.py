@@ -84,7 +84,7 @@ class Recorder:
         self.linear: list[Absorbed] = []
         self.stabilisers = Absorbed()
         self.handed: list[Tensor] = []
-        self.kept: dict[str, list[Tensor]] = {}
+        self.retained: dict[str, list[Tensor]] = {}
         self._last = ""
         self._visits: dict[str, int] = {}
 
@@ -107,8 +107,8 @@ class Recorder:
     def watched(self, call: Call, rule: Rule) -> Any:
         """Make an operation by its rule, and note what it takes in and hands on."""
         kind, module = call.operation.kind or call.operation.name, call.operation.module
-        kept = self.kept.setdefault("bias" if kind in KINDS and KINDS[kind].constant else kind, [])
-        args, kwargs = (_tapped(part, lambda r: kept.append(-r)) for part in (call.args, call.kwargs))
+        balance = self.retained.setdefault("bias" if kind in KINDS and KINDS[kind].constant else kind, [])
+        args, kwargs = (_tapped(part, lambda r: balance.append(-r)) for part in (call.args, call.kwargs))
         live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
         result = rule.run(replace(call, args=args, kwargs=kwargs, live=live))
         target = call.args[0] if call.in_place and is_live(call.args[0]) else None
@@ -116,20 +116,20 @@ class Recorder:
             result = args[0]  # x[...] = y returns nothing
         for part in tensors_in(result):
             if part.requires_grad:
-                _on_relevance(part, kept.append)
+                _on_relevance(part, balance.append)
                 self.note_output(module, part)
         if target is not None:
             call.trace.before_write(call)
             return target.copy_(result)
         return result
 
-    def ledger(self, start: Tensor, received: Tensor, given: Tensor, replaced: Tensor) -> Ledger:
+    def ledger(self, start: Tensor, received: Tensor, output: Tensor, replaced: Tensor) -> Ledger:
         """The ledger of one pass.
 
         Args:
             start: The score [N].
             received: What arrives at the input [N].
-            given: What the score, linearised, gives to the model's output.
+            output: The relevance of the model's output: that of the score, linearised.
             replaced: What arrives at the input by rules that do not multiply by it; of what they handed out, the rest
                 went to constants beside the input.
         """
@@ -138,13 +138,13 @@ class Recorder:
         def total(parts: Any) -> Tensor:
             return torch.stack([zero, *(torch.as_tensor(part, device=zero.device) for part in parts)]).sum().to(zero)
 
-        remainder = {kind: total(parts) for kind, parts in self.kept.items() if kind != "bias" and parts}
-        remainder["score"] = start.sum() - given
+        remainder = {kind: total(parts) for kind, parts in self.retained.items() if kind != "bias" and parts}
+        remainder["score"] = start.sum() - output
         return Ledger(
             start,
             received,
             {name: total(parts) for name, parts in self.layers.items() if parts},
-            total([*self.kept.get("bias", []), *(found.bias for found in self.linear), *self.handed, -replaced]),
+            total([*self.retained.get("bias", []), *(found.bias for found in self.linear), *self.handed, -replaced]),
             total(found.epsilon for found in [*self.linear, self.stabilisers]),
             {kind: value for kind, value in remainder.items() if bool(value != 0)},
         )

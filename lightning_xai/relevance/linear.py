@@ -52,19 +52,19 @@ def linear_call(call: Call) -> LinearCall | None:
     name = call.operation.name
     if not name.startswith(("conv", "linear")):
         return _matrix_product(call)
-    given = call.named()
-    x, weight, bias = given["input"], given["weight"], given.get("bias")
+    named = call.named()
+    x, weight, bias = named["input"], named["weight"], named.get("bias")
     if is_live(weight) or is_live(bias):
         return None
-    return LinearCall(Dense(), x, weight, bias) if name == "linear" else _convolution(name, given)
+    return LinearCall(Dense(), x, weight, bias) if name == "linear" else _convolution(name, named)
 
 
-def _convolution(name: str, given: dict[str, Any]) -> LinearCall:
+def _convolution(name: str, named: dict[str, Any]) -> LinearCall:
     function, transposed = getattr(functional, name), "transpose" in name
-    x, weight, axes = given["input"], given["weight"], given["weight"].ndim - 2
-    stride, dilation = (_per_axis(given.get(key, 1), axes) for key in ("stride", "dilation"))
-    output_padding = _per_axis(given.get("output_padding", 0), axes)
-    padding = given.get("padding", 0)
+    x, weight, axes = named["input"], named["weight"], named["weight"].ndim - 2
+    stride, dilation = (_per_axis(named.get(key, 1), axes) for key in ("stride", "dilation"))
+    output_padding = _per_axis(named.get("output_padding", 0), axes)
+    padding = named.get("padding", 0)
     rewritten: Callable[[], Any] | None = None
     if padding == "valid":
         padding = 0
@@ -75,16 +75,16 @@ def _convolution(name: str, given: dict[str, Any]) -> LinearCall:
             sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
 
             def rewritten() -> Any:
-                return function(**{**given, "input": functional.pad(x, sides), "padding": 0})
+                return function(**{**named, "input": functional.pad(x, sides), "padding": 0})
 
     if x.ndim == weight.ndim - 1:
 
         def rewritten() -> Any:
-            return function(**{**given, "input": x.unsqueeze(0)}).squeeze(0)
+            return function(**{**named, "input": x.unsqueeze(0)}).squeeze(0)
 
     extra = output_padding if transposed else ()
-    settings = Convolution(stride, _per_axis(padding, axes), dilation, given.get("groups", 1), transposed, extra)
-    return LinearCall(settings, x, weight, given.get("bias"), rewritten)
+    settings = Convolution(stride, _per_axis(padding, axes), dilation, named.get("groups", 1), transposed, extra)
+    return LinearCall(settings, x, weight, named.get("bias"), rewritten)
 
 
 def _per_axis(value: Any, axes: int) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ class Propagation(Operations):
         self._scoring = True
         return self
 
-    # What is seen.
+    # What the pass sees.
 
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
@@ -84,7 +84,7 @@ class Propagation(Operations):
             with torch.no_grad():
                 return func(*args, **kwargs)
         self._check_context(func)
-        self.trace.read(live)
+        self.trace.count_consumers(live)
         name, kind = operation_name(func), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
@@ -93,7 +93,7 @@ class Propagation(Operations):
         operation = Operation(name, kind, self.current_module(), first=first, alias=alias)
         call = Call(func, args, kwargs, operation, live, self.trace)
         result = self._linear(call) if kind in LINEAR else self._other(call)
-        self.trace.made(call, result)
+        self.trace.follow(call, result)
         return result
 
     def _check_context(self, func: Callable[..., Any]) -> None:
@@ -102,7 +102,7 @@ class Propagation(Operations):
             what = DIFFERENTIATES if differentiates else INFERENCE
             raise ValueError(f"{self.current_module() or 'the model'!r} {what}")
 
-    # What is done.
+    # How an operation is made.
 
     def _linear(self, call: Call) -> Any:
         call.linear = linear_call(call)
@@ -112,11 +112,11 @@ class Propagation(Operations):
         if call.linear.rewritten is not None:
             with self:
                 return call.linear.rewritten()
-        late = self._assignment.is_decided_by_place(call.operation)
-        rule = None if late else self._assignment.rule_for(call.operation)
+        undecided = self._assignment.is_decided_by_place(call.operation)
+        rule = None if undecided else self._assignment.rule_for(call.operation)
         row = Row(call.operation, str(rule))
         self.trace.rows.append(row)
-        if late:
+        if undecided:
             self._undecided.append(row)
             result = run_linear(call, None)
         elif rule is None:

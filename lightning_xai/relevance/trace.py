@@ -42,7 +42,7 @@ class Trace:
         self.saved: Any = WeakTensorKeyDictionary()  # of activations that left their factor to a linear operation
         self._nonnegative: Any = WeakTensorKeyDictionary()  # the version in which a tensor was not negative
 
-    def read(self, live: list[Tensor]) -> None:
+    def count_consumers(self, live: list[Tensor]) -> None:
         """Note that an operation reads these tensors."""
         if self.sharded:
             find_again(live, (self.records, self.saved, self.inputs.receivers))
@@ -51,7 +51,7 @@ class Trace:
             if record is not None:
                 record.consumers += 1
 
-    def made(self, call: Call, result: Any) -> None:
+    def follow(self, call: Call, result: Any) -> None:
         """Note what is known of the result of an operation."""
         facts = KINDS.get(kind_of(call.func) or "")
         source = call.args[0] if call.args else None

@@ -78,8 +78,8 @@ class ValuesOnly(rules.Rule):
     applies = frozenset({"attention"})
 
     def run(self, call):
-        query, key, value = call.args[:3]
-        return call.make(query.detach(), key.detach(), value)
+        named = call.named()
+        return call.make(**{**named, "query": named["query"].detach(), "key": named["key"].detach()})
 
 
 def test_own_attention_rule_is_used():

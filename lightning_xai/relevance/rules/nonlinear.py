@@ -99,10 +99,10 @@ class FixedScale(Rule):
 
     def run(self, call: Call) -> Any:
         """See the base class."""
-        name, x, given = call.operation.name, call.args[0], call.named()
-        weight = given.get("weight")
+        name, x, named = call.operation.name, call.args[0], call.named()
+        weight = named.get("weight")
         if name in ("layer_norm", "rms_norm"):
-            dims = tuple(range(-len(given["normalized_shape"]), 0))
+            dims = tuple(range(-len(named["normalized_shape"]), 0))
             return self._made(call, x.shape, dims, weight, centred=name == "layer_norm")
         if name not in ("group_norm", "instance_norm", "batch_norm"):
             return stretched(call)
@@ -111,7 +111,7 @@ class FixedScale(Rule):
         if name == "batch_norm":  # in training mode, where the statistics are those of the batch
             return self._made(call, x.shape, (0, *range(2, x.ndim)), weight)
         samples, channels = (1, x.shape[0]) if name == "instance_norm" and x.ndim == 2 else x.shape[:2]
-        groups = given["num_groups"] if name == "group_norm" else channels
+        groups = named["num_groups"] if name == "group_norm" else channels
         return self._made(call, (samples, groups, -1), (2,), weight)
 
     def _made(
@@ -243,12 +243,12 @@ class Uniform(Rule):
     @staticmethod
     def _attention(call: Call) -> Any:
         """Queries, keys and values with their shares: two products, each of which halves if both factors count."""
-        given = call.named()
-        query, key, value = (is_live(given[name]) for name in ("query", "key", "value"))
+        named = call.named()
+        query, key, value = (is_live(named[name]) for name in ("query", "key", "value"))
         outer = 0.5 if (query or key) and value else 1.0
         inner = 0.5 * outer if query and key else outer
         shares = {"query": inner, "key": inner, "value": outer}
-        return call.func(**{**given, **{name: call.share(given[name], share) for name, share in shares.items()}})
+        return call.make(**{**named, **{name: call.share(named[name], share) for name, share in shares.items()}})
 
 
 _DIVISORS = {"rdiv": 0, "rtruediv": 0, "addcdiv": 2} | dict.fromkeys(
