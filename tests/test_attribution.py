@@ -22,6 +22,7 @@ from lightning_xai.relevance import (
     SmoothGrad,
 )
 from lightning_xai.scores import Margin, Probability
+from lightning_xai.units import receptive_field
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,10 @@ def test_attribution_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Attribution()
     assert isinstance(Ids()(nn.Identity(), torch.ones(1, 2), 0), Tensor)
+
+
+def test_receptive_field_takes_the_module_itself():
+    model, x = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU()), torch.zeros(1, 1, 9)
+    assert receptive_field(model, x, layer=model[1]) == receptive_field(model, x, layer="1")
+    with pytest.raises(TypeError, match=r"layer must be a module or a dotted name such as .*, got int"):
+        receptive_field(model, x, layer=3)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai._checks import check_inputs
+from lightning_xai._checks import Layer, check_inputs, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import Operations, arguments, kind_of, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
@@ -82,7 +82,7 @@ class ReceptiveField:
         return tuple(boxes)
 
 
-def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> ReceptiveField:
+def receptive_field(model: nn.Module, inputs: Tensor, *, layer: Layer) -> ReceptiveField:
     r"""Find the cells of the input that each position of a layer can read.
 
     Convolutions, poolings, paddings, sums and what works cell by cell are followed exactly; anything else, e.g.
@@ -93,7 +93,7 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> Receptiv
     Args:
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S]; the first one is run.
-        layer: The dotted name of a layer that gives maps [N, K, \*P].
+        layer: A layer that gives maps [N, K, \*P], by its dotted name or the module itself.
 
     Raises:
         ValueError: If the layer is unknown, gives no map, or hides how (a scripted or compiled model).
@@ -106,22 +106,23 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: str) -> Receptiv
     """
     check_inputs(inputs)
     model = unwrapped(model)
+    name = layer_name(model, layer)
     found: list[tuple[Axis, ...] | None] = []
     with isolated_eval(model), torch.no_grad():
         first = detach_for_autograd(inputs[:1]).clone()
         fields = _Fields(model, first)
 
         def look(output: Tensor) -> None:
-            with_positions(output, layer)
+            with_positions(output, name)
             found.append(fields.of(output))
 
-        with fields, hook_outputs(model, {layer: look}), forward_context():
+        with fields, hook_outputs(model, {name: look}), forward_context():
             model(first.clone())
     if len(found) != 1:
-        raise ValueError(f"layer {layer!r} runs {len(found)} times in a forward pass; name one that runs once.")
+        raise ValueError(f"layer {name!r} runs {len(found)} times in a forward pass; name one that runs once.")
     if found[0] is None:
         raise ValueError(
-            f"the receptive field of layer {layer!r} cannot be told: its operations are hidden; give the model as it "
+            f"the receptive field of layer {name!r} cannot be told: its operations are hidden; give the model as it "
             f"was before it was scripted or compiled."
         )
     return ReceptiveField(found[0], tuple(first.shape[2:]))
