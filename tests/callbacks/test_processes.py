@@ -111,7 +111,7 @@ def test_processes_that_have_nothing_but_broken_samples(found, broken):
     inputs[broken, 0, 2] = torch.nan
     one, more = (found(name, how, data=loader(inputs, labels)) for name, how in (("one", {}), ("two", two())))
     same(one, more)
-    assert more[0]["val/zero/left_out"] == len(range(SAMPLES)[broken])
+    assert more[0]["val/zero/excluded"] == len(range(SAMPLES)[broken])
 
 
 CALLS = []
