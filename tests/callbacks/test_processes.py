@@ -1,5 +1,6 @@
 """Any number of processes explains the same samples and finds the same."""
 
+import sys
 from datetime import timedelta
 
 import pytest
@@ -149,8 +150,9 @@ def test_processes_meet_once_at_the_end_of_an_epoch(found, monkeypatch):
 
 def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
     listen(monkeypatch)
-    one_by_one = "lightning_xai.callbacks.explain.compute_together"
-    monkeypatch.setattr(one_by_one, lambda metrics, alone: {name: metric.compute() for name, metric in metrics.items()})
+    module = sys.modules["lightning_xai.callbacks.explain"]
+    one_by_one = lambda metrics, alone: {name: metric.compute() for name, metric in metrics.items()}  # noqa: E731
+    monkeypatch.setattr(module, "compute_together", one_by_one)
     with pytest.raises(Exception, match="all_gather"):
         found("two", two(), monitor=Listening)
 
