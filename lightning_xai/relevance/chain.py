@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,7 +117,7 @@ class FusedActivation(RelevanceFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: Call, record: LinearRecord, saved: SavedTensor) -> Tensor:
         """The function itself."""
-        # Of the call it keeps no tensor.
+        # It must not keep the call, which holds the tensors of this node: they would hold each other.
         ctx.record, ctx.saved, ctx.received = record, saved, None
         ctx.zero = at_zero(call.func, call.args, call.kwargs)
         ctx.rectifies = is_rectifier(call.operation.name, call.named())
@@ -185,19 +185,8 @@ def _discard_unused_output(record: LinearRecord, rectified: bool) -> bool:
     if rule is None or not rule.reads_relevance or record.absorbed is not None:
         return False
     with torch.no_grad():
-        x = record.linear.x.detach()
-        nothing = x.new_empty(0)
-        step = Step(
-            record.linear.map,
-            record.weights,
-            x,
-            nothing,
-            nothing,
-            rule,
-            activation_output=nothing,
-            rectified=rectified,
-            known_nonnegative=record.nonnegative,
-        )
+        nothing = record.linear.x.new_empty(0)
+        step = replace(record.step(record.linear.x, nothing, nothing), rectified=rectified)
         reads = rule.reads_output(step)
     record.nonnegative = step.known_nonnegative
     if not reads:
