@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -50,13 +49,13 @@ class BoundRegions(ABC):
     def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
         """Write values [n, C, cells], ordered as :meth:`cells` gave them, to one feature of ``target``."""
 
-    @abstractmethod
-    def rows(self, rows: slice | Tensor) -> BoundRegions:
+    def rows(self, rows: slice | Tensor) -> BoundRegions:  # noqa: ARG002 - unless a sample has regions of its own
         """Return these regions for some of the samples."""
+        return self
 
-    @abstractmethod
     def present(self) -> Tensor | None:
         """Find the features that have cells in each sample, Boolean [N, J]; None if all have."""
+        return None
 
     def _check(self, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.count:
@@ -296,8 +295,7 @@ class BoundWindows(BoundRegions):
         yield slice(None), self._window(inputs, feature).flatten(2)
 
     def write(self, target: Tensor, source: Tensor, feature: int) -> None:
-        window: tuple[Any, ...] = (..., *self.boxes[feature])
-        target[window] = source[window]
+        self._window(target, feature).copy_(self._window(source, feature))
 
     def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
         window = self._window(target[rows], feature)
@@ -306,12 +304,6 @@ class BoundWindows(BoundRegions):
     def _window(self, inputs: Tensor, feature: int) -> Tensor:
         window: tuple[Any, ...] = (..., *self.boxes[feature])
         return inputs[window]
-
-    def rows(self, rows: slice | Tensor) -> BoundWindows:  # noqa: ARG002 - the grid is the same for every sample
-        return self
-
-    def present(self) -> Tensor | None:
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,11 +401,7 @@ class BoundSegments(BoundRegions):
     def rows(self, rows: slice | Tensor) -> BoundSegments:
         return self if self.labels.shape[0] == 1 else replace(self, labels=self.labels[rows])
 
-    def present(self) -> Tensor | None:
-        return self._present
-
-    @cached_property
-    def _present(self) -> Tensor:
+    def present(self) -> Tensor:
         labels = self.labels.flatten(1) + 1
         found = torch.zeros(len(labels), self.count + 1, dtype=torch.bool, device=labels.device)
         return found.scatter_(1, labels, True)[:, 1:]

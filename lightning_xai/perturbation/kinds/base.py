@@ -104,27 +104,22 @@ class Perturbation(ABC):
         <BLANKLINE>
                 [[[1., 2.]]]])
         """
-        keys = Keys(tuple(range(values.shape[0]))) if keys is None else keys
-        if self.channels is None:
-            return self._stacked(values, keys)
-        assert isinstance(self.channels, tuple)  # what the constructor has made of them
-        channels = list(self.channels)
-        if max(channels) >= values.shape[1]:
-            raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
-        perturbed = self._stacked(values, keys)
-        whole = values.unsqueeze(0).repeat(perturbed.shape[0], *[1] * values.ndim)
-        whole[:, :, channels] = perturbed[:, :, channels]
-        return whole
-
-    def _stacked(self, values: Tensor, keys: Keys) -> Tensor:
-        perturbed = self.perturb(values, keys)
+        perturbed = self.perturb(values, Keys(tuple(range(len(values)))) if keys is None else keys)
         perturbed = perturbed if perturbed.ndim > values.ndim else perturbed.unsqueeze(0)
         if perturbed.shape != (self.arm_count, *values.shape):
             raise ValueError(
                 f"{type(self).__name__} made {list(perturbed.shape)} of an input of shape {list(values.shape)}; with "
                 f"its {self.arm_count} arms it must make {[self.arm_count, *values.shape]}."
             )
-        return perturbed
+        if self.channels is None:
+            return perturbed
+        assert isinstance(self.channels, tuple)  # what the constructor has made of them
+        channels = list(self.channels)
+        if max(channels) >= values.shape[1]:
+            raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
+        whole = values.expand_as(perturbed).clone()
+        whole[:, :, channels] = perturbed[:, :, channels]
+        return whole
 
 
 class WindowPerturbation(Perturbation, ABC):
@@ -150,11 +145,7 @@ def _max_abs(clean: Tensor, scores: Tensor) -> Tensor:
     return local.gather(0, strongest).squeeze(0)
 
 
-COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": _mean,
-    "central": _central,
-    "max_abs": _max_abs,
-}
+COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "central": _central, "max_abs": _max_abs}
 
 
 def check_positive(name: str, value: float) -> None:

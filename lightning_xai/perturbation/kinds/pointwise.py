@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,23 @@ from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbati
 
 
 @dataclass(frozen=True)
-class Bidirectional(Perturbation):
+class _Faded(Perturbation, ABC):
+    strength: ClassVar[str | None] = "delta"
+
+    delta: float = 0.1
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Scaled(Perturbation, ABC):
+    strength: ClassVar[str | None] = "scale"
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bidirectional(_Faded):
     r""":math:`(v + b)(1 \pm \delta)`, two arms.
 
     Args:
@@ -42,11 +59,8 @@ class Bidirectional(Perturbation):
         -6.0
     """
 
-    strength: ClassVar[str | None] = "delta"
     arm_count: ClassVar[int] = 2
 
-    delta: float = 0.1
-    bias: float = 0.0
     combine: str = "mean"
 
     def check(self) -> None:
@@ -59,34 +73,24 @@ class Bidirectional(Perturbation):
 
 
 @dataclass(frozen=True)
-class Positive(Perturbation):
+class Positive(_Faded):
     r""":math:`(v + b)(1 + \delta)`.
 
     >>> Positive(delta=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-1.5000,  0.7500,  3.0000]]])
     """
 
-    strength: ClassVar[str | None] = "delta"
-
-    delta: float = 0.1
-    bias: float = 0.0
-
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (values + self.bias) * (1 + self.delta)
 
 
 @dataclass(frozen=True)
-class Negative(Perturbation):
+class Negative(_Faded):
     r""":math:`(v + b)(1 - \delta)`; :math:`\delta = 1` fades the window to 0.
 
     >>> Negative(delta=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-0.5000,  0.2500,  1.0000]]])
     """
-
-    strength: ClassVar[str | None] = "delta"
-
-    delta: float = 0.1
-    bias: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (values + self.bias) * (1 - self.delta)
@@ -194,34 +198,24 @@ class Gaussian(Perturbation):
 
 
 @dataclass(frozen=True)
-class Tanh(Perturbation):
+class Tanh(_Scaled):
     r""":math:`\tanh(scale (v + b))`.
 
     >>> Tanh(scale=0.5).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[-0.4621,  0.2449,  0.7616]]])
     """
 
-    strength: ClassVar[str | None] = "scale"
-
-    scale: float = 1.0
-    bias: float = 0.0
-
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (self.scale * (values + self.bias)).tanh()
 
 
 @dataclass(frozen=True)
-class Sigmoid(Perturbation):
+class Sigmoid(_Scaled):
     r""":math:`1 / (1 + e^{-scale (v + b)})`.
 
     >>> Sigmoid(scale=2.0).arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[0.1192, 0.7311, 0.9820]]])
     """
-
-    strength: ClassVar[str | None] = "scale"
-
-    scale: float = 1.0
-    bias: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return (self.scale * (values + self.bias)).sigmoid()
@@ -259,17 +253,12 @@ class LeakyReLU(Perturbation):
 
 
 @dataclass(frozen=True)
-class Softplus(Perturbation):
+class Softplus(_Scaled):
     r""":math:`\ln(1 + e^{scale (v + b)})`.
 
     >>> Softplus().arms(torch.tensor([[[-1.0, 0.5, 2.0]]]))[0]
     tensor([[[0.3133, 0.9741, 2.1269]]])
     """
-
-    strength: ClassVar[str | None] = "scale"
-
-    scale: float = 1.0
-    bias: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         scaled = self.scale * (values + self.bias)
