@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,11 +92,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def compiled_type() -> type[nn.Module] | None:
-    """What ``torch.compile`` makes of a module; None while nothing has been compiled: it takes seconds to import."""
+def compiled_types() -> tuple[type[nn.Module], ...]:
+    """What ``torch.compile`` makes of a module; none while nothing has been compiled: it takes seconds to import."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
-    found: type[nn.Module] | None = getattr(compiler, "OptimizedModule", None)
-    return found
+    return (compiler.OptimizedModule,) if compiler is not None else ()
 
 
 @contextmanager
@@ -105,12 +105,10 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: If there are some and this torch (before 2.6) cannot.
     """
-    compiled = compiled_type()
-    hidden: list[str] = []
-    if compiled is not None:
-        for name, module in model.named_modules():
-            if isinstance(module, compiled) or getattr(module, "_compiled_call_impl", None) is not None:
-                hidden.append(name)
+    hidden = []
+    for name, module in model.named_modules():
+        if isinstance(module, compiled_types()) or getattr(module, "_compiled_call_impl", None) is not None:
+            hidden.append(name)
     if not hidden:
         yield
         return
@@ -136,19 +134,15 @@ def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor 
         ValueError: If a layer does not exist, or its output is not a tensor.
     """
 
-    def hook(layer: str, tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
-        def shown(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor):
-                raise ValueError(f"layer {layer!r} returns {type(output).__name__}, not a tensor; name one inside it.")
-            return tap(output)
-
-        return shown
+    def hook(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer {layer!r} returns {type(output).__name__}, not a tensor; name one inside it.")
+        return taps[layer](output)
 
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))  # compiled code has forgotten hooks that are set later
-        for layer, tap in taps.items():
-            handle = named_layer(model, layer).register_forward_hook(hook(layer, tap))
-            stack.callback(handle.remove)
+        for layer in taps:
+            stack.callback(named_layer(model, layer).register_forward_hook(partial(hook, layer)).remove)
         yield
 
 
@@ -161,16 +155,13 @@ def observe_modules(model: nn.Module, see: Callable[[str, Any], None]) -> Iterat
         see: Is told of every module but the network itself; of a module of two names the first one.
     """
 
-    def hook(name: str) -> Callable[..., None]:
-        def shown(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            see(name, output)
-
-        return shown
+    def hook(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        see(name, output)
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(hook(name)).remove)
+                stack.callback(module.register_forward_hook(partial(hook, name)).remove)
         yield
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._guard import compiled_type, count_forwards
+from lightning_xai._guard import compiled_types, count_forwards
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ class Kind:
 
 
 def _kind(names: str, **facts: bool) -> Kind:
-    return Kind(frozenset(names.split()), **facts)
+    """Make a kind of the functions with these names, in which ``#`` stands for 1, 2 and 3."""
+    return Kind(frozenset(name.replace("#", axes) for name in names.split() for axes in "123"), **facts)
 
+
+_MOVING = {"conserving": True, "moving": True, "transparent": True}
 
 KINDS: dict[str, Kind] = {
-    "convolution": _kind("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+    "convolution": _kind("conv#d conv_transpose#d"),
     "linear": _kind("linear"),
     "matmul": _kind(
         "matmul rmatmul mm bmm mv dot inner einsum tensordot addmm addmv addbmm baddbmm bilinear multi_dot"
@@ -73,11 +76,8 @@ KINDS: dict[str, Kind] = {
     ),
     "statistic": _kind("var std var_mean std_mean norm vector_norm rsqrt reciprocal"),
     "pooling": _kind(
-        "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices "
-        "adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max min amax amin maximum minimum topk sort "
-        "median max_unpool1d max_unpool2d max_unpool3d",
+        "max_pool#d max_pool#d_with_indices adaptive_max_pool#d adaptive_max_pool#d_with_indices avg_pool#d "
+        "adaptive_avg_pool#d max_unpool#d max min amax amin maximum minimum topk sort median",
         conserving=True,
         sign_preserving=True,
     ),
@@ -90,24 +90,13 @@ KINDS: dict[str, Kind] = {
         "getitem setitem select narrow index_select gather take take_along_dim masked_select masked_fill where split "
         "split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
         "pixel_shuffle pixel_unshuffle channel_shuffle as_strided scatter index_copy index_fill zero fill pad_sequence "
-        "atleast_1d atleast_2d atleast_3d meshgrid block_diag index_put",
-        conserving=True,
-        moving=True,
-        transparent=True,
+        "atleast_#d meshgrid block_diag index_put",
+        **_MOVING,
     ),
     "identity": _kind(
-        "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias",
-        conserving=True,
-        moving=True,
-        sign_preserving=True,
-        transparent=True,
+        "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias", sign_preserving=True, **_MOVING
     ),
-    "dropout": _kind(
-        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
-        conserving=True,
-        moving=True,
-        transparent=True,
-    ),
+    "dropout": _kind("dropout dropout#d alpha_dropout feature_alpha_dropout", **_MOVING),
     "attention": _kind("scaled_dot_product_attention multi_head_attention_forward"),
     "embedding": _kind("embedding embedding_bag"),
     "recurrent": _kind("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
@@ -187,7 +176,6 @@ def operation_name(func: Callable[..., Any]) -> str:
     return name.removeprefix(next((prefix for prefix in _NAMESPACES if name.startswith(prefix)), ""))
 
 
-@functools.lru_cache(maxsize=4096)
 def kind_of(func: Callable[..., Any]) -> str | None:
     """The kind of operation that a function of the torch API makes, a key of :data:`KINDS`; None for any other.
 
@@ -195,11 +183,6 @@ def kind_of(func: Callable[..., Any]) -> str | None:
     ('sum', 'activation', None)
     """
     return _KIND_OF.get(operation_name(func))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_query(func: Callable[..., Any]) -> bool:
-    return operation_name(func) in _QUERIES
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,16 +198,13 @@ def is_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for several processes or devices, and inside ``torch.compile``."""
-    compiled = compiled_type()
-    inner: Any = model
     while True:
-        if isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = inner.module
-        elif compiled is not None and isinstance(inner, compiled):
-            inner = inner._orig_mod
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.get_submodule("module")
+        elif isinstance(model, compiled_types()):
+            model = model.get_submodule("_orig_mod")
         else:
-            found: nn.Module = inner
-            return found
+            return model
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
@@ -265,7 +245,7 @@ class Operations(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_query(func):
+        if operation_name(func) in _QUERIES:
             return self.query(func, args, kwargs)
         if func is functional.multi_head_attention_forward:
             with self:  # its inner calls come here; the function itself, seen from outside, would hide them
@@ -293,14 +273,10 @@ def tensors_in(arguments: Any) -> list[Tensor]:
     """The tensors among arguments, also inside lists, tuples and dicts."""
     if isinstance(arguments, Tensor):
         return [arguments]
-    found: list[Tensor] = []
     if isinstance(arguments, tuple | list | dict):
-        for argument in arguments.values() if isinstance(arguments, dict) else arguments:
-            if isinstance(argument, Tensor):
-                found.append(argument)
-            elif isinstance(argument, tuple | list | dict):
-                found.extend(tensors_in(argument))
-    return found
+        parts = arguments.values() if isinstance(arguments, dict) else arguments
+        return [tensor for part in parts for tensor in tensors_in(part)]
+    return []
 
 
 class _LargestResult(Operations):
@@ -310,9 +286,7 @@ class _LargestResult(Operations):
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        for part in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(part, Tensor):
-                self.bytes = max(self.bytes, _bytes(part))
+        self.bytes = max([self.bytes, *(tensor.nbytes for tensor in tensors_in(result))])
         return result
 
 
@@ -327,22 +301,15 @@ def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], obj
         probe: Something to be done that may run the model on these inputs: then its passes are looked at, and
             none of their own are made.
     """
-    hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule,)
-    compiled = compiled_type()
-    if compiled is not None:
-        hidden += (compiled,)
+    hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule, *compiled_types())
     if any(isinstance(module, hidden) for module in model.modules()):
         probe()
-        return 64 * _bytes(inputs)
-    with _LargestResult(model, _bytes(inputs)) as found, count_forwards(unwrapped(model)) as runs:
+        return 64 * inputs.nbytes
+    with _LargestResult(model, inputs.nbytes) as found, count_forwards(unwrapped(model)) as runs:
         probe()
         if not runs:
             model(inputs.clone())  # it may work in place on what it gets
     return int(found.bytes)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return int(tensor.numel() * tensor.element_size())
 
 
 def check_visible(model: nn.Module) -> None:
