@@ -16,9 +16,6 @@ _LEAST_EXPONENT, _EXPONENTS = -32, 64
 _MOST_BITS = 10
 # Shorter blocks take longer to reduce, longer ones hold a large value more often.
 _BLOCKS = (64, 257)
-# One value of so many is looked at to guess a bound: primes, as other steps stay in some columns of an image.
-_STEPS = (17, 11, 5, 3, 1)
-_FEWEST_SAMPLED = 4096
 _PART_BYTES = 2**22
 
 
@@ -75,9 +72,7 @@ class UpperQuantile:
 
     most: int
     bits: int
-    table: Tensor
-    fill: Tensor
-    least: Tensor
+    tables: list[Tensor]
     count: Tensor
     peak: Tensor
     histogram: Tensor
@@ -94,7 +89,7 @@ class UpperQuantile:
         self.started = False
 
     def add(self, values: Tensor) -> None:
-        """Take values [n, K, P]: of n samples, K units, P positions."""
+        """Add values [n, K, P]: of n samples, K units, P positions."""
         if values.ndim != 3:
             raise ValueError(f"values must be [samples, units, positions], got shape {list(values.shape)}.")
         values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
@@ -102,26 +97,29 @@ class UpperQuantile:
             self._start(values)
         elif values.shape[1] != len(self.count):
             raise ValueError(f"values have {values.shape[1]} units, they had {len(self.count)} so far.")
-        elif values.dtype != self.table.dtype:
-            raise ValueError(f"values are {values.dtype}, they were {self.table.dtype} so far.")
+        elif values.dtype != self.peak.dtype:
+            raise ValueError(f"values are {values.dtype}, they were {self.peak.dtype} so far.")
         if values.numel() == 0:
             return
-        if self.most and self._guess(values):
-            noted = (self.count, self.peak, self.nonfinite)
-            self._take(values)
-            if bool((self.fill >= self.most).all()):
-                return  # so many are larger: T is, too
-            self.count, self.peak, self.nonfinite = noted
-            self._clear(values)
-        self._take(values)
+        # A few samples at a time, so that each value is read from memory once.
+        for part in torch.split(values, max(1, _PART_BYTES // (values[0].numel() * values.element_size()))):
+            self._add(part)
+        if self.expected is not None and int(self.count.max()) > self.expected:
+            raise ValueError(f"there are more values per unit than the {self.expected} expected.")
 
     @property
     def bins(self) -> int:
         """The number of bins of the histogram; 0 if the budget is too small for one."""
         return 2 * _EXPONENTS << self.bits if self.bits >= 0 else 0
 
+    @property
+    def table(self) -> Tensor:
+        """The largest values [K, m], in any order; a unit that has had fewer is filled up with -inf."""
+        self.tables = [torch.cat(self.tables, 1)]
+        return self.tables[0]
+
     def merge(self, other: UpperQuantile) -> None:
-        """Take what another stream with the same p and budget has seen."""
+        """Add what another stream with the same p and budget has seen."""
         if (other.p, other.budget, other.expected) != (self.p, self.budget, self.expected):
             raise ValueError("only streams with the same p, budget and expected number of values can be merged.")
         if other.started:
@@ -133,25 +131,18 @@ class UpperQuantile:
         A unit that has had fewer than m values is filled up with -inf.
         """
         self._shrink()
-        return self.table[:, : int(self.fill.max())].T, self.count, self.peak, self.histogram
+        return self.table.T, self.count, self.peak, self.histogram
 
     def absorb(self, largest: Tensor, count: Tensor, peak: Tensor, histogram: Tensor, nonfinite: int = 0) -> None:
-        """Take a state, or several at once: their largest values one below the other, the rest added up."""
+        """Add a state, or several at once: their largest values one below the other, the rest added up."""
         if not self.started:
             self._start(largest.T.unsqueeze(0))
         self.count, self.nonfinite = self.count + count, self.nonfinite + nonfinite
         self.peak = torch.maximum(self.peak, peak)
         if bool(histogram.any()):
-            self._open()
-            self.histogram += histogram
-        if self.most == 0:
-            return
-        if 0 < len(largest) <= self.most and not bool(self.fill.any()) and bool((largest > -torch.inf).all()):
-            self.table = largest.T.clone(memory_format=torch.contiguous_format)
-            self.fill = torch.full_like(self.fill, len(largest))
-            return
-        for part in torch.split(largest.T, self.most, 1) if len(largest) else ():
-            self._keep(part.unsqueeze(0), _block_peaks(part.unsqueeze(0)))
+            self.histogram = histogram + self.histogram if self.histogram.numel() else histogram
+        if self.most:
+            self._append(largest.T)
 
     def result(self) -> Quantile:
         """T so far.
@@ -163,15 +154,13 @@ class UpperQuantile:
             raise ValueError("there are no values to take a quantile of.")
         self._shrink()
         rank = torch.tensor([int(self.p * count) for count in self.count.tolist()], device=self.count.device)
+        deepest = int(rank.max())
         # Of a unit with few values everything is kept.
-        exact = self.most > 0 and int(rank.max()) < self.most
+        exact = deepest < self.most
         if exact:
-            width = max(1, int(self.fill.max()))
-            rank = rank.clamp(max=width - 1)
-            deepest = int(rank.max())
-            one = bool((rank == deepest).all())
-            largest = self.table[:, :width].topk(deepest + 1, 1, sorted=not one).values
-            value = largest.amin(1) if one else largest.gather(1, rank.unsqueeze(1)).squeeze(1)
+            even = bool((rank == deepest).all())
+            largest = self.table.topk(deepest + 1, 1, sorted=not even).values
+            value = largest.amin(1) if even else largest.gather(1, rank.unsqueeze(1)).squeeze(1)
             error = 0.0
         else:
             value, inside = self._read(rank)
@@ -193,152 +182,93 @@ class UpperQuantile:
             needed = int(self.p * self.expected) + 1
             most = needed if needed <= most else 0
         self.most = most
-        self._clear(values)
+        self.tables = [values.new_full((units, 1), -torch.inf)]
+        self.least = values.new_full((units,), -torch.inf)
         self.count = torch.zeros(units, dtype=torch.long, device=values.device)
         self.peak = values.new_full((units,), -torch.inf)
         self.histogram = torch.zeros(units, 0, dtype=torch.long, device=values.device)
         self.started = True
 
-    def _clear(self, values: Tensor) -> None:
-        units = values.shape[1]
-        self.table = values.new_empty(units, 0)
-        self.fill = torch.zeros(units, dtype=torch.long, device=values.device)
-        self.least = values.new_full((units,), -torch.inf)
-
-    def _without_nonfinite(self, values: Tensor) -> Tensor:
-        finite = values.isfinite()
-        self.nonfinite += int((~finite).sum())
-        return torch.where(finite, values, -torch.inf)
-
-    def _guess(self, values: Tensor) -> bool:
-        """Guess what T exceeds from every few of the first values, before any is kept; whether there is a guess.
-
-        It spares most of the values the way through the table, and is proven if ``most`` of them turn out larger.
-        """
-        size = values.shape[0] * values.shape[2]
-        if self.expected is None or size < 2 * self.most or bool(self.fill.any()):
-            return False
-        step = next((step for step in _STEPS if step * _FEWEST_SAMPLED <= size), 1)
-        sample = values[:, :, ::step].transpose(0, 1).flatten(1)
-        rank = self.most * sample.shape[1] / size
-        rank = rank if step == 1 else rank + 5 * math.sqrt(rank) + 1
-        low = sample.topk(min(math.ceil(rank), sample.shape[1]), 1, sorted=False).values
-        self.least = torch.nextafter(low.amin(1), torch.full_like(self.least, -torch.inf))
-        return True
-
-    def _take(self, values: Tensor) -> None:
-        """Count values [n, K, P] and keep the large ones, a few samples at a time, so that each is read once."""
-        for some in torch.split(values, max(1, _PART_BYTES // (values[0].numel() * values.element_size()))):
-            peaks = _block_peaks(some)
-            # No sum hides what is not finite, and where it overflows a second look does no harm.
-            if bool(some.sum().isfinite()):
-                self.count = self.count + some.shape[0] * some.shape[2]
-            else:
-                some = self._without_nonfinite(some)
-                peaks = _block_peaks(some)
-                self.count = self.count + (some > -torch.inf).sum((0, 2))
-            self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
-            if self.most:
-                self._keep(some, peaks)
-            else:
-                self._bin(some)
-        if self.expected is not None and int(self.count.max()) > self.expected:
-            raise ValueError(f"there are more values per unit than the {self.expected} expected.")
-
-    def _keep(self, values: Tensor, peaks: Tensor) -> None:
-        """Add to the table what is larger than ``least``: values [n, K, P], the largest of equal blocks [n, K, B]."""
-        found, total = self._larger(values, peaks)
-        if int((self.fill + total).max()) > 2 * self.most:
-            self._shrink()
-            longest = 0 if len(values) > 1 else 2
-            if values.shape[0] * values.shape[2] > self.most:
-                for half in torch.split(values, -(-values.shape[longest] // 2), longest):
-                    self._keep(half, _block_peaks(half))
-                return
-            found, total = self._larger(values, peaks)
-        if self.expected is None and bool((self.least > -torch.inf).any()):
-            self._bin(torch.where(values > self.least.view(-1, 1), -torch.inf, values))
-        self._widen(int((self.fill + total).max()))
-        start = int(self.fill[0])
-        if len(found) == values.numel() and bool((self.fill == start).all()):
-            self.table[:, start : start + int(total[0])] = found.view(len(total), -1)
+    def _add(self, values: Tensor) -> None:
+        peaks = _block_peaks(values)
+        # The sum of finite values may overflow, and then a second look does no harm.
+        if bool(values.sum().isfinite()):
+            self.count = self.count + values.shape[0] * values.shape[2]
         else:
-            starts = torch.arange(len(total), device=total.device) * self.table.shape[1] + self.fill
-            places = torch.repeat_interleave(starts - total.cumsum(0) + total, total, output_size=len(found))
-            places += torch.arange(len(found), device=places.device)
-            self.table.view(-1).scatter_(0, places, found)
-        self.fill = self.fill + total
+            finite = values.isfinite()
+            values = torch.where(finite, values, -torch.inf)
+            peaks = _block_peaks(values)
+            self.count = self.count + finite.sum((0, 2))
+            self.nonfinite += int((~finite).sum())
+        self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
+        least = self.least.view(-1, 1)
+        if self.most == 0:
+            self.histogram = self._counts(values.transpose(0, 1))
+        elif not bool((least > -torch.inf).any()):
+            self._append(values.transpose(0, 1).flatten(1))
+        else:
+            if self.expected is None:
+                self.histogram = self._counts(torch.where(values > least, -torch.inf, values).transpose(0, 1))
+            self._append(self._larger(values, peaks))
 
-    def _larger(self, values: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
-        """The values [m] that are larger than ``least``, unit after unit, and how many each unit has [K]."""
-        units, blocks = peaks.shape[1:]
-        if bool((self.least == -torch.inf).all()):
-            return values.transpose(0, 1).flatten(), torch.full_like(self.fill, values.numel() // units)
-        # Most blocks have nothing to add: only the others are looked at closely.
+    def _larger(self, values: Tensor, peaks: Tensor) -> Tensor:
+        """The values [K, m] that are larger than ``least``: of values [n, K, P], the largest of equal blocks [n, K, B].
+
+        A unit that has fewer is filled up with -inf.
+        """
+        # Most blocks hold none: only the others are looked at closely.
         unit, sample, block = (peaks > self.least.view(-1, 1)).transpose(0, 1).nonzero(as_tuple=True)
-        rows = values.reshape(peaks.numel(), -1).index_select(0, (sample * units + unit) * blocks + block)
-        places = (rows > self.least[unit].unsqueeze(1)).flatten().nonzero().flatten()
-        ends = torch.bincount(unit, minlength=units).cumsum(0) * rows.shape[1]
-        upto = torch.searchsorted(places, ends)
-        return rows.flatten().index_select(0, places), upto.diff(prepend=upto.new_zeros(1))
+        rows = values.reshape(*peaks.shape, -1)[sample, unit, block]
+        larger = rows > self.least[unit].unsqueeze(1)
+        unit = unit.repeat_interleave(larger.sum(1))
+        total = unit.bincount(minlength=len(self.least))
+        column = torch.arange(len(unit), device=unit.device) - (total.cumsum(0) - total)[unit]
+        found = values.new_full((len(total), int(total.max())), -torch.inf)
+        found[unit, column] = rows[larger]
+        return found
 
-    def _widen(self, width: int) -> None:
-        if width > self.table.shape[1]:
-            wider = self.table.new_full((len(self.table), min(2 * self.most, max(2 * width, 64))), -torch.inf)
-            wider[:, : self.table.shape[1]] = self.table
-            self.table = wider
+    def _append(self, values: Tensor) -> None:
+        """Add values [K, m] to the table."""
+        if values.shape[1] > self.most:
+            values = self._largest(values)
+        if sum(table.shape[1] for table in self.tables) + values.shape[1] > 2 * self.most:
+            self._shrink()
+        self.tables.append(values)
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """The ``most`` largest of values [K, m]; the others are counted, unless T is known to be among these."""
+        largest = values.topk(self.most, 1, sorted=False)
+        if self.expected is None:
+            self.histogram = self._counts(values.scatter(1, largest.indices, -torch.inf))
+        return largest.values
 
     def _shrink(self) -> None:
-        """Keep the ``most`` largest values of each unit that has more."""
-        width = int(self.fill.max()) if len(self.fill) else 0
-        if width <= self.most:
-            return
-        full = (self.fill > self.most).nonzero().flatten()
-        table = self.table[:, :width].index_select(0, full)
-        largest = table.topk(self.most, 1, sorted=False)
-        if self.expected is None:
-            rest = torch.full_like(self.table[:, :width], -torch.inf)
-            rest[full] = table.scatter_(1, largest.indices, -torch.inf)
-            self._bin(rest.unsqueeze(0))
-        self.table[full, : self.most] = largest.values
-        self.table[full, self.most :] = -torch.inf
-        self.fill = self.fill.clamp(max=self.most)
-        self.least[full] = torch.maximum(self.least[full], largest.values.amin(1))
+        """Keep the ``most`` largest values of each unit."""
+        if self.table.shape[1] > self.most > 0:
+            self.tables = [self._largest(self.table)]
+            self.least = torch.maximum(self.least, self.table.amin(1))
 
-    def _open(self) -> None:
+    def _counts(self, values: Tensor) -> Tensor:
+        """The histogram [K, B] of everything that is counted and of values [K, ...]; those of -inf are none."""
         if self.bits < 0:
             least = len(self.count) * 2 * _EXPONENTS * 8
             raise ValueError(
                 f"there are more values than a budget of {self.budget} bytes keeps, and it is too small for a "
                 f"histogram of {len(self.count)} units: give at least {least}."
             )
-        if self.histogram.shape[1] == 0:
-            self.histogram = self.histogram.new_zeros(len(self.count), self.bins)
-
-    def _bin(self, values: Tensor) -> None:
-        """Count values [n, K, P] in the histogram; those of -inf are none."""
-        self._open()
+        values = values.flatten(1)
         there = values > -torch.inf
-        unit = torch.arange(values.shape[1], device=values.device).view(-1, 1).expand(values.shape)[there]
-        bins = self.histogram.shape[1]
-        found = torch.bincount(unit * bins + _bins(values[there], self.bits), minlength=bins * len(self.count))
-        self.histogram += found.view(-1, bins)
+        unit = torch.arange(len(values), device=values.device).repeat_interleave(there.sum(1))
+        bins = unit * self.bins + _bins(values[there], self.bits)
+        counts = torch.bincount(bins, minlength=self.bins * len(values)).view(-1, self.bins)
+        return counts + self.histogram if self.histogram.numel() else counts
 
     def _read(self, rank: Tensor) -> tuple[Tensor, bool]:
         """The value of a rank from above off the histogram of everything, and whether its bin has two ends."""
-        self._open()
-        width = int(self.fill.max()) if self.most else 0
-        if width:
-            before = self.histogram.clone()
-            self._bin(self.table[:, :width].unsqueeze(0))
-            counted, self.histogram = self.histogram, before
-        else:
-            counted = self.histogram
-        above = counted.flip(1).cumsum(1)
-        place = counted.shape[1] - 1 - (above <= rank.unsqueeze(1)).sum(1).clamp(max=counted.shape[1] - 1)
-        half = _EXPONENTS << self.bits
-        inside = bool(((place > 0) & (place < 2 * half - 1))[self.count > 0].all())
-        return _middles(self.bits, self.table.device)[place].to(self.table), inside
+        above = self._counts(self.table).flip(1).cumsum(1)
+        place = self.bins - 1 - (above <= rank.unsqueeze(1)).sum(1).clamp(max=self.bins - 1)
+        inside = bool(((place > 0) & (place < self.bins - 1))[self.count > 0].all())
+        return _middles(self.bits, self.peak.device)[place].to(self.peak), inside
 
 
 def _block_peaks(values: Tensor) -> Tensor:
