@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, distributed
 
 from lightning_xai.metrics.base import ExplanationMetric
 
 _Name = TypeVar("_Name", bound=Hashable)
-
-# Every state starts at a multiple of this, so that it can be read as numbers of any type.
-_ALIGNMENT = 16
 
 
 def compute_together(
@@ -38,6 +31,7 @@ def compute_together(
         ValueError: If a metric has a process group of its own, or the states have other shapes in another process, e.g.
             because its inputs were larger.
 
+    >>> import torch
     >>> from lightning_xai.metrics import Importance
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> metrics = {"zero": Importance(Windows(2), kinds.Constant(0.0), score="value")}
@@ -54,13 +48,11 @@ def compute_together(
             raise ValueError(
                 f"metric {name!r} has a process group of its own: call its compute(), or leave the group out."
             )
-    states = {name: _states(metric) for name, metric in metrics.items()}
-    gathered = _gather([state for found in states.values() for state in found])
-    results = {}
-    for name, metric in metrics.items():
-        own = iter([next(gathered) for _ in states[name]])
-        results[name] = _compute(metric, lambda: True, partial(_next, own))
-    return results
+    gathered = _gather([state for metric in metrics.values() for state in _states(metric)])
+    # torchmetrics asks for the states in the order in which they were listed.
+    return {
+        name: _compute(metric, lambda: True, lambda *_, **_group: next(gathered)) for name, metric in metrics.items()
+    }
 
 
 def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
@@ -77,11 +69,6 @@ def _states(metric: ExplanationMetric) -> list[tuple[Tensor, bool]]:
     return [(state, all(state is not other for other in fixed)) for state in found]
 
 
-def _next(gathered: Iterator[list[Tensor]], _state: Tensor, **_group: Any) -> list[Tensor]:
-    """Return the state that torchmetrics asks for, as all processes have it."""
-    return next(gathered)
-
-
 def _compute(
     metric: ExplanationMetric, together: Callable[[], bool], exchange: Callable[..., list[Tensor]] | None = None
 ) -> dict[str, Tensor]:
@@ -96,56 +83,15 @@ def _compute(
 
 
 def _gather(states: Sequence[tuple[Tensor, bool]]) -> Iterator[list[Tensor]]:
-    """Gather the states of every process as bytes in one collective, after one that compares their shapes.
-
-    If some may differ in length, one more tells the lengths.
-    """
-    device = states[0][0].device
-    kinds = [(state.dtype, state.ndim, tuple(state.shape[varies:])) for state, varies in states]
-    same = torch.tensor([zlib.crc32(repr(kinds).encode())], device=device)
-    if len({int(other) for other in _all(same)}) > 1:
+    """Gather the states of every process in one exchange, each as the list of what the processes have."""
+    layout = [(state.dtype, state.ndim, state.shape[varies:]) for state, varies in states]
+    everywhere: list[Any] = [None] * distributed.get_world_size()
+    # A view would be sent with all the memory that it is cut from, so each is copied.
+    distributed.all_gather_object(everywhere, (layout, [state.detach().cpu().clone() for state, _ in states]))
+    if any(other != layout for other, _ in everywhere):
         raise ValueError(
             "the metrics' states have other shapes in another process: means over the data need inputs of one size and "
             "every process the same metrics. Resize the inputs, or use one metric per size."
         )
-    lengths = torch.tensor([len(state) for state, varies in states if varies], dtype=torch.long, device=device)
-    everywhere = [found.tolist() for found in (_all(lengths) if len(lengths) else [lengths] * _world())]
-    layouts = [_layout([state for state, _ in states], [varies for _, varies in states], own) for own in everywhere]
-    pieces = []
-    for state, _ in states:
-        raw = state.detach().contiguous().reshape(-1).view(torch.uint8)
-        pieces += [raw, raw.new_zeros(-len(raw) % _ALIGNMENT)]
-    packed = torch.cat(pieces)
-    longest = max(layout[-1][1] for layout in layouts)
-    processes = _all(torch.cat([packed, packed.new_zeros(longest - len(packed))]))
     for index, (state, _) in enumerate(states):
-        found = []
-        for raw, layout in zip(processes, layouts, strict=True):
-            start, _, shape = layout[index]
-            size = math.prod(shape) * state.element_size()
-            found.append(raw[start : start + size].view(state.dtype).view(shape))
-        yield found
-
-
-def _layout(
-    states: Sequence[Tensor], varies: Sequence[bool], lengths: Sequence[int]
-) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Compute where each state of a process begins and ends among its bytes, and its shape."""
-    own = iter(lengths)
-    layout, start = [], 0
-    for state, vary in zip(states, varies, strict=True):
-        shape = (next(own), *state.shape[1:]) if vary else tuple(state.shape)
-        size = math.prod(shape) * state.element_size()
-        layout.append((start, start + size + -size % _ALIGNMENT, shape))
-        start = layout[-1][1]
-    return layout
-
-
-def _world() -> int:
-    return distributed.get_world_size()
-
-
-def _all(tensor: Tensor) -> list[Tensor]:
-    found = [torch.empty_like(tensor) for _ in range(_world())]
-    distributed.all_gather(found, tensor)
-    return found
+        yield [tensors[index].to(state.device) for _, tensors in everywhere]
