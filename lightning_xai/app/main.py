@@ -33,7 +33,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from rich.columns import Columns
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lightning_xai._checks import unknown
 from lightning_xai.app.maximized import Maximization
@@ -305,10 +305,8 @@ def _json_numbers(numbers: Numbers) -> dict[str, dict[str, float | None]]:
 
 
 def _table(numbers: Numbers, metrics: Mapping[str, ExplanationMetric]) -> Table:
-    table = Table(title="What the network looked at", title_justify="left")
-    for column in ("metric", "result"):
-        table.add_column(column)
-    table.add_column("value", justify="right")
+    columns = ("metric", "result", Column("value", justify="right"))
+    table = Table(*columns, title="What the network looked at", title_justify="left")
     for metric, result in numbers.items():
         results = results_of(metric, metrics)
         for row, (key, number) in enumerate(result.items(), start=1):
@@ -333,16 +331,13 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
     """Print the first rows of the tables that stand beside the pictures, those of a metric side by side."""
     for name, tables in listed(folder, monitor.metrics).items():
         shown = []
-        for found in tables:
-            columns, *rows = found["rows"]
-            if not rows:
+        for table in tables:
+            if not table["rows"]:
                 continue
-            table = Table(title=f"{name} {found['title']}", title_justify="left")
-            for column in columns:
-                table.add_column(column, justify="right")
-            for row in rows[:_TABLE_ROWS]:
-                table.add_row(*row)
-            shown.append(table)
+            columns = [Column(title, justify="right") for title in table["columns"]]
+            shown.append(Table(*columns, title=f"{name} {table['title']}", title_justify="left"))
+            for row in table["rows"][:_TABLE_ROWS]:
+                shown[-1].add_row(*row)
         if shown:
             _print(Columns(shown, padding=(0, 2)))
 
