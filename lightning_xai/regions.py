@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_xai._checks import as_integer, check_fields, spatial_shape
 
+Span: TypeAlias = tuple[int, int]
 RegionsLike: TypeAlias = "Regions | int | Sequence[int]"
 
 _REMAINDERS = ("partial", "center", "left", "right")
@@ -157,8 +158,7 @@ class Custom(Selection):
     keep: Sequence[bool]
 
     def __post_init__(self) -> None:
-        keep = self.keep.tolist() if isinstance(self.keep, Tensor) else self.keep
-        object.__setattr__(self, "keep", tuple(bool(entry) for entry in keep))
+        object.__setattr__(self, "keep", tuple(map(bool, self.keep)))
 
     def mask(self, count: int) -> Tensor:
         if len(self.keep) != count:
@@ -219,19 +219,14 @@ class Windows(Regions):
             raise ValueError(
                 f"scope has {len(scope)} (start, stop) pairs, the input has {axes} spatial axes {spatial}."
             )
-        spans = tuple(
-            self._axis(axis, length, size, stride, bounds)
-            for axis, (length, size, stride, bounds) in enumerate(zip(spatial, sizes, strides, scope, strict=True))
-        )
+        spans = tuple(map(self._axis, range(axes), spatial, sizes, strides, scope))
         total = math.prod(len(span) for span in spans)
         mask = torch.ones(total, dtype=torch.bool) if self.select is None else self.select.mask(total)
         if not mask.any():
             raise ValueError(f"select={self.select} leaves none of the {total} windows.")
         return BoundWindows(spatial, spans, mask)
 
-    def _axis(
-        self, axis: int, length: int, size: int, stride: int, scope: tuple[int, int]
-    ) -> tuple[tuple[int, int], ...]:
+    def _axis(self, axis: int, length: int, size: int, stride: int, scope: Span) -> tuple[Span, ...]:
         start, stop = scope
         if not 0 <= start < stop <= length:
             raise ValueError(f"scope ({start}, {stop}) of axis {axis} must lie within 0 and {length}.")
@@ -259,7 +254,7 @@ class BoundWindows(BoundRegions):
     """
 
     spatial: tuple[int, ...]
-    spans: tuple[tuple[tuple[int, int], ...], ...]
+    spans: tuple[tuple[Span, ...], ...]
     mask: Tensor
     boxes: list[tuple[slice, ...]] = field(init=False)
     count: int = field(init=False)
@@ -340,19 +335,18 @@ class Segments(Regions):
             if not isinstance(labels, Tensor):
                 raise TypeError(f"labels must return a tensor, got {type(labels).__name__}.")
             _check_labels(labels)
-            expected: tuple[int, ...] = (inputs.shape[0], *spatial)
+            needed = [len(inputs), *spatial]
         else:
-            labels = torch.as_tensor(self.labels)
-            labels, expected = labels.unsqueeze(0), (1, *spatial)
-        if tuple(labels.shape) != expected:
-            given, needed = (labels.shape, expected) if callable(self.labels) else (labels.shape[1:], spatial)
+            labels, needed = torch.as_tensor(self.labels), [*spatial]
+        if list(labels.shape) != needed:
             raise ValueError(
-                f"labels are {list(given)}, the inputs need {list(needed)}; one map per sample is made by a function "
+                f"labels are {list(labels.shape)}, the inputs need {needed}; one map per sample is made by a function "
                 f"of the inputs."
             )
+        labels = labels.reshape(-1, *spatial)
         if isinstance(inputs, Tensor):
             labels = labels.to(inputs.device)
-        return BoundSegments(labels.long(), int(labels.max()) + 1)
+        return BoundSegments(labels.long(), int(labels.max()) + 1, spatial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,10 +363,7 @@ class BoundSegments(BoundRegions):
 
     labels: Tensor
     count: int
-    spatial: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "spatial", tuple(self.labels.shape[1:]))
+    spatial: tuple[int, ...]
 
     def paint(self, values: Tensor) -> Tensor:
         self._check(values)
@@ -394,7 +385,7 @@ class BoundSegments(BoundRegions):
         target.copy_(torch.where((self.labels == feature).unsqueeze(1), source, target))
 
     def put(self, target: Tensor, rows: slice, values: Tensor, feature: int) -> None:
-        mask = (self.labels if self.labels.shape[0] == 1 else self.labels[rows]) == feature
+        mask = self.rows(rows).labels == feature
         # Every sample of the block has the same cells, so the mask of the first one orders the values of all.
         target[rows].masked_scatter_(mask.unsqueeze(1), values)
 
@@ -446,7 +437,7 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ..
     return tuple(value)
 
 
-def _pairs(scope: Sequence[int] | Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+def _pairs(scope: Sequence[int] | Sequence[Sequence[int]]) -> tuple[Span, ...]:
     entries: Sequence[Any] = [scope] if all(isinstance(bound, int) for bound in scope) else scope
     pairs = [tuple(entry) for entry in entries if isinstance(entry, Sequence)]
     if len(pairs) != len(entries) or not all(len(pair) == 2 for pair in pairs):

@@ -20,6 +20,7 @@ from lightning_xai._guard import detach_for_autograd
 
 Target = Tensor | int | Sequence[int] | Literal["predicted"] | None
 
+_ONE_COLUMN = "score='sigmoid' for a binary classifier or score='value' for a regression"
 _WRAP = "wrap the model in a module whose forward returns the tensor to be scored"
 
 
@@ -78,16 +79,11 @@ def check_range(target: Tensor, classes: int) -> None:
     ValueError: target [5] is out of range: the model's output has 5 classes, so a target is 0 to 4.
     """
     outside = sorted({index for index in target.tolist() if not 0 <= index < classes})
-    if outside and classes == 1:
-        raise ValueError(
-            f"target {outside} is out of range: the model's output has one column. Use target=0, with score='sigmoid' "
-            f"for a binary classifier or score='value' for a regression."
-        )
     if outside:
-        raise ValueError(
-            f"target {outside} is out of range: the model's output has {classes} classes, so a target is 0 to "
-            f"{classes - 1}."
-        )
+        columns = f"{classes} classes, so a target is 0 to {classes - 1}"
+        if classes == 1:
+            columns = f"one column. Use target=0, with {_ONE_COLUMN}"
+        raise ValueError(f"target {outside} is out of range: the model's output has {columns}.")
 
 
 @dataclass(frozen=True)
@@ -167,8 +163,7 @@ class Score(ABC):
                 f"the model's output must have one row per sample, [{samples}, classes] for {samples} of them, got "
                 f"{list(tensor.shape)}; a squeeze() in the model must name its axis, e.g. squeeze(1)."
             )
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            tensor = tensor.float()
+        tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
 
     def _pick(self, output: Any) -> Any:
@@ -264,10 +259,7 @@ def _over(region: Tensor | None, values: Tensor) -> Tensor:
 
 def _softmax_fits(clean: Tensor) -> None:
     if clean.shape[1] == 1:
-        raise ValueError(
-            "the model's output has one column, whose softmax is always 1: use score='sigmoid' for a binary "
-            "classifier or score='value' for a regression."
-        )
+        raise ValueError(f"the model's output has one column, whose softmax is always 1: use {_ONE_COLUMN}.")
     if clean.numel() and bool((clean >= 0).all()) and torch.allclose(clean.sum(1), torch.ones_like(clean.sum(1))):
         warnings.warn(
             "the model's output already looks like probabilities: use score='value' to read it as it is, "
@@ -359,7 +351,7 @@ class Sigmoid(Score):
 
 
 @dataclass(frozen=True)
-class RawOutput(Score):
+class RawOutput(Logit):
     r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
 
     With one column no target is needed. Positions are averaged over all of them, not over a predicted region.
@@ -370,9 +362,6 @@ class RawOutput(Score):
     """
 
     by_region: ClassVar[bool] = False
-
-    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output, target))
 
 
 @dataclass(frozen=True)
