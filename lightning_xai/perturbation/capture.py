@@ -84,11 +84,11 @@ class CaptureResult:
     @staticmethod
     def cat(blocks: Sequence[CaptureResult]) -> CaptureResult:
         """Join the results of blocks of samples."""
-        features, samples = (
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            for parts in ([block.features for block in blocks], [block.samples for block in blocks])
-        )
-        return CaptureResult(features, samples)
+        return CaptureResult(_cat([block.features for block in blocks]), _cat([block.samples for block in blocks]))
+
+
+def _cat(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass
@@ -102,11 +102,8 @@ class CaptureBuffer:
 
     watches: list[Watch]
     features_per_pass: int
-    kept: list[dict[str, list[Tensor]]] = field(init=False)
+    collected: list[list[dict[str, Tensor]]] = field(default_factory=list)
     change: list[Tensor] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.kept = [{} for _ in self.watches]
 
     def add_change(self, batch: Tensor, values: Tensor) -> None:
         """Keep the mean over the arms and cells of |R x - x| of arms [A, F, n, C, *S]."""
@@ -114,16 +111,14 @@ class CaptureBuffer:
 
     def collect(self, features: list[int]) -> None:
         """Take from every watch what it keeps of these features."""
-        for watch, parts in zip(self.watches, self.kept, strict=True):
-            for name, values in watch.collect(features).items():
-                parts.setdefault(name, []).append(values)
+        self.collected.append([watch.collect(features) for watch in self.watches])
 
     def results(self) -> list[CaptureResult]:
         """The results of every watch for these samples."""
         change = torch.cat(self.change)
-        found = []
-        for watch, parts in zip(self.watches, self.kept, strict=True):
-            joined = watch.finalize_features({name: torch.cat(chunks) for name, chunks in parts.items()})
-            features = {name: values.transpose(0, 1) for name, values in {"change": change, **joined}.items()}
-            found.append(CaptureResult(features, watch.finalize_samples()))
-        return found
+        results = []
+        for watch, *parts in zip(self.watches, *self.collected, strict=True):
+            joined = {"change": change, **watch.finalize_features(_cat(parts))}
+            features = {name: values.transpose(0, 1) for name, values in joined.items()}
+            results.append(CaptureResult(features, watch.finalize_samples()))
+        return results

@@ -240,18 +240,13 @@ class _Samples:
             same = [r for r in requests if (r.perturbation, r.pairing) == (kind, pairing)]
             wanting = [c for c in captures if c.perturbation == kind] if pairing is None else []
             bound_scores = [scores[r.score] for r in same]
-            if wanting:
-                buffer = CaptureBuffer([self.network.watches[c.capture] for c in wanting], per_pass)
-                with active(buffer.watches):
-                    arms = self._scores(kind, self._singles(), bound_scores, buffer)
-                captured.update(zip(wanting, buffer.results(), strict=True))
-            else:
-                arms = self._paired_scores(kind, requests[same[0]], bound_scores)
+            buffer = CaptureBuffer([self.network.watches[c.capture] for c in wanting], per_pass) if wanting else None
+            with active(buffer.watches if buffer else ()):
+                arms = self._paired_scores(kind, requests[same[0]] if same else None, bound_scores, buffer)
             found.update(zip(same, arms, strict=True))
+            if buffer:
+                captured.update(zip(wanting, buffer.results(), strict=True))
         return _Block(scores, clean, found, captured)
-
-    def _singles(self) -> list[Features]:
-        return [(feature,) for feature in range(self.regions.count)]
 
     def _features_per_pass(self) -> int:
         """The number of features in every pass of a sweep that captures."""
@@ -259,13 +254,18 @@ class _Samples:
         most = min(self.network.features_per_pass(len(self.ids)), max(1, count // _PASSES_PER_CLEAN_PASS))
         return -(-count // -(-count // most))
 
-    def _paired_scores(self, kind: Perturbation, pairing: _SamplePairing, bound_scores: list[BoundScore]) -> Tensor:
+    def _paired_scores(
+        self,
+        kind: Perturbation,
+        pairing: _SamplePairing,
+        bound_scores: list[BoundScore],
+        buffer: CaptureBuffer | None = None,
+    ) -> Tensor:
         """The arms [scores, A, n, F] of the features of a pairing."""
         count = self.regions.count
-        if pairing is None:
-            return self._scores(kind, self._singles(), bound_scores)
-        if isinstance(pairing, str):
-            return self._scores(kind, list(itertools.combinations(range(count), 2)), bound_scores)
+        if not isinstance(pairing, Tensor):
+            together = itertools.combinations(range(count), 1 if pairing is None else 2)
+            return self._scores(kind, list(together), bound_scores, buffer)
         found: Tensor | None = None
         for anchor in sorted(set(pairing.tolist())):
             rows = (pairing == anchor).nonzero().flatten()
@@ -292,16 +292,13 @@ class _Samples:
         copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
         suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
         per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
-        repeated: dict[int, list[BoundScore]] = {1: bound_scores}
         scores = [values.new_empty(len(bound_scores), len(copies), samples, 0)]
         block = self.network.features_per_block(self.inputs, per_pass)
         for first in range(0, len(features), block):
             some = features[first : first + block]
             # What captures compares rows of batches of one size, so the last pass is filled up with clean inputs.
             size = -(-len(some) // per_pass) * per_pass if buffer else len(some)
-            if size not in repeated:
-                rows = torch.arange(samples, device=values.device).repeat(size)
-                repeated[size] = [bound.at(rows) for bound in bound_scores]
+            rows = torch.arange(samples, device=values.device).repeat(size)
             batch = values.new_empty(len(copies), size, *values.shape).copy_(values)
             for copy, arm in zip(copies, batch, strict=True):
                 for perturbed, together in zip(arm, some, strict=False):
@@ -312,7 +309,7 @@ class _Samples:
                             self.regions.write(perturbed, copy, feature)
             if buffer:
                 buffer.add_change(batch[:, : len(some)], values)
-            scores.append(self._read(batch, some, repeated[size], suspect, buffer))
+            scores.append(self._read(batch, some, [b.at(rows) for b in bound_scores], suspect, buffer))
         found = _nan_unless_finite(torch.cat(scores, 3))
         present = self.regions.present()
         if present is not None and features:
@@ -341,7 +338,7 @@ class _Samples:
         if suspect:
             broken = ~flat.isfinite().flatten(2).all(2)
             flat.masked_fill_(broken.view(*broken.shape, *[1] * (flat.ndim - 2)), 0.0)
-        columns: list[list[tuple[Tensor, ...]]] = [[] for _ in range(arms)]
+        columns: list[list[list[Tensor]]] = [[[] for _ in range(arms)] for _ in bound_scores]
         per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
         watches: list[Watch] = buffer.watches if buffer else []
         for first in range(0, size, per_pass):
@@ -351,18 +348,15 @@ class _Samples:
                 output = self.network(inputs, watches)
                 for watch in watches:
                     watch.on_perturbed(None if broken is None else broken[arm, rows])
-                columns[arm].append(tuple(bound.columns(output, len(inputs)) for bound in bound_scores))
+                for bound, per_arm in zip(bound_scores, columns, strict=True):
+                    per_arm[arm].append(bound.columns(output, len(inputs)))
                 self.network.report(len(some) * samples)
             if buffer:
                 buffer.collect([together[0] for together in some])
         if not bound_scores:
             return batch.new_empty(0, arms, samples, len(features))
-        scores = torch.stack(
-            [
-                torch.stack([bound.read(torch.cat([parts[number] for parts in arm])) for arm in columns])
-                for number, bound in enumerate(bound_scores)
-            ]
-        )
+        pairs = [(bound, parts) for bound, per_arm in zip(bound_scores, columns, strict=True) for parts in per_arm]
+        scores = torch.stack([bound.read(torch.cat(parts)) for bound, parts in pairs]).view(len(columns), arms, -1)
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
         return scores.view(len(bound_scores), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
