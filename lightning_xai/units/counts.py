@@ -227,9 +227,3 @@ def _place(index: int, shape: Sequence[int]) -> tuple[int, ...]:
 def written(unit: Unit) -> int | str:
     """A unit, or a place, for a table."""
     return unit if isinstance(unit, int) else "/".join(map(str, unit))
-
-
-def padded(counts: Tensor, length: int) -> Tensor:
-    """Counts [j, ...] of the first features, with 0 for the others up to ``length``."""
-    missing: Sequence[int] = (length - len(counts), *counts.shape[1:])
-    return torch.cat([counts, counts.new_zeros(missing)]) if missing[0] else counts

@@ -3,8 +3,9 @@ r"""Re-activation: which units are switched on by perturbing which feature."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import torch
@@ -26,13 +27,15 @@ from lightning_xai.units.activation import (
     unit_shape,
 )
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
-from lightning_xai.units.counts import Pairs, ReactivationResult, padded, without_units
+from lightning_xai.units.counts import Pairs, ReactivationResult, without_units
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
 
 RULES = ("activation", "delta")
 _SAMPLES_AT_ONCE = 64
+
+_Sweep = dict[str, CaptureResult]
 
 
 @overload
@@ -161,15 +164,11 @@ def reactivation(
         sites = preactivation_sites(model, detach_for_autograd(inputs[:1]), names, activation)
     job = _Job(model, inputs, ids, plan, kind, unit, activation, p, dead, sites)
     if not isinstance(threshold, str):
-        results = job.count(_given(threshold, names))
-    elif unit != "position" and job.changes_fit():
-        results = job.count_at_once(threshold)
+        results = job.count(_thresholds_by_layer(threshold, names))
+    elif threshold == "activation" and not job.changes_fit:
+        results = job.count(activation_threshold(model, inputs, layers=names, p=p, unit=unit, activation=activation))
     else:
-        if threshold == "activation":
-            thresholds = activation_threshold(model, inputs, layers=names, p=p, unit=unit, activation=activation)
-        else:
-            thresholds = job.delta_thresholds()
-        results = job.count({name: found.value for name, found in thresholds.items()}, thresholds)
+        results = job.count(*job.measure_thresholds(threshold))
     return results[names[0]] if layers is None else results
 
 
@@ -188,105 +187,75 @@ class _Job:
     dead: str
     sites: list[PreActivationSite]
 
-    @property
-    def count_of_features(self) -> int:
+    @cached_property
+    def features(self) -> int:
         """J."""
         return self.plan.regions.bind(self.inputs).count
 
+    @cached_property
     def changes_fit(self) -> bool:
-        """Tell whether the largest changes [N, J, K] of every layer fit the budget."""
+        """Whether the largest changes [N, J, K] of every layer fit the budget; those of positions are not kept."""
         units = max(math.prod(unit_shape(site, self.unit)) for site in self.sites)
-        size = len(self.ids) * self.count_of_features * units * self.inputs.element_size()
-        return size <= DEFAULT_BUDGET
+        size = len(self.ids) * self.features * units * self.inputs.element_size()
+        return self.unit != "position" and size <= DEFAULT_BUDGET
 
-    def count_at_once(self, rule: str) -> dict[str, ReactivationResult]:
-        """Count hits of channels or groups in one sweep, which keeps the changes until the thresholds are known."""
+    def measure_thresholds(self, rule: str) -> tuple[dict[str, ThresholdResult], list[_Sweep] | None]:
+        """Find the thresholds of clean activations or of changes by a sweep; it is returned if its changes fit."""
         clean = rule == "activation"
         streams: dict[str, UpperQuantile] = {}
-        kept: dict[str, list[Tensor]] = {site.layer: [] for site in self.sites}
-        tallies = {site.layer: _Tally(self.count_of_features) for site in self.sites}
-        for results in self._sweeps({site.layer: self._channels(site, clean) for site in self.sites}):
-            for name, result in results.items():
-                values = result.samples["activation"] if clean else result.features["largest"].transpose(1, 2)
-                if name not in streams:
-                    streams[name] = UpperQuantile(self.p, expected=len(self.ids) * values.shape[2])
-                streams[name].add(values)
-                kept[name].append(result.features["largest"])
-                tallies[name].add_changes(result)
-        found = {}
+        captures: dict[str, Capture] = {}
         for site in self.sites:
-            name, tally = site.layer, tallies[site.layer]
-            quantile = streams[name].result()
+            per_sample = math.prod(site.shape[2:]) if clean else self.features
+            stream = streams[site.layer] = UpperQuantile(self.p, expected=len(self.ids) * per_sample)
+            if self.unit == "position":
+                captures[site.layer] = PositionChange(site.layer, None, self.activation, changes=stream)
+            else:
+                captures[site.layer] = self._channels(site, clean)
+        sweeps = []
+        for results in self._sweeps(captures):
+            for name, result in results.items():
+                if clean:
+                    streams[name].add(result.samples.pop("activation"))  # too many to be kept with the changes
+                elif self.unit != "position":
+                    streams[name].add(result.features["largest"].transpose(1, 2))
+            if self.changes_fit:
+                sweeps.append(results)
+        thresholds = {}
+        for site in self.sites:
+            quantile = streams[site.layer].result()
             if clean:
-                check_none_nonfinite(quantile.nonfinite, name)
-            threshold = ThresholdResult.of(quantile, name, self.unit, self.p, unit_shape(site, self.unit))
-            for largest in kept[name]:
-                tally.add(matrix=hits(largest, threshold.value).sum(0))
-            found[name] = tally.result(threshold.value, threshold, self._unranked(threshold))
-        return found
+                check_none_nonfinite(quantile.nonfinite, site.layer)
+            shape = unit_shape(site, self.unit)
+            thresholds[site.layer] = ThresholdResult.of(quantile, site.layer, self.unit, self.p, shape)
+        return thresholds, sweeps if self.changes_fit else None
 
     def count(
-        self, given: Mapping[str, Tensor], thresholds: Mapping[str, ThresholdResult] | None = None
+        self, thresholds: Mapping[str, Tensor | ThresholdResult], sweeps: Iterable[_Sweep] | None = None
     ) -> dict[str, ReactivationResult]:
-        """Count hits with thresholds that are known beforehand."""
-        pairs = {site.layer: Pairs() for site in self.sites}
-        tallies = {site.layer: _Tally(self.count_of_features) for site in self.sites}
+        """Count hits, in sweeps that were made for the thresholds or in new ones."""
+        tallies: dict[str, _Tally] = {}
         captures: dict[str, Capture] = {}
-        unranked: dict[str, tuple[int, ...]] = {}
         for site in self.sites:
-            name, threshold = site.layer, given[site.layer]
-            check_fit(threshold, unit_shape(site, self.unit), name)
-            unranked[name] = () if thresholds is None else self._unranked(thresholds[name])
+            name = site.layer
+            tally = tallies[name] = _Tally(self.features, thresholds[name], self.dead)
+            check_fit(tally.threshold, unit_shape(site, self.unit), name)
             if self.unit == "position":
-                captures[name] = PositionChange(name, threshold, self.activation, pairs[name], unranked=unranked[name])
+                tally.pairs = Pairs()
+                captures[name] = PositionChange(
+                    name, tally.threshold, self.activation, tally.pairs, unranked=tally.unranked
+                )
             else:
                 captures[name] = self._channels(site)
-        for results in self._sweeps(captures):
+        for results in self._sweeps(captures) if sweeps is None else sweeps:
             for name, result in results.items():
-                tallies[name].add_changes(result)
-                if self.unit == "position":
-                    by_feature, by_unit = result.features["by_feature"].sum(0), result.samples["by_unit"].sum(0)
-                    tallies[name].add(by_feature=by_feature, by_unit=by_unit)
-                else:
-                    tallies[name].add(matrix=hits(result.features["largest"], given[name]).sum(0))
-        found = {}
-        for site in self.sites:
-            had = None if thresholds is None else thresholds[site.layer]
-            value = (given[site.layer] if had is None else had.value).view(unit_shape(site, self.unit))
-            counted = pairs[site.layer] if self.unit == "position" else None
-            found[site.layer] = tallies[site.layer].result(value, had, unranked[site.layer], counted)
-        return found
-
-    def delta_thresholds(self) -> dict[str, ThresholdResult]:
-        """The thresholds of the changes themselves, by a sweep of their own."""
-        expected = len(self.ids) * self.count_of_features
-        streams = {site.layer: UpperQuantile(self.p, expected=expected) for site in self.sites}
-        position = self.unit == "position"
-        captures: dict[str, Capture] = {
-            site.layer: PositionChange(site.layer, None, self.activation, changes=streams[site.layer])
-            if position
-            else self._channels(site)
-            for site in self.sites
-        }
-        for results in self._sweeps(captures):
-            for name, result in results.items():
-                if not position:
-                    streams[name].add(result.features["largest"].transpose(1, 2))
-        return {
-            site.layer: ThresholdResult.of(
-                streams[site.layer].result(), site.layer, self.unit, self.p, unit_shape(site, self.unit)
-            )
-            for site in self.sites
-        }
-
-    def _unranked(self, thresholds: ThresholdResult) -> tuple[int, ...]:
-        return thresholds.dead if self.dead == "exclude" else ()
+                tallies[name].add(result)
+        return {name: tally.result() for name, tally in tallies.items()}
 
     def _channels(self, site: PreActivationSite, keep_activation: bool = False) -> LayerChange:
         groups = None if isinstance(self.unit, str) else self.unit
         return LayerChange(site.layer, self.activation, keep_activation, groups)
 
-    def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[dict[str, CaptureResult]]:
+    def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[_Sweep]:
         requests = {name: CaptureRequest(self.perturbation, capture) for name, capture in captures.items()}
         for first in range(0, len(self.ids), _SAMPLES_AT_ONCE):
             rows = slice(first, first + _SAMPLES_AT_ONCE)
@@ -298,39 +267,39 @@ class _Job:
 class _Tally:
     """Sums of counts over samples whose features may not be equally many."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, threshold: Tensor | ThresholdResult, dead: str) -> None:
         self.features = features
+        self.measured = threshold if isinstance(threshold, ThresholdResult) else None
+        self.threshold = threshold.value if isinstance(threshold, ThresholdResult) else threshold
+        self.unranked = self.measured.dead if self.measured is not None and dead == "exclude" else ()
+        self.pairs: Pairs | None = None
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self.nonfinite = 0
 
-    def add(self, by_unit: Tensor | None = None, **by_feature: Tensor) -> None:
-        """Add counts [*units] and counts [j, ...] of the first features, by name."""
-        added = {name: padded(values, self.features) for name, values in by_feature.items()}
-        if by_unit is not None:
-            added["by_unit"] = by_unit
-        for name, values in added.items():
-            self.sums[name] = self.sums[name] + values if name in self.sums else values
-
-    def add_changes(self, result: CaptureResult) -> None:
-        """Add how much the inputs were changed, and how many changes are not numbers."""
-        self.add(change=result.features["change"].double().nansum(0))
+    def add(self, result: CaptureResult) -> None:
+        """Add the counts of some samples, how much these were changed, and how many changes are not numbers."""
+        self._add("change", result.features["change"].double().nansum(0), self.features)
+        if self.pairs is None:
+            self._add("matrix", hits(result.features["largest"], self.threshold).sum(0), self.features)
+        else:
+            self._add("by_feature", result.features["by_feature"].sum(0), self.features)
+            by_unit = result.samples["by_unit"].sum(0)
+            self._add("by_unit", by_unit, len(by_unit))
         self.samples += len(result.features["change"])
         self.nonfinite += int(nonfinite_changes(result).sum())
 
-    def result(
-        self,
-        value: Tensor,
-        thresholds: ThresholdResult | None,
-        unranked: tuple[int, ...],
-        pairs: Pairs | None = None,
-    ) -> ReactivationResult:
+    def _add(self, name: str, counts: Tensor, length: int) -> None:
+        total = self.sums.setdefault(name, counts.new_zeros(length, *counts.shape[1:]))
+        total[: len(counts)] += counts
+
+    def result(self) -> ReactivationResult:
         """The counts of all samples."""
         sums, matrix = self.sums, self.sums.get("matrix")
-        by_unit = sums["by_unit"].view(value.shape) if matrix is None else matrix.sum(0)
-        by_feature = sums["by_feature"] if matrix is None else without_units(matrix, unranked).sum(1)
-        counts = (matrix, by_feature, by_unit, sums["change"])
-        return ReactivationResult(*counts, value, self.samples, self.nonfinite, thresholds, pairs, unranked)
+        by_unit = sums["by_unit"].view(self.threshold.shape) if matrix is None else matrix.sum(0)
+        by_feature = sums["by_feature"] if matrix is None else without_units(matrix, self.unranked).sum(1)
+        counts = (matrix, by_feature, by_unit, sums["change"], self.threshold, self.samples, self.nonfinite)
+        return ReactivationResult(*counts, self.measured, self.pairs, self.unranked)
 
 
 def hits(largest: Tensor, threshold: Tensor) -> Tensor:
@@ -387,9 +356,7 @@ def check_dead(dead: str) -> None:
         raise ValueError(unknown("dead", dead, DEAD))
 
 
-def _given(threshold: str | Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    if isinstance(threshold, str):
-        return {}
+def _thresholds_by_layer(threshold: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     if isinstance(threshold, Tensor):
         if len(names) > 1:
             raise ValueError(f"threshold must be one tensor per layer, a dict with the keys {names}.")
