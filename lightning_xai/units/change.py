@@ -215,11 +215,8 @@ class _PositionWatch(_LayerWatch):
         return self.site.activation(change) - self.rest
 
     def collect(self, features: list[int]) -> dict[str, Tensor]:
-        change = (
-            self._take_strongest(features).flatten(3)
-            if len(self.site.shape) > 2
-            else self._take_strongest(features).unsqueeze(3)
-        )
+        strongest = self._take_strongest(features)
+        change = strongest.reshape(*strongest.shape[:3], -1)
         change = torch.where(change > self.tolerance.unsqueeze(2), change, change.clamp(max=0))
         nonfinite = (~change.isfinite()).flatten(2).sum(2)
         if self.capture.changes is not None:

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import Layer, check_inputs, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.operations import Operations, arguments, kind_of, operation_name, tensors_in, unwrapped
+from lightning_xai.operations import KINDS, Operations, arguments, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 
 
@@ -130,11 +130,14 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: Layer) -> Recept
 
 _Field = tuple[Axis, ...]
 
-# What works cell by cell: a position of the result reads what the same position of the arguments does.
-_CELLWISE_KINDS = {"activation", "affine_norm", "identity", "dropout"}
-_CELLWISE_NAMES = """add radd iadd sub subtract rsub isub neg negative cat concat concatenate mul multiply rmul imul div
-divide true_divide truediv itruediv rdiv rtruediv maximum minimum where contiguous masked_fill detach"""
-_CELLWISE = frozenset(_CELLWISE_NAMES.split())
+# What works cell by cell: where the shapes agree, a position of the result reads the same position of the arguments.
+_CELLWISE_KINDS = {kind for kind, facts in KINDS.items() if facts.elementwise} | {
+    "concatenation",
+    "identity",
+    "dropout",
+}
+_CELLWISE = {name for kind in _CELLWISE_KINDS for name in KINDS[kind].names} - {"cumsum"}
+_CELLWISE |= {"maximum", "minimum", "where", "masked_fill", "contiguous", "detach"}
 
 
 class _Fields(Operations):
@@ -177,10 +180,9 @@ class _Fields(Operations):
         result: Tensor,
     ) -> _Field:
         whole = (WHOLE,) * self.axes
-        name = operation_name(func)
         if result.ndim != self.axes + 2:
             return whole
-        if kind_of(func) in _CELLWISE_KINDS or name in _CELLWISE:
+        if operation_name(func) in _CELLWISE:
             # Of other positions: a row that is broadcast, or parts put one after the other.
             if any(shape != result.shape[2:] for _, shape in before):
                 return whole
@@ -194,12 +196,9 @@ class _Fields(Operations):
         return tuple(axis.window(*window) for axis, window in zip(before[0][0], geometry, strict=True))
 
 
-_Windows = list[tuple[int, int, int, int]]
-
-
 def _geometry(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], before: torch.Size, after: torch.Size
-) -> _Windows | None:
+) -> list[tuple[int, int, int, int]] | None:
     """Kernel, stride, padding before and dilation per axis of an operation; None if it is of another kind."""
     name, axes = operation_name(func), len(before)
     given = arguments(func, args, kwargs)

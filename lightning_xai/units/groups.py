@@ -86,7 +86,8 @@ class UnitGroups:
     @property
     def rest(self) -> list[int]:
         """The units that are in no group."""
-        return [int(unit) for unit in (~self.membership.any(0)).nonzero().flatten()]
+        units: list[int] = (~self.membership.any(0)).nonzero().flatten().tolist()
+        return units
 
     @property
     def membership(self) -> Tensor:
@@ -230,7 +231,7 @@ class _Clustering(Grouping):
         if len(labels) > 1:
             apart = (1 - similarity.cpu()[live][:, live]).clamp(min=0).numpy()
             clustering = _sklearn("cluster").AgglomerativeClustering(
-                n_clusters=self.groups, metric="precomputed", linkage=self.linkage
+                self.groups, metric="precomputed", linkage=self.linkage
             )
             labels = torch.from_numpy(clustering.fit(apart).labels_).long()
         members[labels, live.nonzero().flatten()] = True
@@ -308,8 +309,7 @@ def co_activation(activations: Tensor) -> Tensor:
     rows = _rows(activations).double()
     centred = rows - rows.mean(0)
     length = centred.norm(dim=0)
-    varies = _varies(activations)
-    unit = torch.where(varies, centred / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0)
+    unit = torch.where(_varies(activations), centred / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0)
     return (unit.T @ unit).clamp(-1, 1)
 
 
@@ -370,10 +370,8 @@ def strongest_pairs(similarity: Tensor, n: int = 10) -> list[Pair]:
         raise ValueError(f"similarity must be [units, units], got shape {list(similarity.shape)}.")
     first, second = torch.triu_indices(len(similarity), len(similarity), 1, device=similarity.device)
     values, order = similarity[first, second].sort(descending=True, stable=True)
-    picked = order[:n]
-    return [
-        Pair(*found) for found in zip(first[picked].tolist(), second[picked].tolist(), values[:n].tolist(), strict=True)
-    ]
+    columns = first[order[:n]].tolist(), second[order[:n]].tolist(), values[:n].tolist()
+    return list(map(Pair, *columns))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 from lightning_xai.units.maximization.ascent import Ascent as Ascent
 from lightning_xai.units.maximization.ascent import MaximizationResult as MaximizationResult
 from lightning_xai.units.maximization.ascent import maximize_activation as maximize_activation
-from lightning_xai.units.maximization.ascent import robust as robust
 from lightning_xai.units.maximization.dream import Dream as Dream
 from lightning_xai.units.maximization.dream import deep_dream as deep_dream
 from lightning_xai.units.maximization.images import L2 as L2
@@ -17,6 +16,7 @@ from lightning_xai.units.maximization.images import Scale as Scale
 from lightning_xai.units.maximization.images import TotalVariation as TotalVariation
 from lightning_xai.units.maximization.images import Transform as Transform
 from lightning_xai.units.maximization.images import channel_mixing as channel_mixing
+from lightning_xai.units.maximization.images import robust as robust
 from lightning_xai.units.maximization.objectives import ClassScore as ClassScore
 from lightning_xai.units.maximization.objectives import Direction as Direction
 from lightning_xai.units.maximization.objectives import Energy as Energy

@@ -14,16 +14,7 @@ from lightning_xai._checks import as_integer, check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture
-from lightning_xai.units.maximization.images import (
-    Bounds,
-    Fourier,
-    Jitter,
-    Parametrization,
-    Regularizer,
-    Rotate,
-    Scale,
-    Transform,
-)
+from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization, Regularizer, Transform
 from lightning_xai.units.maximization.objectives import Objective
 
 OPTIMIZERS = ("adam", "sgd")
@@ -84,22 +75,6 @@ class Ascent:
             if not all(isinstance(part, kind) for part in given):
                 raise TypeError(f"{name} must be a sequence of {kind.__name__}s such as L2() or Jitter(), got {given}.")
             object.__setattr__(self, name, given)
-
-
-def robust(cells: int = 8, degrees: float = 5.0, scale: float = 0.1) -> tuple[Transform, ...]:
-    """Shifts, zooms and turns, the usual transformations for photos.
-
-    Args:
-        cells: The most cells of the first shift; half as many of the second.
-        degrees: The most that is turned, either way.
-        scale: The most that is zoomed, either way.
-
-    Source: :cite:`olah2017`.
-
-    >>> robust(cells=4, degrees=3.0, scale=0.2)
-    (Jitter(cells=4), Scale(low=0.8, high=1.2), Rotate(degrees=3.0), Jitter(cells=2))
-    """
-    return (Jitter(cells), Scale(1 - scale, 1 + scale), Rotate(degrees), Jitter(max(1, cells // 2)))
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
@@ -166,10 +141,24 @@ def maximize_activation(
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     with isolated_eval(model, gradients=True):
         generator = torch.Generator().manual_seed(ascent.seed)
+        count = objective.count
+        # The parametrization sees a row of a table as a line of one channel.
+        line = (1, *cells) if len(cells) == 1 else cells
         if start is None:
-            parameters, whole = _drawn(ascent, cells, objective.count or 1, generator)
+            # All from the same start, so that an input does not depend on how many others are made beside it.
+            alone = ascent.parametrization.random((1, *line), generator)
+            parameters = alone.expand(count or 1, *alone.shape[1:])
         else:
-            parameters, whole = _given(ascent, cells, objective.count, start)
+            check_inputs(start)
+            if start.shape[1:] != cells or len(start) != (count or len(start)):
+                raise ValueError(
+                    f"start must be {[count or 'N', *cells]}, an input for each part of the objective, got "
+                    f"{list(start.shape)}."
+                )
+            values = detach_for_autograd(start).double().view(-1, *line)
+            values = values if ascent.bounds is None else ascent.bounds.inverse(values)
+            parameters = ascent.parametrization.parameters(values)
+        whole = (len(parameters), *line)
         dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
         # A copy, as steps are made in place and the start is the user's.
         parameters = parameters.detach().to(device=like.device, dtype=dtype, copy=True).requires_grad_()
@@ -205,33 +194,6 @@ def maximize_activation(
             x = made()
             value = read(x)
     return MaximizationResult(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
-
-
-def _inside(cells: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one input as the parametrization makes it: a table is a line without channels of its own."""
-    return (1, *cells) if len(cells) == 1 else cells
-
-
-def _drawn(
-    ascent: Ascent, cells: tuple[int, ...], count: int, generator: torch.Generator
-) -> tuple[Tensor, tuple[int, ...]]:
-    """Random parameters, and the shape [N, C, *S] of what they make."""
-    # All from the same start, so that an input does not depend on how many others are made beside it.
-    alone = ascent.parametrization.random((1, *_inside(cells)), generator)
-    return alone.expand(count, *alone.shape[1:]), (count, *_inside(cells))
-
-
-def _given(ascent: Ascent, cells: tuple[int, ...], count: int | None, start: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The parameters of given inputs, and the shape [N, C, *S] of what they make."""
-    check_inputs(start)
-    if start.shape[1:] != cells or len(start) != (count or len(start)):
-        raise ValueError(
-            f"start must be {[count or 'N', *cells]}, an input for each part of the objective, got {list(start.shape)}."
-        )
-    whole = (len(start), *_inside(cells))
-    values = detach_for_autograd(start).double().view(whole)
-    values = values if ascent.bounds is None else ascent.bounds.inverse(values)
-    return ascent.parametrization.parameters(values), whole
 
 
 class _Reached(Exception):

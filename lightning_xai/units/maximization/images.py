@@ -37,22 +37,13 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            given = getattr(self, name)
-            numbers = tuple(float(number) for number in given) if isinstance(given, Sequence) else (float(given),)
-            if not all(math.isfinite(number) for number in numbers):
-                raise ValueError(f"{name} must be finite, got {given}.")
-            object.__setattr__(self, name, numbers)
-        low, high = self._numbers
-        if len({1, len(low), len(high)}) > 2 or not all(
-            a < b for a, b in zip(_spread(low, len(high)), _spread(high, len(low)), strict=True)
-        ):
-            raise ValueError(f"low must be below high, channel by channel, got {list(low)} and {list(high)}.")
-
-    @property
-    def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        assert isinstance(self.low, tuple)  # what the constructor has made of them
-        assert isinstance(self.high, tuple)
-        return self.low, self.high
+            ends = torch.as_tensor(getattr(self, name), dtype=torch.float64).flatten()
+            if not bool(ends.isfinite().all()):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}.")
+            object.__setattr__(self, name, tuple(ends.tolist()))
+        low, high = (torch.tensor(ends, dtype=torch.float64) for ends in (self.low, self.high))
+        if len({1, len(low), len(high)}) > 2 or not bool((low < high).all()):
+            raise ValueError(f"low must be below high, channel by channel, got {low.tolist()} and {high.tolist()}.")
 
     @classmethod
     def normalized(cls, mean: Sequence[float], std: Sequence[float]) -> Bounds:
@@ -61,10 +52,8 @@ class Bounds:
         >>> Bounds.normalized([0.5, 0.25], [0.5, 0.25])
         Bounds(low=(-1.0, -1.0), high=(1.0, 3.0))
         """
-        return cls(
-            tuple(-m / s for m, s in zip(mean, std, strict=True)),
-            tuple((1 - m) / s for m, s in zip(mean, std, strict=True)),
-        )
+        channels = list(zip(mean, std, strict=True))
+        return cls([-m / s for m, s in channels], [(1 - m) / s for m, s in channels])
 
     def apply(self, z: Tensor) -> Tensor:
         r"""Unbounded values z [N, C, \*S] within the bounds."""
@@ -88,10 +77,11 @@ class Bounds:
             ValueError: If there are neither one nor C of them.
         """
         ends = []
-        for name, numbers in zip(("low", "high"), self._numbers, strict=True):
+        for name in ("low", "high"):
+            numbers = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
             if len(numbers) not in (1, like.shape[1]):
                 raise ValueError(f"{name} must be one bound or one per channel, {like.shape[1]}, got {len(numbers)}.")
-            ends.append(torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2)))
+            ends.append(numbers.view(-1, *[1] * (like.ndim - 2)))
         return ends[0], ends[1]
 
 
@@ -260,7 +250,15 @@ class Regularizer(ABC):
 
 
 @dataclass(frozen=True)
-class L2(Regularizer):
+class _Weighted(Regularizer):
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _not_negative(weight=self.weight)
+
+
+@dataclass(frozen=True)
+class L2(_Weighted):
     r"""Penalises large values: :math:`\lambda \|x\|^2`.
 
     Args:
@@ -275,18 +273,13 @@ class L2(Regularizer):
     tensor([7.])
     """
 
-    weight: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _not_negative(weight=self.weight)
-
     def penalty(self, x: Tensor) -> Tensor:
         r"""The penalty [N] of inputs x [N, C, \*S]."""
         return self.weight * x.square().flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
-class TotalVariation(Regularizer):
+class TotalVariation(_Weighted):
     r"""Penalises differences of neighbours: :math:`\lambda \sum_i \sum_p |x_{p + e_i} - x_p|` over the spatial axes i.
 
     Args:
@@ -301,11 +294,6 @@ class TotalVariation(Regularizer):
     tensor([1.5000])
     """
 
-    weight: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _not_negative(weight=self.weight)
-
     def penalty(self, x: Tensor) -> Tensor:
         r"""The penalty [N] of inputs x [N, C, \*S]."""
         steps = [x.diff(dim=axis).abs().flatten(1).sum(1) for axis in range(2, x.ndim)]
@@ -313,7 +301,7 @@ class TotalVariation(Regularizer):
 
 
 @dataclass(frozen=True)
-class Blurred(Regularizer):
+class Blurred(_Weighted):
     r"""Penalises the high frequencies, which a blur removes: :math:`\lambda \|x - G_\sigma x\|^2`.
 
     Args:
@@ -329,11 +317,10 @@ class Blurred(Regularizer):
     tensor([0.])
     """
 
-    weight: float = 1e-3
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        _not_negative(weight=self.weight)
+        super().__post_init__()
         Blur(self.sigma)  # which checks it
 
     def penalty(self, x: Tensor) -> Tensor:
@@ -380,10 +367,10 @@ class Jitter(Transform):
     def apply(self, x: Tensor, generator: torch.Generator) -> Tensor:
         r"""Inputs x [N, C, \*S] shifted."""
         for axis in range(2, x.ndim):
-            most = min(self.cells, x.shape[axis] - 1)
-            shift = int(torch.randint(-most, most + 1, (), generator=generator))
-            places = (torch.arange(x.shape[axis]) + shift).abs()
             last = x.shape[axis] - 1
+            most = min(self.cells, last)
+            shift = int(torch.randint(-most, most + 1, (), generator=generator))
+            places = (torch.arange(last + 1) + shift).abs()
             x = x.index_select(axis, (last - (last - places).abs()).to(x.device))
         return x
 
@@ -469,6 +456,22 @@ class Rotate(Transform):
         return _resampled(x, torch.tensor(turn, dtype=torch.float64))
 
 
+def robust(cells: int = 8, degrees: float = 5.0, scale: float = 0.1) -> tuple[Transform, ...]:
+    """Shifts, zooms and turns, the usual transformations for photos.
+
+    Args:
+        cells: The most cells of the first shift; half as many of the second.
+        degrees: The most that is turned, either way.
+        scale: The most that is zoomed, either way.
+
+    Source: :cite:`olah2017`.
+
+    >>> robust(cells=4, degrees=3.0, scale=0.2)
+    (Jitter(cells=4), Scale(low=0.8, high=1.2), Rotate(degrees=3.0), Jitter(cells=2))
+    """
+    return (Jitter(cells), Scale(1 - scale, 1 + scale), Rotate(degrees), Jitter(max(1, cells // 2)))
+
+
 def _resampled(x: Tensor, matrix: Tensor) -> Tensor:
     """Values x [N, C, *S] read at places moved by a matrix, linearly, mirrored at the border."""
     flat = x.ndim == 3
@@ -479,10 +482,6 @@ def _resampled(x: Tensor, matrix: Tensor) -> Tensor:
     grid = functional.affine_grid(theta.expand(len(x), -1, -1), list(x.shape), align_corners=False)
     found = functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return found.squeeze(2) if flat else found
-
-
-def _spread(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
-    return numbers * count if len(numbers) == 1 else numbers
 
 
 def _not_negative(**values: float) -> None:
