@@ -72,7 +72,7 @@ def thresholds(images: int, batch_size: int) -> None:
 
     def found() -> None:
         count = images // batch_size * batch_size
-        activation_threshold(model, batches(), layer=layers, activation="relu", samples=count)
+        activation_threshold(model, batches(), layers=layers, activation="relu", samples=count)
 
     plain(torch.randn(batch_size, 3, 224, 224))
     with_thresholds = seconds(found) - elsewhere
