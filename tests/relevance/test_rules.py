@@ -330,11 +330,22 @@ def test_weights_are_made_once_and_follow_the_model():
 
 def test_rules_say_what_is_wrong_with_their_numbers():
     for make in (rules.Epsilon, rules.ZPlus, rules.WSquare, rules.Norm, lambda e: rules.Gamma(0.1, e)):
-        for number in (-1.0, float("nan"), float("inf"), "1"):
+        for number in (-1.0, float("inf")):
             with pytest.raises(ValueError, match="epsilon must be a number >= 0"):
                 make(number)
-    with pytest.raises(ValueError, match="alpha - beta = 1"):
+        with pytest.raises(ValueError, match=r"epsilon of .* must be a number, got nan"):
+            make(float("nan"))
+        for number in ("1", True):
+            with pytest.raises(TypeError, match=r"epsilon of .* must be a number, got"):
+                make(number)
+    with pytest.raises(ValueError, match="alpha - beta must be 1"):
         rules.AlphaBeta(2.0, 0.5)
+    with pytest.raises(ValueError, match="beta must be a number >= 0"):
+        rules.AlphaBeta(0.5, -0.5)
+    with pytest.raises(ValueError, match="epsilon must be a number >= 0"):
+        rules.AlphaBeta(2.0, 1.0, -1.0)
+    with pytest.raises(TypeError, match="bias of ZPlus must be True or False, got 'no'"):
+        rules.ZPlus(bias="no")
     with pytest.raises(ValueError, match="gamma must be a number"):
         rules.Gamma(-0.1)
     with pytest.raises(ValueError, match="low must not exceed high"):

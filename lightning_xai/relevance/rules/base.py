@@ -9,18 +9,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lightning_xai._checks import check_fields
 from lightning_xai.operations import LINEAR
 from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.record import run_linear
 from lightning_xai.relevance.step import SignedWeights, Step
 
 SHARED = frozenset({"sum", "pooling", "affine_norm", "interpolation"})
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Refuse an epsilon that is no number >= 0."""
-    if not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be a number >= 0, got {epsilon!r}.")
 
 
 def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -> SignedWeights:
@@ -38,6 +33,7 @@ class Rule:
     Class attributes:
         applies: The kinds of operations that it serves; None for all.
         multiplies: Whether a number's relevance is a multiple of it; if not, :meth:`linear` returns R instead of R / x.
+        nonnegative: The fields, if it has them, that must be numbers >= 0.
         reads_relevance: Whether :meth:`linear` reads ``step.relevance()``; one that reads ``step.g`` alone does not.
 
     Example:
@@ -68,6 +64,14 @@ class Rule:
     applies: ClassVar[frozenset[str] | None] = LINEAR
     multiplies: ClassVar[bool] = True
     reads_relevance: ClassVar[bool] = True
+    nonnegative: ClassVar[tuple[str, ...]] = ("epsilon",)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in self.nonnegative:
+            value = getattr(self, name, 0.0)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {value!r}.")
 
     def serves(self, kind: str | None) -> bool:
         """Whether it is a rule for a kind of operation."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_xai.relevance.rules.base import Rule, check_epsilon
+from lightning_xai.relevance.rules.base import Rule
 from lightning_xai.relevance.step import Step, quotient, signed
 
 Bound = float | Tensor | Sequence[float]
@@ -67,9 +67,6 @@ class WSquare(Rule):
     epsilon: float = 1e-6
     multiplies = False
 
-    def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         squared = step.weights.cached("squared", torch.square)
@@ -117,7 +114,7 @@ class ZBox(Rule):
     multiplies = False
 
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
+        super().__post_init__()
         for name in ("low", "high"):
             bound = getattr(self, name)
             if not isinstance(bound, Tensor | int | float):

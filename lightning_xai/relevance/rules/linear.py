@@ -13,7 +13,7 @@ from lightning_xai.operations import LINEAR
 from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.maps import divided, where_negative
 from lightning_xai.relevance.record import run_linear
-from lightning_xai.relevance.rules.base import SHARED, Rule, by_sign, check_epsilon
+from lightning_xai.relevance.rules.base import SHARED, Rule, by_sign
 from lightning_xai.relevance.step import POSITIVE, Step, representable, signed
 
 
@@ -99,9 +99,6 @@ class Epsilon(Rule):
     epsilon: float = 1e-6
     applies = LINEAR | SHARED
 
-    def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-
     def run(self, call: Call) -> Any:
         """See the base class."""
         return stabilised(call, self.epsilon) if call.linear is None else super().run(call)
@@ -147,9 +144,6 @@ class Norm(Rule):
 
     epsilon: float = 0.0
     applies = SHARED
-
-    def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
 
     def run(self, call: Call) -> Any:
         """See the base class."""
@@ -207,9 +201,6 @@ class ZPlus(Rule):
     epsilon: float = 1e-6
     bias: bool = True
 
-    def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         epsilon = step.representable(self.epsilon)
@@ -257,12 +248,12 @@ class AlphaBeta(Rule):
     beta: float = 1.0
     epsilon: float = 1e-6
 
+    nonnegative = ("epsilon", "alpha", "beta")
+
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-        if not (self.alpha >= 0 and self.beta >= 0 and math.isclose(self.alpha - self.beta, 1.0)):
-            raise ValueError(
-                f"alpha and beta must be >= 0 with alpha - beta = 1, got alpha={self.alpha!r}, beta={self.beta!r}."
-            )
+        super().__post_init__()
+        if not math.isclose(self.alpha - self.beta, 1.0):
+            raise ValueError(f"alpha - beta must be 1, got alpha={self.alpha!r}, beta={self.beta!r}.")
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
@@ -321,10 +312,7 @@ class Gamma(Rule):
     gamma: float = 0.25
     epsilon: float = 1e-6
 
-    def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-        if not 0 <= self.gamma < math.inf:
-            raise ValueError(f"gamma must be a number >= 0, got {self.gamma!r}.")
+    nonnegative = ("epsilon", "gamma")
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
