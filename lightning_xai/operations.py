@@ -127,6 +127,17 @@ _SIGNATURES: dict[str, str] = {
     "clip": "input min max",
     "clamp_min": "input min",
     "pad": "input pad mode value",
+    "mm": "input mat2",
+    "bmm": "input mat2",
+    "mv": "input vec",
+    "dot": "input tensor",
+    "addmm": "input mat1 mat2",
+    "addmv": "input mat vec",
+    **dict.fromkeys(("addbmm", "baddbmm"), "input batch1 batch2"),
+    **dict.fromkeys(("addcmul", "addcdiv"), "input tensor1 tensor2"),
+    "lerp": "input end weight",
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "tensors dim"),
+    "where": "condition input other",
     **{f"max_pool{n}d": _WINDOW for n in (1, 2, 3)},
     **{f"avg_pool{n}d": "input kernel_size stride padding" for n in (1, 2, 3)},
 }
@@ -139,11 +150,28 @@ def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     >>> arguments(functional.conv1d, ("x", "w", None, 2), {"groups": 3})
     {'input': 'x', 'weight': 'w', 'bias': None, 'stride': 2, 'groups': 3}
     """
+    return {**dict(zip(_order(func), args, strict=False)), **kwargs}
+
+
+def _order(func: Callable[..., Any]) -> list[str]:
     name = operation_name(func)
-    order = _SIGNATURES.get(name, "input")
     if name == "batch_norm" and func is not functional.batch_norm:
-        order = _TORCH_BATCH_NORM  # torch.batch_norm has the weights before the statistics
-    return {**dict(zip(order.split(), args, strict=False)), **kwargs}
+        return _TORCH_BATCH_NORM.split()  # torch.batch_norm has the weights before the statistics
+    return _SIGNATURES.get(name, "input other").split()
+
+
+def by_position(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with its first arguments by position, also where they were given by name.
+
+    >>> by_position(torch.mul, (), {"other": "y", "input": "x", "out": None})
+    (('x', 'y'), {'out': None})
+    """
+    order, rest = _order(func), dict(kwargs)
+    while len(args) < len(order) and order[len(args)] in rest:
+        args = (*args, rest.pop(order[len(args)]))
+    return args, rest
 
 
 # What asks about a tensor, or takes it out of the pass: no operation of the network.
@@ -244,7 +272,7 @@ class Operations(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = by_position(func, args, kwargs) if kwargs else (args, {})
         if operation_name(func) in _QUERIES:
             return self.query(func, args, kwargs)
         if func is functional.multi_head_attention_forward:

@@ -348,3 +348,34 @@ def test_parameter_that_the_model_does_not_own_is_a_weight(of):
     owned = LRP()(module(lambda x: functional.linear(x, of(weight.detach()))), x, 1)
     assert owned.abs().max() > 0
     close(hidden, owned)
+
+
+KEYWORDS = {
+    "product": (lambda x, y: torch.mul(input=x, other=y), lambda x, y: x * y),
+    "product, second by name": (lambda x, y: torch.mul(x, other=y), lambda x, y: x * y),
+    "division": (lambda x, y: torch.div(input=x, other=y), lambda x, y: x / y),
+    "matrix product": (lambda x, y: torch.matmul(input=x, other=y.t()) @ y, lambda x, y: x @ y.t() @ y),
+    "linear": (lambda x, y: functional.linear(input=x, weight=EYE) + y, lambda x, y: functional.linear(x, EYE) + y),
+    "softplus": (lambda x, y: functional.softplus(input=x) + y, lambda x, y: functional.softplus(x) + y),
+    "concatenation": (lambda x, y: torch.cat(tensors=[x, y], dim=1), lambda x, y: torch.cat([x, y], 1)),
+}
+EYE = torch.eye(4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("composite", [composites.AttnLRP(), composites.EpsilonPlusFlat()], ids=["attention", "flat"])
+@pytest.mark.parametrize(("by_name", "by_position"), KEYWORDS.values(), ids=KEYWORDS)
+def test_arguments_may_be_given_by_name(by_name, by_position, composite):
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+
+    def explained(function):
+        def forward(x):
+            x = torch.reshape(input=x, shape=(len(x), 4)) if function is by_name else x.reshape(len(x), 4)
+            return function(first(x), second(x).exp())
+
+        model = module(forward, first=first, second=second)
+        return LRP(composite, score="value")(model, draw(2, 2, 2), 1)
+
+    found, expected = explained(by_name), explained(by_position)
+    assert expected.abs().max() > 0
+    close(found, expected)
