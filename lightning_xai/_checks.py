@@ -208,6 +208,16 @@ def unknown(argument: str, given: str, known: Iterable[str]) -> str:
     return f"{argument} {given!r} is unknown.{hint} Known: {', '.join(known[:_MOST_NAMES])}{rest}."
 
 
+def check_known(argument: str, value: str, known: Iterable[str]) -> None:
+    """Raise if a name is not among the known ones.
+
+    Raises:
+        ValueError: If so; the near misses are listed.
+    """
+    if value not in known:
+        raise ValueError(unknown(argument, value, known))
+
+
 def as_choice(argument: str, value: Any, base: type, package: ModuleType) -> Any:
     """A member of an open set, or that of a name with its defaults; names are those of the classes in snake case.
 
@@ -228,8 +238,7 @@ def as_choice(argument: str, value: Any, base: type, package: ModuleType) -> Any
     home = package.__name__
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be one of {home} or its name in snake case, got {type(value).__name__}.")
-    if value not in known:
-        raise ValueError(unknown(argument, value, known))
+    check_known(argument, value, known)
     needed = [part.name for part in fields(known[value]) if part.default is MISSING and part.default_factory is MISSING]
     if needed:
         call = f"{home.rpartition('.')[2]}.{known[value].__name__}({', '.join(f'{name}=...' for name in needed)})"

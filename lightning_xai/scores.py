@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import unknown
+from lightning_xai._checks import check_known
 from lightning_xai._guard import detach_for_autograd
 
 Target = Tensor | int | Sequence[int] | Literal["predicted"] | None
@@ -475,8 +475,7 @@ def as_score(score: ScoreLike) -> Score:
     if isinstance(score, type):
         raise TypeError(f"score must be an object, not a class: score={score.__name__}().")
     if isinstance(score, str):
-        if score not in BY_NAME:
-            raise ValueError(unknown("score", score, BY_NAME))
+        check_known("score", score, BY_NAME)
         return BY_NAME[score]()
     if callable(score):
         return Custom(function=score)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, IterableDataset
 
-from lightning_xai._checks import as_flag, as_integer, unknown
+from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai._guard import set_forward_context
 from lightning_xai.callbacks.explain import (
     Collector,
@@ -120,8 +120,7 @@ class ExplanationMonitor(Callback):
         if not stages:
             raise ValueError(f"stages is empty: name at least one of {', '.join(_PREFIX)}.")
         for stage in stages:
-            if stage not in _PREFIX:
-                raise ValueError(unknown("stage", stage, _PREFIX))
+            check_known("stage", stage, _PREFIX)
         if precision not in ("32", "trainer"):
             raise ValueError(f"precision must be '32' or 'trainer', got {precision!r}.")
         if pictures is not None and not isinstance(pictures, Pictures):
@@ -173,8 +172,7 @@ class ExplanationMonitor(Callback):
         """
         if self.model is not None:
             names = [name for name, _ in pl_module.named_modules(remove_duplicate=False) if name]
-            if self.model not in names:
-                raise ValueError(unknown("model", self.model, names))
+            check_known("model", self.model, names)
             return pl_module.get_submodule(self.model)
         if type(pl_module).forward in (LightningModule.forward, nn.Module.forward):
             names = [name for name, _ in pl_module.named_children()]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_inputs, unknown
+from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, Watch, active
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
@@ -110,8 +110,7 @@ class Plan:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(unknown("engine", self.engine, ENGINES))
+        check_known("engine", self.engine, ENGINES)
         if self.chunk_size is not None:
             as_integer("chunk_size", self.chunk_size, least=1)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, unknown
+from lightning_xai._checks import as_integer, check_known
 from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.batching import Batches
@@ -68,8 +68,7 @@ class IntegratedGradients(ScoreAttribution):
     chunk_size: int | None = None
 
     def check(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(unknown("method", self.method, METHODS))
+        check_known("method", self.method, METHODS)
         least = 2 if self.method == "trapezoid" else 1
         as_integer(f"steps of {self.method!r}", self.steps, least)
         as_integer("chunk_size", 1 if self.chunk_size is None else self.chunk_size, least=1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lightning_xai._checks import unknown
+from lightning_xai._checks import check_known
 from lightning_xai.regions import RegionsLike, as_regions
 
 _PARTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,8 +22,7 @@ def part_of(relevance: Tensor, part: str) -> Tensor:
     Raises:
         ValueError: If there is no such part.
     """
-    if part not in _PARTS:
-        raise ValueError(unknown("part", part, _PARTS))
+    check_known("part", part, _PARTS)
     return _PARTS[part](relevance)
 
 

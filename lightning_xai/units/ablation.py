@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_model, layer_name, unknown
+from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, check_model, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
 from lightning_xai.operations import unwrapped
@@ -51,8 +51,7 @@ class AblationPlan:
         object.__setattr__(self, "layer", as_layer(self.layer))
         if isinstance(self.value, str) and self.value != "mean":
             raise ValueError(f"value must be a number, a tensor [K] or 'mean', got {self.value!r}.")
-        if self.engine not in ENGINES:
-            raise ValueError(unknown("engine", self.engine, ENGINES))
+        check_known("engine", self.engine, ENGINES)
         if self.chunk_size is not None:
             as_integer("chunk_size", self.chunk_size, 1)
 

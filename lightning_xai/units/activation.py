@@ -219,8 +219,8 @@ def layer_names(model: nn.Module, layer: Layer | None, layers: Sequence[Layer] |
         ValueError: If there is no such layer, or ``layers`` is empty.
     """
     if layer is not None and layers is None:
-        return [layer_name(unwrapped(model), layer)]
-    if layer is not None or layers is None or isinstance(layers, str):
+        layers = [layer]
+    elif layer is not None or layers is None or isinstance(layers, str):
         raise TypeError("give either layer=, one layer, or layers=, a list of several.")
     if not layers:
         raise ValueError("layers is empty: name at least one.")

@@ -71,17 +71,10 @@ class UnitCount:
         return write_csv(path, _COLUMNS, self.rows())
 
     def __str__(self) -> str:
-        table = [_COLUMNS, *self.rows()]
-        columns = [[str(cell) for cell in column] for column in zip(*table, strict=True)]
-        widths = [max(map(len, column)) for column in columns]
-        lines = zip(*columns, strict=True)
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if index in (0, 2) else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        table = [[str(cell) for cell in row] for row in (_COLUMNS, *self.rows())]
+        a, b, c, d = (max(map(len, column)) for column in zip(*table, strict=True))
+        lines = [f"{name:<{a}}  {count:>{b}}  {size:<{c}}  {places:>{d}}" for name, count, size, places in table]
+        return "\n".join(lines)
 
 
 def count_units(model: nn.Module, input_shape: Sequence[int]) -> UnitCount:
@@ -173,7 +166,7 @@ class _Convolutions(Operations):
         size, weight = given["input"].shape, given["weight"]
         result: Tensor = func(*args, **kwargs)
         axes = weight.ndim - 2
-        how = {name: given[name] for name in ("stride", "padding", "dilation") if name in given}
+        how = {name: given[name] for name in given.keys() & {"stride", "padding", "dilation"}}
         expected = (weight.shape[0], *convolved_size(size[-axes:], weight.shape[2:], **how))
         real = tuple(result.shape[-axes - 1 :])
         if real != expected:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, check_inputs, unknown
+from lightning_xai._checks import Layer, check_inputs, check_known
 from lightning_xai._csv import write_csv
 from lightning_xai._guard import isolated_eval
 from lightning_xai.operations import unwrapped
@@ -78,27 +78,21 @@ class Concepts:
             TypeError: If the labels are neither integers nor Boolean.
             ValueError: If they are of another size, or a label is outside the concepts.
         """
-        cells = (len(inputs), *inputs.shape[2:])
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
             found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"masks must be integer labels [N, *S] or Boolean [N, Q, *S], got {found}.")
-        if labels.dtype == torch.bool:
-            expected = (cells[0], self.count, *cells[1:])
-            if labels.shape != expected:
-                raise ValueError(
-                    f"masks are {list(labels.shape)}; {self.count} concepts of inputs {list(inputs.shape)} need "
-                    f"{list(expected)}: resize them to the inputs, without mixing labels."
-                )
-            return labels.to(inputs.device)
-        if labels.shape != cells:
+        is_mask = labels.dtype == torch.bool
+        expected = [len(inputs), *([self.count] if is_mask else []), *inputs.shape[2:]]
+        if list(labels.shape) != expected:
             raise ValueError(
-                f"masks are {list(labels.shape)}, the inputs {list(inputs.shape)} need {list(cells)}: resize them to "
-                f"the inputs, without mixing labels (nearest)."
+                f"masks are {list(labels.shape)}; {self.count} concepts of inputs {list(inputs.shape)} need "
+                f"{expected}: resize them to the inputs, without mixing labels (nearest)."
             )
         labels = labels.to(inputs.device)
-        low, high = int(labels.min()), int(labels.max())
-        if low < NO_CONCEPT or high >= self.count:
-            outside = sorted({label for label in labels.flatten().tolist() if not NO_CONCEPT <= label < self.count})
+        if is_mask:
+            return labels
+        outside = sorted(set(labels[(labels < NO_CONCEPT) | (labels >= self.count)].tolist()))
+        if outside:
             raise ValueError(
                 f"masks hold the labels {outside}, but there are {self.count} concepts, 0 to {self.count - 1}; mark "
                 f"cells without a concept by {NO_CONCEPT}."
@@ -254,7 +248,7 @@ class DissectionResult:
     def best(self) -> Tensor:
         """The concept [U] that each unit overlaps most, the first of equals; -1 if it overlaps none."""
         iou = self.iou
-        return torch.where(iou.amax(1) > 0, first_largest(iou), NO_CONCEPT)
+        return torch.where(iou.amax(1) > 0, iou.argmax(1), NO_CONCEPT)
 
     @property
     def best_iou(self) -> Tensor:
@@ -287,8 +281,7 @@ class DissectionResult:
         Raises:
             ValueError: If the concept is unknown.
         """
-        if concept not in self.concepts.names:
-            raise ValueError(unknown("concept", concept, self.concepts.names))
+        check_known("concept", concept, self.concepts.names)
         column = self.iou[:, list(self.concepts.names).index(concept)]
         return [int(unit) for unit in column.sort(descending=True, stable=True).indices[:n]]
 
@@ -419,14 +412,6 @@ def check_reading(union: str, detector: float) -> None:
     Raises:
         ValueError: If so.
     """
-    if union not in UNIONS:
-        raise ValueError(unknown("union", union, UNIONS))
+    check_known("union", union, UNIONS)
     if not 0 <= detector < 1:
         raise ValueError(f"detector must be an IoU, 0 or more and less than 1, got {detector}.")
-
-
-def first_largest(values: Tensor) -> Tensor:
-    """The index of the largest number along the last axis, the first of equals."""
-    places = torch.arange(values.shape[-1], device=values.device)
-    last = values.shape[-1]
-    return torch.where(values == values.amax(-1, keepdim=True), places, last).amin(-1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer, unknown
+from lightning_xai._checks import as_integer, check_known
 
 LINKAGES = ("average", "complete", "single")
 
@@ -220,8 +220,7 @@ class _Clustering(Grouping):
 
     def __post_init__(self) -> None:
         as_integer("groups", self.groups, 1)
-        if self.linkage not in LINKAGES:
-            raise ValueError(unknown("linkage", self.linkage, LINKAGES))
+        check_known("linkage", self.linkage, LINKAGES)
 
     def _clusters(self, similarity: Tensor, live: Tensor) -> UnitGroups:
         """Clusters by similarities [K, K] of the units that are live [K]."""

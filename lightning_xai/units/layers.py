@@ -13,27 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, layer_name, unknown
+from lightning_xai._checks import Layer, check_known, layer_name
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operations import Operations, operation_name, unwrapped
 
 Function = Callable[[Tensor], Tensor]
 
-_NAMED: dict[str, Function] = {
-    "elu": functional.elu,
-    "gelu": functional.gelu,
-    "hardswish": functional.hardswish,
-    "identity": lambda values: values,
-    "leaky_relu": functional.leaky_relu,
-    "mish": functional.mish,
-    "relu": torch.relu,
-    "relu6": functional.relu6,
-    "sigmoid": torch.sigmoid,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-    "tanh": torch.tanh,
-}
+_FUNCTIONAL = "elu gelu hardswish leaky_relu mish relu relu6 sigmoid silu softplus tanh"
+_NAMED: dict[str, Function] = {name: getattr(functional, name) for name in _FUNCTIONAL.split()}
+_NAMED["identity"] = lambda values: values
 # The largest value of a monotone function is its value at the largest argument.
 _MONOTONE = {"elu", "hardtanh", "identity", "relu", "relu6", "sigmoid", "softplus", "tanh"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -191,6 +180,5 @@ def _as_function(activation: str | Function) -> Function:
         return activation
     if not isinstance(activation, str):
         raise TypeError(f"activation must be a function or its name, got {type(activation).__name__}.")
-    if activation not in _NAMED:
-        raise ValueError(unknown("activation", activation, _NAMED))
+    check_known("activation", activation, _NAMED)
     return _NAMED[activation]

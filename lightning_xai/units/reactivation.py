@@ -11,7 +11,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, check_inputs, check_model, unknown
+from lightning_xai._checks import Layer, check_inputs, check_known, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
@@ -352,8 +352,7 @@ def check_dead(dead: str) -> None:
     Raises:
         ValueError: If it is unknown.
     """
-    if dead not in DEAD:
-        raise ValueError(unknown("dead", dead, DEAD))
+    check_known("dead", dead, DEAD)
 
 
 def _thresholds_by_layer(threshold: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:

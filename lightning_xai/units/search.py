@@ -15,7 +15,6 @@ from lightning_xai._csv import write_csv
 from lightning_xai._guard import isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import layer_reader
-from lightning_xai.units.dissection import first_largest
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
 
@@ -47,8 +46,8 @@ def peaks(maps: Tensor) -> Peaks:
     if maps.ndim == 2:
         return Peaks(maps, maps.new_empty(*maps.shape, 0, dtype=torch.long))
     flat = maps.flatten(2)
-    place = first_largest(flat)
-    position = torch.stack(torch.unravel_index(place, maps.shape[2:]), -1)
+    # Of equals, argmax returns the first.
+    position = torch.stack(torch.unravel_index(flat.argmax(2), maps.shape[2:]), -1)
     return Peaks(flat.amax(2), position)
 
 
@@ -102,6 +101,7 @@ def merged(packed: Tensor, n: int) -> Tensor:
     Merging parts gives what merging everything at once does, in any order and grouping.
     """
     units, _, width = packed.shape
+    packed = torch.cat([packed, nothing(units, n, width - 2).to(packed)], 1)
     empty = packed[..., 1] == NO_SAMPLE
     value = packed[..., 0].masked_fill(empty, float("-inf"))
     # The last sort decides; the earlier one orders its ties.
@@ -114,10 +114,7 @@ def merged(packed: Tensor, n: int) -> Tensor:
     first = repeated.int().argsort(dim=1, stable=True)[:, :n]
     kept = ordered.gather(1, first.unsqueeze(-1).expand(-1, -1, width))
     gone = repeated.gather(1, first)
-    kept = torch.where(gone.unsqueeze(-1), nothing(units, kept.shape[1], width - 2).to(kept), kept)
-    if kept.shape[1] < n:
-        kept = torch.cat([kept, nothing(units, n - kept.shape[1], width - 2).to(kept)], 1)
-    return kept
+    return torch.where(gone.unsqueeze(-1), nothing(units, n, width - 2).to(kept), kept)
 
 
 def nothing(units: int, n: int, axes: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_inputs, check_model, unknown
+from lightning_xai._checks import as_integer, check_inputs, check_known, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture
@@ -63,8 +63,7 @@ class Ascent:
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.rate)
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(unknown("optimizer", self.optimizer, OPTIMIZERS))
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
         if not isinstance(self.parametrization, Parametrization):
             raise TypeError(f"parametrization must be e.g. Fourier(), got {type(self.parametrization).__name__}.")
         if not isinstance(self.bounds, Bounds | None):
