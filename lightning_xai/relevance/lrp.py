@@ -28,28 +28,23 @@ from lightning_xai.scores import BoundScore, Score, Target, as_score
 
 @dataclass(eq=False)
 class Passed:
-    """The result of one pass forward and back: R, g and the score, and what was recorded."""
+    """The result of one pass forward and back: R, g and the score, the operations, and the ledger if asked for."""
 
     relevance: Tensor
     gradient: Tensor
     bound: BoundScore
     score: Tensor
-    given: Tensor
-    replaced: Tensor
     rows: list[Row]
+    ledger: Ledger | None
 
 
 def _propagate(
-    model: nn.Module,
-    inputs: Tensor,
-    target: Target,
-    composite: Composite,
-    score: Score,
-    recorder: Recorder | None = None,
+    model: nn.Module, inputs: Tensor, target: Target, composite: Composite, score: Score, with_ledger: bool = False
 ) -> Passed:
     """Run the model once under a composite, and differentiate once."""
     network = unwrapped(model)
     check_visible(network)
+    recorder = Recorder() if with_ledger else None
     with isolated_eval(network, gradients=True), frozen(network), uncompiled(network):
         leaf = detach_for_autograd(inputs).requires_grad_()
         layout = torch.channels_last if image_layout(leaf) else torch.contiguous_format
@@ -63,7 +58,6 @@ def _propagate(
         with run.scoring():
             value = bound(output)
         run.finish(value)
-        given = _given(bound, output, value) if recorder is not None else value.new_zeros(())
         leaves = [leaf] if receiver is None else [leaf, receiver]
         try:
             found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
@@ -73,9 +67,12 @@ def _propagate(
             raise ValueError(UNREACHED)
         gradient, *rest = (torch.zeros_like(leaf) if part is None else part for part in found)
         replaced = rest[0] if rest else torch.zeros_like(gradient)
-        relevance = torch.addcmul(replaced, leaf.detach(), gradient)
-        facts = (value.detach(), given, replaced.sum() if recorder is not None else given)
-        return Passed(relevance.contiguous(), gradient.contiguous(), bound, *facts, run.trace.rows)
+        relevance, score_value = torch.addcmul(replaced, leaf.detach(), gradient).contiguous(), value.detach()
+        ledger = None
+        if recorder is not None:
+            start = _output_relevance(bound, output, value)
+            ledger = recorder.ledger(score_value, relevance.flatten(1).sum(1), start, replaced.sum())
+        return Passed(relevance, gradient.contiguous(), bound, score_value, run.trace.rows, ledger)
 
 
 def _detached(output: Any) -> Any:
@@ -89,7 +86,7 @@ def _detached(output: Any) -> Any:
     return output
 
 
-def _given(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
+def _output_relevance(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
     """The relevance of the model's output: of a score that is not linear in it, the first-order part."""
     copied = _detached(output)
     parts = [part.requires_grad_() for part in tensors_in(copied) if part.is_floating_point()]
@@ -122,18 +119,15 @@ class PropagationAttribution(ScoreAttribution, ABC):
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
-        propagate = partial(_propagate, model, composite=self.rules(), score=as_score(self.score))
-        recorder = Recorder() if "ledger" in details else None
-        passed = propagate(inputs, target, recorder=recorder)
+        run = partial(_propagate, composite=self.rules(), score=as_score(self.score), with_ledger="ledger" in details)
+        passed = run(model, inputs, target)
         explanation = Explanation.of(passed.bound, passed.score, self.read(passed))
-        if recorder is not None:
+        if "ledger" in details:
             known = passed.score.isfinite()
             if known.any() and not known.all():
                 # The ledger sums over the samples, so those whose score is no number must not enter the pass.
-                recorder = Recorder()
-                passed = propagate(inputs[known], passed.bound.target[known], recorder=recorder)
-            received = passed.relevance.flatten(1).sum(1)
-            explanation.details["ledger"] = recorder.ledger(passed.score, received, passed.given, passed.replaced)
+                passed = run(model, inputs[known], passed.bound.target[known])
+            explanation.details["ledger"] = passed.ledger
         return explanation
 
 

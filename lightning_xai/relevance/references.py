@@ -23,24 +23,26 @@ class Cells:
 Reference = float | Tensor | Sequence[Any] | Cells | Callable[[Tensor], Tensor]
 
 
-def as_reference(name: str, given: Reference) -> float | Cells | Callable[[Tensor], Tensor]:
+def as_reference(name: str, reference: Reference) -> float | Cells | Callable[[Tensor], Tensor]:
     """Convert a reference to a number, to :class:`Cells` (nested lists and tensors), or to a function.
 
     Raises:
         TypeError: If it is none of these.
         ValueError: If a number is not finite.
     """
-    if isinstance(given, Cells) or (callable(given) and not isinstance(given, Tensor)):
-        return given
+    if isinstance(reference, Cells) or (callable(reference) and not isinstance(reference, Tensor)):
+        return reference
     try:
-        values = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+        values = (
+            reference.detach() if isinstance(reference, Tensor) else torch.as_tensor(reference, dtype=torch.float64)
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} must be a number, a tensor or a function of the inputs, got {type(given).__name__}."
+            f"{name} must be a number, a tensor or a function of the inputs, got {type(reference).__name__}."
         ) from error
     if not bool(values.isfinite().all()):
         raise ValueError(f"{name} must hold finite numbers only.")
-    return float(given) if isinstance(given, int | float) else Cells(values)
+    return float(reference) if isinstance(reference, int | float) else Cells(values)
 
 
 def at_reference(name: str, reference: Reference, inputs: Tensor) -> Tensor:
@@ -57,16 +59,13 @@ def at_reference(name: str, reference: Reference, inputs: Tensor) -> Tensor:
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must return a tensor, got {type(values).__name__}.")
     values = values.detach().to(inputs)
-    if values.shape == inputs.shape:
-        fitting = values
-    else:
-        try:
-            fitting = values.expand(inputs.shape[1:]).expand_as(inputs)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{name} of shape {list(values.shape)} fits neither the inputs {list(inputs.shape)} nor one sample "
-                f"{list(inputs.shape[1:])}."
-            ) from error
+    try:
+        fitting = values if values.shape == inputs.shape else values.expand(inputs.shape[1:]).expand_as(inputs)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} of shape {list(values.shape)} fits neither the inputs {list(inputs.shape)} nor one sample "
+            f"{list(inputs.shape[1:])}."
+        ) from error
     if not bool(fitting.isfinite().all()):
         raise ValueError(f"{name} must hold finite numbers only.")
     return fitting
