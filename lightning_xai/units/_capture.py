@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer
-from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs
+from lightning_xai._checks import Layer, check_inputs
+from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches
+from lightning_xai.operations import unwrapped
 from lightning_xai.scores import RawOutput, Target, as_target
 from lightning_xai.units.groups import UnitGroups, as_groups
 from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
@@ -181,18 +183,21 @@ def read_batch(
     return UnitBatch(maps, targets, predictions, classes[0])
 
 
+@contextmanager
 def layer_reader(
     model: nn.Module,
     inputs: Tensor,
     layer: Layer,
-    *,
-    unit: str | UnitGroups = "channel",
-    activation: str | Function | None = None,
-    ids: tuple[int, ...],
-    chunk_size: int | None = None,
-) -> LayerReader:
-    """A reader of the activations of a layer, for use inside ``isolated_eval``."""
-    inputs = detach_for_autograd(inputs)
-    site = activation_site(model, inputs, layer, activation)
-    batches = Batches(model, inputs, chunk_size, cpu_bytes=CPU_BYTES)
-    return LayerReader(model, inputs, ids, site, as_groups(unit), batches)
+    unit: str | UnitGroups,
+    activation: str | Function | None,
+    sample_ids: Tensor | Sequence[int] | None,
+    chunk_size: int | None,
+) -> Iterator[LayerReader]:
+    """Yield a reader of the activations of a layer; inside, the model is in :func:`isolated_eval`."""
+    ids = check_inputs(inputs, sample_ids)
+    model = unwrapped(model)
+    with isolated_eval(model):
+        inputs = detach_for_autograd(inputs)
+        site = activation_site(model, inputs, layer, activation)
+        batches = Batches(model, inputs, chunk_size, cpu_bytes=CPU_BYTES)
+        yield LayerReader(model, inputs, ids, site, as_groups(unit), batches)

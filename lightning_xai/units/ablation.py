@@ -176,10 +176,8 @@ def ablate_units(
         >>> ablated.score_drop, ablated.prediction
         (tensor([[1.0000, 2.0000, 1.5000]]), tensor([[0, 0, 0]]))
     """
-    check_inputs(inputs, sample_ids)
-    return ablation(
-        model, inputs, target, AblationPlan(layer, units, value, engine, chunk_size), as_score(score), sample_ids
-    )
+    plan = AblationPlan(layer, units, value, engine, chunk_size)
+    return ablation(model, inputs, target, plan, as_score(score), sample_ids)
 
 
 def ablation(

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, check_inputs, check_known
+from lightning_xai._checks import Layer, check_known
 from lightning_xai._csv import write_csv
-from lightning_xai._guard import isolated_eval
-from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -24,7 +22,7 @@ from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_sh
 UNIONS = ("all", "present")
 NO_CONCEPT = -1
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 # The most cells of upsampled maps that exist at once.
 _MOST_CELLS = 2**24
 
@@ -157,7 +155,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
 
 def above_threshold(maps: Tensor, threshold: Tensor, size: Sequence[int]) -> Tensor:
     r"""The binary maps M, Boolean [N, U, \*S]: activations [N, U, \*P] upsampled (bi-, tri-) linearly, above T [U]."""
-    raised = functional.interpolate(maps, size=tuple(size), mode=_MODES[maps.ndim - 2], align_corners=False)
+    raised = functional.interpolate(maps, size=tuple(size), mode=INTERPOLATION[maps.ndim - 2], align_corners=False)
     return raised > threshold.to(raised).view(-1, *[1] * (maps.ndim - 2))
 
 
@@ -353,13 +351,10 @@ def dissect(
         >>> found.iou, found.table()[0].concept
         (tensor([[0.5000]], dtype=torch.float64), 'peak')
     """
-    ids = check_inputs(inputs, sample_ids)
     concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
     check_reading(union, 0.0)
     check_share(p)
-    model = unwrapped(model)
-    with isolated_eval(model):
-        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
+    with layer_reader(model, inputs, layer, unit, activation, sample_ids, chunk_size) as reader:
         labelled = concepts.masks(masks(reader.inputs) if callable(masks) else masks, reader.inputs)
         limits = _threshold(reader, p) if threshold is None else torch.as_tensor(threshold)
 

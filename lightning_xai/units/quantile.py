@@ -118,13 +118,6 @@ class UpperQuantile:
         self.tables = [torch.cat(self.tables, 1)]
         return self.tables[0]
 
-    def merge(self, other: UpperQuantile) -> None:
-        """Add what another stream with the same p and budget has seen."""
-        if (other.p, other.budget, other.expected) != (self.p, self.budget, self.expected):
-            raise ValueError("only streams with the same p, budget and expected number of values can be merged.")
-        if other.started:
-            self.absorb(*other.state(), other.nonfinite)
-
     def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the state to merge: the largest values [m, K], counts [K], peaks [K], histogram [K, B] or [K, 0].
 
@@ -158,10 +151,8 @@ class UpperQuantile:
         # Of a unit with few values everything is kept.
         exact = deepest < self.most
         if exact:
-            even = bool((rank == deepest).all())
-            largest = self.table.topk(deepest + 1, 1, sorted=not even).values
-            value = largest.amin(1) if even else largest.gather(1, rank.unsqueeze(1)).squeeze(1)
-            error = 0.0
+            largest = self.table.topk(deepest + 1, 1).values
+            value, error = largest.gather(1, rank.unsqueeze(1)).squeeze(1), 0.0
         else:
             value, inside = self._read(rank)
             error = 2.0 ** -(self.bits + 1) + 2.0**-24 if inside else math.inf
@@ -171,9 +162,7 @@ class UpperQuantile:
     def _start(self, values: Tensor) -> None:
         units, size = values.shape[1], values.element_size()
         most = self.budget // (2 * units * size)
-        self.bits = -1
-        while self.bits < _MOST_BITS and units * 2 ** (self.bits + 1) * 2 * _EXPONENTS * 8 <= self.budget:
-            self.bits += 1
+        self.bits = min((self.budget // (units * 2 * _EXPONENTS * 8)).bit_length() - 1, _MOST_BITS)
         if most < 1:
             raise ValueError(
                 f"a budget of {self.budget} bytes is too small for {units} units: give at least {2 * units * size}."
@@ -300,8 +289,6 @@ def _middles(bits: int, device: torch.device) -> Tensor:
     """The middle of every bin; 0 for the two at zero."""
     half = _EXPONENTS << bits
     size = torch.arange(half, dtype=torch.float64)
-    low = torch.ldexp(1 + (size % 2**bits) / 2**bits, (size // 2**bits + _LEAST_EXPONENT).int())
-    width = torch.ldexp(torch.full_like(size, 2.0**-bits), (size // 2**bits + _LEAST_EXPONENT).int())
-    middle = low + width / 2
+    middle = torch.ldexp(1 + (size % 2**bits + 0.5) / 2**bits, (size // 2**bits + _LEAST_EXPONENT).int())
     middle[0] = 0
     return torch.cat([-middle.flip(0), middle]).to(device)

@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, check_inputs
+from lightning_xai._checks import Layer, as_integer
 from lightning_xai._csv import write_csv
-from lightning_xai._guard import isolated_eval
-from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import layer_reader
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -174,15 +172,12 @@ def top_samples(
              [0, 1]]), tensor([[3., 2.],
              [5., 5.]], dtype=torch.float64))
     """
-    ids = check_inputs(inputs, sample_ids)
-    check_ids(ids)
-    if as_integer("n", n, 1) > len(ids):
-        raise ValueError(f"n must be at most the number of samples, {len(ids)}, got {n}.")
     best: Tensor | None = None
-    model = unwrapped(model)
-    with isolated_eval(model):
-        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
-        for found in reader.imap(lambda rows, maps: candidates(peaks(maps), ids[rows])):
+    with layer_reader(model, inputs, layer, unit, activation, sample_ids, chunk_size) as reader:
+        check_ids(reader.ids)
+        if as_integer("n", n, 1) > len(reader.ids):
+            raise ValueError(f"n must be at most the number of samples, {len(reader.ids)}, got {n}.")
+        for found in reader.imap(lambda rows, maps: candidates(peaks(maps), reader.ids[rows])):
             best = merged(found if best is None else torch.cat([best, found], 1), n)
     assert best is not None
     return SearchResult.unpacked(best)
@@ -220,10 +215,7 @@ def unit_activations(
     >>> unit_activations(model, torch.ones(3, 2), layer="1").shape
     torch.Size([3, 2])
     """
-    ids = check_inputs(inputs, sample_ids)
-    model = unwrapped(model)
-    with isolated_eval(model):
-        reader = layer_reader(model, inputs, layer, unit=unit, activation=activation, ids=ids, chunk_size=chunk_size)
+    with layer_reader(model, inputs, layer, unit, activation, sample_ids, chunk_size) as reader:
         return torch.cat(list(reader.imap(lambda _, maps: maps)))
 
 

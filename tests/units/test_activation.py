@@ -114,7 +114,7 @@ def test_streams_merge_to_one_whatever_the_shares(budget, p):
         for order in itertools.permutations(parts):
             merged = UpperQuantile(p, budget=budget)
             for part in order:
-                merged.merge(part)
+                merged.absorb(*part.state(), part.nonfinite)
             found = merged.result()
             assert torch.equal(found.value, whole.value)
             assert (found.exact, found.error) == (whole.exact, whole.error)
@@ -216,7 +216,6 @@ def test_dead_units_are_named():
         (lambda: UpperQuantile(0.1, expected=3).add(torch.randn(2, 1, 2)), "more values per unit than the 3 expected"),
         (lambda: UpperQuantile(0.1).result(), "there are no values"),
         (lambda: streamed(torch.randn(9, 2, 9), [9], 0.1, budget=2 * 2 * 4 * 3).result(), "too small for a histogram"),
-        (lambda: UpperQuantile(0.1).merge(UpperQuantile(0.2)), "only streams with the same p"),
     ],
 )
 def test_a_stream_refuses(make, message):

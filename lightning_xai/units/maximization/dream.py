@@ -11,11 +11,10 @@ from torch.nn import functional
 from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
+from lightning_xai.units.dissection import INTERPOLATION
 from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate
 from lightning_xai.units.maximization.images import Bounds
 from lightning_xai.units.maximization.objectives import Energy, Objective
-
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +140,5 @@ def deep_dream(
 def _resized(values: Tensor, size: list[int]) -> Tensor:
     if list(values.shape[2:]) == size:
         return values
-    mode = _MODES[len(size)]
-    antialias = {"antialias": True} if mode == "bilinear" else {}
-    return functional.interpolate(values, size=size, mode=mode, align_corners=False, **antialias)
+    mode = INTERPOLATION[len(size)]
+    return functional.interpolate(values, size=size, mode=mode, align_corners=False, antialias=mode == "bilinear")
