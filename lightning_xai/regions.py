@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -222,9 +222,11 @@ class Windows(Regions):
         spans = tuple(map(self._axis, range(axes), spatial, sizes, strides, scope))
         total = math.prod(len(span) for span in spans)
         mask = torch.ones(total, dtype=torch.bool) if self.select is None else self.select.mask(total)
-        if not mask.any():
+        grid = itertools.product(*([slice(*span) for span in axis] for axis in spans))
+        boxes = list(itertools.compress(grid, mask.tolist()))
+        if not boxes:
             raise ValueError(f"select={self.select} leaves none of the {total} windows.")
-        return BoundWindows(spatial, spans, mask)
+        return BoundWindows(spatial, spans, mask, boxes, len(boxes))
 
     def _axis(self, axis: int, length: int, size: int, stride: int, scope: Span) -> tuple[Span, ...]:
         start, stop = scope
@@ -251,19 +253,14 @@ class BoundWindows(BoundRegions):
     Attributes:
         spans: Per axis the (start, stop) of each window along it.
         mask: Which windows of the grid are evaluated.
+        boxes: The cells of each of these.
     """
 
     spatial: tuple[int, ...]
     spans: tuple[tuple[Span, ...], ...]
     mask: Tensor
-    boxes: list[tuple[slice, ...]] = field(init=False)
-    count: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        grid = itertools.product(*([slice(*span) for span in axis] for axis in self.spans))
-        boxes = [box for box, kept in zip(grid, self.mask.tolist(), strict=True) if kept]
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "count", len(boxes))
+    boxes: list[tuple[slice, ...]]
+    count: int
 
     def paint(self, values: Tensor) -> Tensor:
         self._check(values)

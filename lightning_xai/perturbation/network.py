@@ -23,11 +23,9 @@ _BLOCK_BYTES = 2**20
 @contextmanager
 def progress_to(report: Callable[[int], object]) -> Iterator[None]:
     """Call ``report(n)`` whenever n more perturbed inputs have been scored; n < 0 if some must be scored again."""
-    token = _progress.set(report)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_progress.reset, _progress.set(report))
         yield
-    finally:
-        _progress.reset(token)
 
 
 class Network:
