@@ -48,9 +48,7 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
         stack.enter_context(_buffers(modules))
         stack.enter_context(_modes(model, modules))
         stack.enter_context(_silence(modules))
-        # The fast path of torch's attention hides its operations.
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(_plain_attention())
         yield
 
 
@@ -62,9 +60,11 @@ def forward_context() -> AbstractContextManager[Any]:
 @contextmanager
 def set_forward_context(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """Make the calls of the model in a context, e.g. an autocast, though not what is done with its outputs."""
-    with ExitStack() as stack:
-        stack.callback(_around_calls.reset, _around_calls.set(context))
+    token = _around_calls.set(context)
+    try:
         yield
+    finally:
+        _around_calls.reset(token)
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Any:
@@ -82,12 +82,14 @@ def detach_for_autograd(tensor: Tensor) -> Tensor:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Take the parameters of ``model`` for constants: a tensor then requires a gradient iff the input reaches it."""
-    with ExitStack() as stack:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                stack.callback(parameter.requires_grad_)
-                parameter.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
         yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def compiled_types() -> tuple[type[nn.Module], ...]:
@@ -167,8 +169,11 @@ def observe_modules(model: nn.Module, see: Callable[[str, Any], None]) -> Iterat
 def count_forwards(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Yield a list that holds the model once for every time it has run."""
     runs: list[nn.Module] = []
-    with model.register_forward_hook(lambda module, *_: runs.append(module)):
+    handle = model.register_forward_hook(lambda module, *_: runs.append(module))
+    try:
         yield runs
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -250,12 +255,15 @@ def _buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _random_states(devices: set[torch.device]) -> Iterator[None]:
     cuda = sorted(device.index for device in devices if device.type == "cuda")
-    numpy = sys.modules.get("numpy")
-    with torch.random.fork_rng(devices=cuda), ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
-        if numpy is not None:
-            stack.callback(numpy.random.set_state, numpy.random.get_state())
-        yield
+    python, numpy = random.getstate(), sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy is not None:
+                numpy.random.set_state(numpy_state)
 
 
 @contextmanager
@@ -263,10 +271,24 @@ def _silence(modules: Sequence[nn.Module]) -> Iterator[None]:
     def ignored(*_args: Any, **_kwargs: Any) -> None:
         """A metric logged while explaining would overwrite the one that the user's step has logged."""
 
-    with ExitStack() as stack:
-        for module in modules:
-            if callable(getattr(type(module), "log", None)) and callable(getattr(type(module), "log_dict", None)):
-                for name in {"log", "log_dict"} - vars(module).keys():
-                    vars(module)[name] = ignored
-                    stack.callback(vars(module).pop, name)
+    shadowed = []
+    for module in modules:
+        if callable(getattr(type(module), "log", None)) and callable(getattr(type(module), "log_dict", None)):
+            for name in {"log", "log_dict"} - vars(module).keys():
+                vars(module)[name] = ignored
+                shadowed.append((module, name))
+    try:
         yield
+    finally:
+        for module, name in shadowed:
+            del vars(module)[name]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
