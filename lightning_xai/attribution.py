@@ -141,11 +141,7 @@ class Attribution(ABC):
         return explanation
 
     def __call__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        target: Target = None,
-        sample_ids: Tensor | Sequence[int] | None = None,
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> Tensor:
         """Return the map of :meth:`explain`, which has the same arguments."""
         return self.explain(model, inputs, target, sample_ids).map

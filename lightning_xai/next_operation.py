@@ -158,6 +158,5 @@ def _next(layer: str, consumers: list[_Consumer]) -> NextOperation:
     kind, site, function = consumers[0]
     outcomes: dict[str | None, Literal["found", "none", "sum"]]
     outcomes = {"activation": "found", "convolution": "none", "linear": "none", "sum": "sum"}
-    return NextOperation(
-        outcomes.get(kind, "unknown"), f"the output of {layer!r} is taken by {places[0]}", site.name, function
-    )
+    reason = f"the output of {layer!r} is taken by {places[0]}"
+    return NextOperation(outcomes.get(kind, "unknown"), reason, site.name, function)

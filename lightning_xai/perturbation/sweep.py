@@ -254,11 +254,7 @@ class _Samples:
         return -(-count // -(-count // most))
 
     def _paired_scores(
-        self,
-        kind: Perturbation,
-        pairing: _SamplePairing,
-        bound_scores: list[BoundScore],
-        buffer: CaptureBuffer | None = None,
+        self, kind: Perturbation, pairing: _SamplePairing, bound_scores: list[BoundScore], buffer: CaptureBuffer | None
     ) -> Tensor:
         """The arms [scores, A, n, F] of the features of a pairing."""
         count = self.regions.count
@@ -271,7 +267,8 @@ class _Samples:
             others = [feature for feature in range(count) if feature != anchor]
             ids = tuple(self.ids[row] for row in rows)
             samples = _Samples(self.inputs[rows], self.regions.rows(rows), ids, self.network)
-            arms = samples._scores(kind, [(anchor, other) for other in others], [b.at(rows) for b in bound_scores])
+            pairs = [(anchor, other) for other in others]
+            arms = samples._scores(kind, pairs, [bound.at(rows) for bound in bound_scores], None)
             if found is None:
                 found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
             found[:, :, rows.unsqueeze(1), torch.tensor(others, dtype=torch.long, device=rows.device)] = arms
@@ -279,11 +276,7 @@ class _Samples:
         return found
 
     def _scores(
-        self,
-        kind: Perturbation,
-        features: list[Features],
-        bound_scores: list[BoundScore],
-        buffer: CaptureBuffer | None = None,
+        self, kind: Perturbation, features: list[Features], bound_scores: list[BoundScore], buffer: CaptureBuffer | None
     ) -> Tensor:
         """The scores [scores, A, n, F] of features that are perturbed together, block by block."""
         samples = len(self.ids)

@@ -170,11 +170,7 @@ class LRP(PropagationAttribution):
         return as_composite(self.composite)
 
     def with_ledger(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        target: Target = None,
-        sample_ids: Tensor | Sequence[int] | None = None,
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
     ) -> tuple[Tensor, Ledger]:
         """Return the map and the detail ``ledger``, which sums over the samples whose score is finite.
 
