@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,8 @@ class _LayerWatch(Watch):
     """Compares B of the perturbed inputs with B of the clean ones, row by row, while the model runs."""
 
     def __init__(self, model: nn.Module, site: PreActivationSite) -> None:
-        self.model, self.site = model, site
+        self.site = site
+        self.hook = partial(hook_preactivations, model, [site], self._see)
         self.samples = 0
         self.own = site.module is None
         self.reference: Tensor | None = None
@@ -99,10 +101,10 @@ class _LayerWatch(Watch):
         self.reference, self.strongest, self.buffer = None, None, None
 
     def sweep_context(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.site.module is None else self._hook()
+        return nullcontext() if self.site.module is None else self.hook()
 
     def forward_context(self) -> AbstractContextManager[None]:
-        return self._hook() if self.site.module is None else self._own_pass()
+        return self.hook() if self.site.module is None else self._own_pass()
 
     @contextmanager
     def _own_pass(self) -> Iterator[None]:
@@ -112,9 +114,6 @@ class _LayerWatch(Watch):
             yield
         finally:
             self.own = False
-
-    def _hook(self) -> AbstractContextManager[None]:
-        return hook_preactivations(self.model, [self.site], self._see)
 
     def on_clean(self, samples: int) -> None:
         assert self.reference is not None
@@ -141,14 +140,11 @@ class _LayerWatch(Watch):
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             if self.reference is None:
                 self.reference = values.clone()
-            else:
-                self.found = self.reduce(self._difference(values, self.reference))
-
-    def _difference(self, values: Tensor, reference: Tensor) -> Tensor:
-        """The change, in memory that the next pass takes again: fresh memory costs more than the subtraction."""
-        if self.buffer is None or self.buffer.shape != values.shape:
-            self.buffer = torch.empty_like(reference)
-        return torch.sub(values, reference, out=self.buffer)
+                return
+            if self.buffer is None or self.buffer.shape != values.shape:
+                self.buffer = torch.empty_like(self.reference)
+            # Into memory that the next pass writes to again: fresh memory costs more than the subtraction.
+            self.found = self.reduce(torch.sub(values, self.reference, out=self.buffer))
 
     @abstractmethod
     def reduce(self, change: Tensor) -> Tensor:

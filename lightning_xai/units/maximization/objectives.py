@@ -73,8 +73,7 @@ class ClassScore(Objective):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The score [N] of an output, row i that of class i."""
-        wanted = torch.tensor(self.indices)
-        return as_score(self.score).bind(given, wanted, samples)(given)
+        return as_score(self.score).bind(given, self.indices, samples)(given)
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,9 @@ class Unit(_OfLayer):
     def read(self, given: Any, samples: int) -> Tensor:
         """The activations [N] of maps [N, K, *P], row i that of unit i."""
         maps = rows_of_units(given, self.layer, samples)
-        units = self.indices
-        if max(units) >= maps.shape[1]:
-            raise ValueError(f"unit {max(units)} does not exist: layer {self.layer!r} has {maps.shape[1]}.")
-        own = maps[torch.arange(samples, device=maps.device), torch.tensor(units, device=maps.device)]
-        return _at(own, self.position, self.layer)
+        if max(self.indices) >= maps.shape[1]:
+            raise ValueError(f"unit {max(self.indices)} does not exist: layer {self.layer!r} has {maps.shape[1]}.")
+        return _at(maps[range(samples), self.indices], self.position, self.layer)
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
@@ -187,8 +184,7 @@ class Group(_OfLayer):
     def read(self, given: Any, samples: int) -> Tensor:
         """The groups' activations [N] of maps [N, K, *P], row i that of group i."""
         maps = self.groups.combine(rows_of_units(given, self.layer, samples))
-        own = maps[torch.arange(samples, device=maps.device), torch.tensor(self.group, device=maps.device)]
-        return _at(own, None, self.layer)
+        return _at(maps[range(samples), self.group], None, self.layer)
 
 
 @dataclass(frozen=True, eq=False)  # holds a tensor, so it compares by identity
