@@ -53,8 +53,7 @@ class UpperQuantile:
     kept, as many as the budget allows (half of it is room for new ones), and T is exact as long as that rank is among
     them, whatever the parts and their order. What is dropped is counted in a histogram with logarithmic bins (64
     powers of two, each in :math:`2^b` bins, b as large as the budget allows and at most 10); off it T is read with a
-    relative error of at most :math:`2^{-b-1}` (and
-    that of single precision) when there are more values.
+    relative error of at most :math:`2^{-b-1}` (and that of single precision) when there are more values.
 
     Args:
         p: The share of the values above T, in (0, 1).

@@ -225,3 +225,20 @@ def test_fields_say_what_is_wrong(cnn):
     with pytest.raises(ValueError, match="must have 2 indices"):
         receptive_field(cnn, x, layer="0").box([1])
     assert ReceptiveField((WHOLE,), (5,)).box([3]) == (slice(0, 5),)
+
+
+class AfterConvolution(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.convolution, self.last, self.function = nn.Conv1d(2, 3, 3), nn.Identity(), function
+
+    def forward(self, x):
+        return self.last(self.function(self.convolution(x)))
+
+
+def test_receptive_field_follows_a_mean_over_channels_but_not_a_sum_along_positions():
+    x = torch.zeros(1, 2, 9)
+    mean = AfterConvolution(lambda maps: maps.mean(1, keepdim=True))
+    assert receptive_field(mean, x, layer="last").box([2]) == (slice(2, 5),)
+    cumulative = AfterConvolution(lambda maps: maps.cumsum(2))
+    assert receptive_field(cumulative, x, layer="last").box([2]) == (slice(0, 9),)
