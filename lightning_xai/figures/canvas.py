@@ -72,25 +72,33 @@ class Pictures:
 
 def show_input(axes: Axes, sample: Tensor, pictures: Pictures | None = None) -> None:
     """Draw one input [C, *S] (or [F]) as an image, a curve per channel, steps of a table, or a volume's slice."""
-    denormalize = (pictures or Pictures()).denormalize
-    sample = sample.detach().cpu().float()
-    if denormalize is not None:
-        sample = denormalize(sample).detach().cpu().float()
-    if sample.ndim == 1:
-        draw_steps(axes, sample, color="0.25")
-        return
-    if sample.ndim == 2:
-        axes.plot(sample.T.numpy(), linewidth=0.8, color="0.25" if len(sample) == 1 else None)
-        axes.set_xlim(-0.5, sample.shape[-1] - 0.5)
-        return
-    axes.imshow(_stretched(sample, stretch=denormalize is None).numpy())
+    shown = _denormalized(sample, pictures)
+    if shown.ndim == 1:
+        draw_steps(axes, shown, color="0.25")
+    elif shown.ndim == 2:
+        axes.plot(shown.T.numpy(), linewidth=0.8, color="0.25" if len(shown) == 1 else None)
+        axes.set_xlim(-0.5, shown.shape[-1] - 0.5)
+    else:
+        axes.imshow(input_pixels(sample, pictures).numpy())
 
 
 def input_pixels(sample: Tensor, pictures: Pictures | None = None) -> Tensor:
-    """Convert one input [C, H, W] to the pixels [H, W, 3] that :func:`show_input` shows; a volume's middle slice."""
-    denormalize = (pictures or Pictures()).denormalize
+    """Convert one input [C, *S] to the pixels [H, W, 3] that :func:`show_input` shows; a volume's middle slice."""
+    shown = _denormalized(sample, pictures)
+    if shown.ndim == 4:
+        shown = shown[:, shown.shape[1] // 2]
+    if pictures is None or pictures.denormalize is None:  # stretched over its own range
+        low, high = shown.min(), shown.max()
+        shown = (shown - low) / (high - low if high > low else 1.0)
+    shown = shown.clamp(0, 1)
+    return (shown if shown.shape[0] == 3 else shown.mean(0, keepdim=True).expand(3, -1, -1)).movedim(0, -1)
+
+
+def _denormalized(sample: Tensor, pictures: Pictures | None) -> Tensor:
     sample = sample.detach().cpu().float()
-    return _stretched(sample if denormalize is None else denormalize(sample).cpu().float(), stretch=denormalize is None)
+    if pictures is not None and pictures.denormalize is not None:
+        sample = pictures.denormalize(sample).detach().cpu().float()
+    return sample
 
 
 def map_pixels(values: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -110,17 +118,6 @@ def map_limits(values: Tensor, signed: bool = True) -> tuple[float, float]:
     finite = finite[finite.isfinite()]
     end = float(finite.abs().max()) if finite.numel() else 1.0
     return (-(end or 1.0) if signed else 0.0), end or 1.0
-
-
-def _stretched(sample: Tensor, stretch: bool) -> Tensor:
-    """Convert an input [C, *S] to pixels [H, W, 3] from 0 to 1, stretched over its own range or as it is."""
-    if sample.ndim == 4:
-        sample = sample[:, sample.shape[1] // 2]
-    if stretch:
-        low, high = sample.min(), sample.max()
-        sample = (sample - low) / (high - low if high > low else 1.0)
-    sample = sample.clamp(0, 1)
-    return (sample if sample.shape[0] == 3 else sample.mean(0, keepdim=True).expand(3, -1, -1)).movedim(0, -1)
 
 
 def save(figure: Figure, path: Any) -> None:
@@ -206,7 +203,5 @@ def slice_note(values: Tensor) -> str:
 
 def remove_ticks(axes: Axes) -> None:
     """Remove ticks and frame, as an image has neither."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)

@@ -10,32 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.figures.canvas import (
-    Pictures,
-    height_at,
-    map_limits,
-    new_figure,
-    plane,
-    remove_ticks,
-    show_map,
-    slice_note,
-    whole_ticks,
-)
-from lightning_xai.results import (
-    Curve,
-    Histogram,
-    Labels,
-    Map,
-    Matrix,
-    Number,
-    PerFeature,
-    PerLayer,
-    PerUnit,
-    Result,
-    declared,
-    name_of,
-    strongest,
-)
+from lightning_xai import results as declarations
+from lightning_xai.figures import canvas
+from lightning_xai.figures.canvas import Pictures
+from lightning_xai.results import Labels, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,14 +68,13 @@ def draw_results(
     panels = panels_of(results, values, pictures, labels)
     if not panels:
         raise ValueError(f"{title} has nothing to draw, as all of its results are numbers: {', '.join(values)}.")
-    numbers = [
-        result.describe(values[key]) for key, result in declared(results, values).items() if isinstance(result, Number)
-    ]
+    found = declarations.declared(results, values)
+    numbers = [each.describe(values[key]) for key, each in found.items() if isinstance(each, declarations.Number)]
     rows = _rows(panels)
     width = max(sum(panel.width for panel in row) for row in rows) + 0.3
     heights = [max(panel.height for panel in row) for row in rows]
     heading = textwrap.fill(f"{title}: {', '.join(numbers)}", round(14 * width))
-    with new_figure(width, sum(heights) + 0.25 * (2 + heading.count("\n"))) as figure:
+    with canvas.new_figure(width, sum(heights) + 0.25 * (2 + heading.count("\n"))) as figure:
         parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, row in zip(parts, rows, strict=True):
             widths = [panel.width for panel in row]
@@ -140,7 +117,7 @@ def panels_of(
     labels = {"class": (pictures or Pictures()).class_names or (), **(labels or {})}
     return [
         panel
-        for key, result in declared(results, values).items()
+        for key, result in declarations.declared(results, values).items()
         if isinstance(result, DRAWN)
         for panel in _BY_KIND[type(result)](_Drawn(result, values[key].detach().cpu(), values, results, labels))
     ]
@@ -157,7 +134,7 @@ class _Drawn:
     labels: Labels
 
     def names(self, axis: str, indices: Sequence[int]) -> list[str]:
-        return [str(name_of(self.labels, axis, index)) for index in indices]
+        return [str(declarations.name_of(self.labels, axis, index)) for index in indices]
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -178,35 +155,33 @@ def _rows(panels: list[Panel]) -> list[list[Panel]]:
 
 def _maps(drawn: _Drawn) -> Iterator[Panel]:
     result, value = drawn.result, drawn.value
-    planes = {
-        index: plane(each)
-        for index, each in enumerate(value if result.axes else value.unsqueeze(0))
-        if not result.axes or bool(each.isfinite().any())
-    }
-    planes = dict(list(planes.items())[:_MOST_PANELS])
-    limits = map_limits(torch.stack([*planes.values()]), result.signed) if planes else (0.0, 1.0)
+    maps = enumerate(value if result.axes else value.unsqueeze(0))
+    shown = [(index, canvas.plane(each)) for index, each in maps if not result.axes or bool(each.isfinite().any())]
+    planes = dict(shown[:_MOST_PANELS])
+    limits = canvas.map_limits(torch.stack([*planes.values()]), result.signed) if planes else (0.0, 1.0)
     for index, values in planes.items():
-        title = f"{result.axes[0]} {name_of(drawn.labels, result.axes[0], index)}" if result.axes else result.title
-        note = "" if result.axes else slice_note(value)
+        title = f"{result.title}{canvas.slice_note(value)}"
+        if result.axes:
+            title = f"{result.axes[0]} {declarations.name_of(drawn.labels, result.axes[0], index)}"
 
         def draw(axes: Axes, values: Tensor = values) -> None:
-            show_map(axes, values, limits, "" if result.axes else result.unit)
+            canvas.show_map(axes, values, limits, "" if result.axes else result.unit)
             if values.ndim == 2:
-                remove_ticks(axes)
+                canvas.remove_ticks(axes)
                 return
             axes.set_ylabel(result.unit)
             if result.axes:
                 axes.set_ylim(1.08 * limits[0], 1.08 * limits[1])
 
-        size = (3.2, 1.7) if values.ndim == 1 else (2.1, height_at(values, 1.55) + 0.35)
-        yield Panel(textwrap.fill(title + note, 30 if values.ndim == 1 else 22), *size, draw, is_map=True)
+        size = (3.2, 1.7) if values.ndim == 1 else (2.1, canvas.height_at(values, 1.55) + 0.35)
+        yield Panel(textwrap.fill(title, 30 if values.ndim == 1 else 22), *size, draw, is_map=True)
 
 
 def _curve(drawn: _Drawn) -> Iterator[Panel]:
     result = drawn.result
 
     def draw(axes: Axes) -> None:
-        show_map(axes, drawn.value.float(), map_limits(drawn.value, result.signed))
+        canvas.show_map(axes, drawn.value.float(), canvas.map_limits(drawn.value, result.signed))
         _name_ticks(axes.xaxis, drawn, result.axes[0], len(drawn.value))
         axes.set_xlabel(result.axes[0])
         axes.set_ylabel(result.unit)
@@ -223,7 +198,7 @@ def _matrix(drawn: _Drawn) -> Iterator[Panel]:
         title += f" (grey: {int(apart.sum())} {drawn.results[result.apart].title})"
 
     def draw(axes: Axes) -> None:
-        show_map(axes, values, map_limits(values, result.signed), result.unit)
+        canvas.show_map(axes, values, canvas.map_limits(values, result.signed), result.unit)
         if len(set(values.shape)) > 1:
             axes.set_aspect("auto")
         for axis, name, length in ((axes.xaxis, across, values.shape[1]), (axes.yaxis, down, values.shape[0])):
@@ -253,11 +228,10 @@ def _histogram(drawn: _Drawn) -> Iterator[Panel]:
 def _bars(drawn: _Drawn) -> Iterator[Panel]:
     """Draw the strongest entries from the top; the title counts those apart from the ranking."""
     result, value = drawn.result, drawn.value
-    places, apart = strongest(value, drawn.values.get(result.apart or ""))
+    places, apart = declarations.strongest(value, drawn.values.get(result.apart or ""))
     shown = places[:_MOST_BARS]
-    named = [drawn.names(result.axes[0], axis.tolist()) for axis in torch.unravel_index(shown, value.shape)[:1]]
-    further = [map(str, axis.tolist()) for axis in torch.unravel_index(shown, value.shape)[1:]]
-    names = ["/".join(name) for name in zip(*named, *further, strict=True)]
+    first, *further = (axis.tolist() for axis in torch.unravel_index(shown, value.shape))
+    names = ["/".join(map(str, name)) for name in zip(drawn.names(result.axes[0], first), *further, strict=True)]
     title = f"{result.title}\nof {value.numel()} {result.axes[0]}s"
     if len(shown) < value.numel():
         title = f"{result.title}\nstrongest {len(shown)} of {value.numel()} {result.axes[0]}s"
@@ -286,13 +260,13 @@ def _layers(drawn: _Drawn) -> Iterator[Panel]:
 
 
 _BY_KIND: dict[type[Result], Callable[[_Drawn], Iterator[Panel]]] = {
-    Map: _maps,
-    Curve: _curve,
-    Matrix: _matrix,
-    Histogram: _histogram,
-    PerFeature: _bars,
-    PerUnit: _bars,
-    PerLayer: _layers,
+    declarations.Map: _maps,
+    declarations.Curve: _curve,
+    declarations.Matrix: _matrix,
+    declarations.Histogram: _histogram,
+    declarations.PerFeature: _bars,
+    declarations.PerUnit: _bars,
+    declarations.PerLayer: _layers,
 }
 DRAWN = tuple(_BY_KIND)  # the kinds of results that have panels
 
@@ -319,4 +293,4 @@ def _name_ticks(axis: Any, drawn: _Drawn, name: str, length: int) -> None:
         axis.set_ticks(range(length), drawn.names(name, range(length)), fontsize=6)
         axis.set_tick_params(rotation=90 if axis.axis_name == "x" else 0)
     else:
-        whole_ticks(axis)
+        canvas.whole_ticks(axis)

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import spatial_shape
-from lightning_xai.figures.canvas import (
-    Pictures,
-    height_at,
-    map_limits,
-    new_figure,
-    plane,
-    remove_ticks,
-    show_input,
-    show_map,
-    slice_note,
-)
+from lightning_xai.figures import canvas
+from lightning_xai.figures.canvas import Pictures
 from lightning_xai.regions import Regions
 from lightning_xai.results import Result
 
@@ -53,17 +44,17 @@ def preview(regions: Regions, inputs: Tensor, index: int = 0) -> Figure:
     # Each cell is given the number of a feature that covers it; a border is where that number changes.
     cells = bound.paint(torch.arange(bound.count, dtype=torch.float32).unsqueeze(0))[0]
     covered = bound.paint(torch.ones(1, bound.count))[0].isfinite()
-    with new_figure(4.5, 4.2 if len(spatial_shape(inputs)) > 1 else 2.4) as figure:
+    with canvas.new_figure(4.5, 4.2 if len(spatial_shape(inputs)) > 1 else 2.4) as figure:
         axes = figure.subplots()
-        show_input(axes, inputs[index])
-        cells = plane(cells)
+        canvas.show_input(axes, inputs[index])
+        cells = canvas.plane(cells)
         if cells.ndim == 2:
             _draw_borders(axes, cells.nan_to_num(-1.0))
         else:
             for border in (cells.nan_to_num(-1.0).diff() != 0).nonzero().flatten().tolist():
                 axes.axvline(border + 0.5, color="C3", linewidth=0.8)
         share = float(covered.float().mean())
-        axes.set_title(f"{bound.count} features over {share:.0%} of the cells{slice_note(covered)}")
+        axes.set_title(f"{bound.count} features over {share:.0%} of the cells{canvas.slice_note(covered)}")
     return figure
 
 
@@ -81,21 +72,21 @@ def draw_samples(
     pictures = pictures or Pictures()
     rows = min(pictures.samples, len(explained["input"]))
     curves = explained["input"].ndim <= 3
-    width, height = (3.0, 1.2) if curves else (1.85, height_at(explained["input"], 1.35) + 0.15)
-    with new_figure(width * (1 + len(columns)) + 0.4, height * rows + 0.5) as figure:
+    width, height = (3.0, 1.2) if curves else (1.85, canvas.height_at(explained["input"], 1.35) + 0.15)
+    with canvas.new_figure(width * (1 + len(columns)) + 0.4, height * rows + 0.5) as figure:
         grid = figure.subplots(rows, 1 + len(columns), squeeze=False, sharex=curves)
-        grid[0, 0].set_title(f"input{slice_note(explained['input'][0, 0])}")
+        grid[0, 0].set_title(f"input{canvas.slice_note(explained['input'][0, 0])}")
         for row in range(rows):
-            show_input(grid[row, 0], explained["input"][row], pictures)
+            canvas.show_input(grid[row, 0], explained["input"][row], pictures)
             grid[row, 0].set_ylabel(_caption(explained, row, pictures), rotation=0, ha="right", va="center")
             for axes, (name, result) in zip(grid[row, 1:], columns.items(), strict=True):
-                values = plane(explained[name][row])
-                show_map(axes, values, map_limits(values, result.signed))
+                values = canvas.plane(explained[name][row])
+                canvas.show_map(axes, values, canvas.map_limits(values, result.signed))
                 if row == 0:
                     axes.set_title(textwrap.fill(result.title, 20))
         if not curves:
             for axes in grid.flat:
-                remove_ticks(axes)
+                canvas.remove_ticks(axes)
     return figure
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.figures.canvas import Pictures, height_at, new_figure, remove_ticks, runs_of, show_input
+from lightning_xai.figures import canvas
+from lightning_xai.figures.canvas import Pictures
 from lightning_xai.regions import Regions
 from lightning_xai.units.counts import ReactivationResult
 from lightning_xai.units.dissection import NO_CONCEPT, DissectionResult
@@ -53,7 +54,7 @@ def draw_units(
     """
 
     def show(axes: Axes, unit: int, _place: int, sample: int) -> None:
-        show_input(axes, inputs[sample], pictures)
+        canvas.show_input(axes, inputs[sample], pictures)
         upsampled = functional.interpolate(
             activations[sample : sample + 1, unit : unit + 1].detach().cpu().float(),
             size=inputs.shape[2:],
@@ -116,7 +117,7 @@ def draw_crops(
 
     def show(axes: Axes, unit: int, place: int, sample: int) -> None:
         box = field.box(strongest.position[unit, place].tolist())
-        show_input(axes, inputs[sample][(slice(None), *box)], pictures)
+        canvas.show_input(axes, inputs[sample][(slice(None), *box)], pictures)
         axes.set_title(f"#{sample}  {float(strongest.value[unit, place]):.3g}", fontsize=6, pad=2)
 
     return _draw_rows(inputs, strongest, units, titles, pictures, show)
@@ -141,15 +142,14 @@ def draw_maximized(
     across = min(across, len(inputs))
     down = -(-len(inputs) // across)
     width = 2.2
-    with new_figure(width * across, (height_at(inputs, width) + 0.25) * down) as figure:
+    with canvas.new_figure(width * across, (canvas.height_at(inputs, width) + 0.25) * down) as figure:
         grid = figure.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(inputs) :]:
             axes.set_visible(False)
-        for index, axes in enumerate(grid.flat[: len(inputs)]):
-            show_input(axes, inputs[index], pictures)
-            remove_ticks(axes)
-            if titles is not None:
-                axes.set_title(titles[index])
+        for axes, each, title in zip(grid.flat, inputs, titles or [""] * len(inputs), strict=False):
+            canvas.show_input(axes, each, pictures)
+            canvas.remove_ticks(axes)
+            axes.set_title(title)
     return figure
 
 
@@ -158,7 +158,7 @@ def _outline(axes: Axes, inside: Tensor) -> None:
     if inside.ndim == 3:
         inside = inside[inside.shape[0] // 2]
     if inside.ndim == 1:
-        for start, stop in runs_of(inside):
+        for start, stop in canvas.runs_of(inside):
             axes.axvspan(start - 0.5, stop - 0.5, color=_LINE, alpha=0.25, linewidth=0)
         return
     veil = torch.zeros(*inside.shape, 4)
@@ -183,24 +183,17 @@ def _draw_rows(
             f"there are {len(inputs)} inputs, but the strongest samples have ids up to {largest}: give all the data, "
             f"sample i at place i."
         )
-    chosen = list(range(len(strongest.value)))[:_MOST_UNITS] if units is None else list(units)
+    chosen = list(range(len(strongest.value))[:_MOST_UNITS] if units is None else units)
     across = min((pictures or Pictures()).samples, strongest.n)
-    with new_figure(_width(inputs) * across + 1.1, (_room(inputs) + 0.15) * len(chosen) + 0.1) as figure:
+    width, height = (2.2, 1.0) if inputs.ndim <= 3 else (_WIDTH, canvas.height_at(inputs, _WIDTH) + 0.15)
+    with canvas.new_figure(width * across + 1.1, (height + 0.15) * len(chosen) + 0.1) as figure:
         grid = figure.subplots(len(chosen), across, squeeze=False)
         for row, unit in zip(grid, chosen, strict=True):
             title = (titles or {}).get(unit, "")
             row[0].set_ylabel(f"unit {unit}\n{title}".strip(), rotation=0, ha="right", va="center")
             for place, axes in enumerate(row):
-                remove_ticks(axes)
+                canvas.remove_ticks(axes)
                 sample = int(strongest.sample_id[unit, place])
                 if sample != NO_SAMPLE:
                     show(axes, unit, place, sample)
     return figure
-
-
-def _width(inputs: Tensor) -> float:
-    return _WIDTH if inputs.ndim > 3 else 2.2
-
-
-def _room(inputs: Tensor) -> float:
-    return 1.0 if inputs.ndim <= 3 else height_at(inputs, _WIDTH) + 0.15
