@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
+from lightning_xai._csv import write_csv
 from lightning_xai.app.report import format_number, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations
 from lightning_xai.figures.canvas import save
@@ -45,22 +45,17 @@ class Comparison(Callback):
         done = [job for job in jobs if (job / "results.json").is_file()]
         runs = dict(zip(_names(done), map(numbers_of, done), strict=True))
         rows = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))
-        table = Table(title="Comparison", title_justify="left")
-        table.add_column("result")
-        for run in runs:
-            table.add_column(Text(run), justify="right")
+        columns = [Column(Text(run), justify="right") for run in runs]
+        table = Table("result", *columns, title="Comparison", title_justify="left")
         places = dict(zip(runs, done, strict=True))
         labels = labels_of(rows, places.values())
         for row in rows:
-            table.add_row(
-                labels[row], *(format_number(numbers[row]) if row in numbers else "" for numbers in runs.values())
-            )
+            cells = [format_number(numbers[row]) if row in numbers else "" for numbers in runs.values()]
+            table.add_row(labels[row], *cells)
         if done:
             Console().print(table)
-            with (folder / "comparison.csv").open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["result", *runs])
-                writer.writerows([row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows)
+            lines = [[row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows]
+            write_csv(folder / "comparison.csv", ["result", *runs], lines)
             for metric, figure in _side_by_side(places).items():
                 save(figure, folder / f"comparison.{metric}.png")
             write_comparison(folder, places, labels)
@@ -78,11 +73,11 @@ def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
     rows = {name: torch.tensor([_row(explained, i) for i in shared]) for name, explained in found.items()}
     drawn = {}
     for metric, key, result in _sample_maps(runs.values()):
-        if not all(key in explained for explained in found.values()):
+        if not shared or not all(key in explained for explained in found.values()):
             continue
         maps = {name: explained[key][rows[name]] for name, explained in found.items()}
         one, *rest = maps.values()
-        if not shared or any(other.shape != one.shape for other in rest) or all(one.equal(other) for other in rest):
+        if any(other.shape != one.shape for other in rest) or all(one.equal(other) for other in rest):
             continue
         seen = {name: first[name][next(iter(rows.values()))] for name in _SHOWN}
         columns = {name: replace(result, title=name.partition(": ")[2] or name) for name in maps}
