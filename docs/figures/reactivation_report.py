@@ -26,14 +26,12 @@ grid = axes[0, 2].get_gridspec()
 axes[0, 2].remove()
 axes[0, 3].remove()
 units = figure.add_subplot(grid[0, 2:])
-dead = set(found.thresholds.dead)
 top = found.top_units(10)
-colours = ["0.7" if unit in dead else COLOURS[0] for unit, _ in top]
-units.barh([str(unit) for unit, _ in top], [count for _, count in top], color=colours, height=0.7)
+units.barh([str(unit) for unit, _ in top], [count for _, count in top], color=COLOURS[0], height=0.7)
 units.invert_yaxis()
 units.set_xlabel("re-activations")
 units.set_ylabel("unit")
-units.set_title("3. by unit (grey: dead)")
+units.set_title("3. by unit (dead ones left out)")
 
 digit = images[SAMPLE : SAMPLE + 1]
 without = digit.clone()
