@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import Layer
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.maps import SCORE
 from lightning_xai.results import Curve, Matrix, Number, Result
 from lightning_xai.scores import ScoreLike, Target, as_score
@@ -89,15 +89,10 @@ class UnitAblation(ExplanationMetric):
         self.add_sum_state("right", "clean_right", "class_count", "score_sum", "score_count")
         self.fingerprint(layer, units, value, self.score)
 
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Ablate on a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         found = ablation(model, inputs, target, self.plan, self.score, sample_ids, strict=False)
-        tensors = {
-            "score_drop": found.score_drop,
-            "right": found.prediction == found.target.unsqueeze(1),
-        }
+        tensors = {"score_drop": found.score_drop, "right": found.prediction == found.target.unsqueeze(1)}
         missing = (~found.score_drop.isfinite()).sum(1)
         return BatchExplanation(tensors, found.target, found.clean_prediction, missing, found.classes)
 

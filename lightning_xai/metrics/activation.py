@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai._checks import Layer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.results import Number, PerUnit, Result
 from lightning_xai.scores import Target
 from lightning_xai.units._capture import read_batch
@@ -43,8 +43,7 @@ class QuantileMetric(ExplanationMetric):
         self.p = p
         for name in ("largest", "histogram"):
             self.add_state(name, [], dist_reduce_fx="cat")
-        for name in ("value_count", "value_nonfinite"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_sum_state("value_count", "value_nonfinite", dtype=torch.long)
         self.add_state("value_peak", torch.tensor(-torch.inf), dist_reduce_fx="max")
         self.add_state("extent", torch.zeros(()), dist_reduce_fx="max")
 
@@ -52,11 +51,10 @@ class QuantileMetric(ExplanationMetric):
         """Add values [n, K, P] of K units."""
         stream = self._stream()
         stream.add(values)
-        top, count, peak, histogram = stream.state()
+        top, self.value_count, self.value_peak, histogram = stream.state()
         self.largest = [top]
         bins = histogram.unsqueeze(0)
-        self.histogram = [bins if histogram.numel() else bins.new_zeros(0, len(count), stream.bins)]
-        self.value_count, self.value_peak = count, peak
+        self.histogram = [bins if histogram.numel() else bins.new_zeros(0, len(histogram), stream.bins)]
         self.value_nonfinite = torch.tensor(stream.nonfinite, device=values.device)
 
     def _quantile(self) -> Quantile:
@@ -72,8 +70,7 @@ class QuantileMetric(ExplanationMetric):
             # To join one part would copy it, and the other way round than it lies in memory.
             one = isinstance(self.largest, list) and len(self.largest) == 1
             largest = self.largest[0] if one else dim_zero_cat(self.largest)
-            state = (largest, self.value_count, self.value_peak, histogram)
-            stream.absorb(*state, int(self.value_nonfinite))
+            stream.absorb(largest, self.value_count, self.value_peak, histogram, int(self.value_nonfinite))
         return stream
 
     def _note_extent(self, shape: Sequence[int]) -> None:
@@ -82,14 +79,12 @@ class QuantileMetric(ExplanationMetric):
         Raises:
             ValueError: If it was another one.
         """
-        extent = torch.tensor([float(length) for length in shape], device=self.extent.device)
-        if self.extent.ndim and not torch.equal(self.extent, extent):
-            before, now = ([int(length) for length in found] for found in (self.extent, extent))
+        if self.extent.ndim and self._shape() != tuple(shape):
             raise ValueError(
-                f"counts over the data need inputs of one size: it was {before} so far and is {now} now. Resize the "
-                f"inputs, or use one metric per size."
+                f"counts over the data need inputs of one size: it was {list(self._shape())} so far and is "
+                f"{list(shape)} now. Resize the inputs, or use one metric per size."
             )
-        self.extent = extent
+        self.extent = torch.tensor(shape, dtype=torch.float, device=self.extent.device)
 
     def _shape(self) -> tuple[int, ...]:
         return tuple(int(length) for length in self.extent)
@@ -155,19 +150,18 @@ class ActivationThreshold(QuantileMetric):
         self.unit, self.activation, self.output = unit, activation, output
         self.fingerprint(layer, p, unit, activation, output)
 
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Read the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         check_inputs(inputs, sample_ids)
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)
             (site,) = preactivation_sites(model, inputs[:1], [self.layer], self.activation)
             batch = read_batch(model, inputs, site, target, self.output)
-        kept = {"activation": as_units(batch.maps, self.unit)}
-        nonfinite = (~kept["activation"].isfinite()).flatten(1).sum(1)
+        activation = as_units(batch.maps, self.unit)
+        nonfinite = (~activation.isfinite()).flatten(1).sum(1)
         about = (batch.target, batch.prediction, nonfinite, batch.classes)
-        return BatchExplanation({}, *about, kept=kept, constants={"shape": unit_shape(site, self.unit)})
+        constants = {"shape": unit_shape(site, self.unit)}
+        return BatchExplanation({}, *about, kept={"activation": activation}, constants=constants)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""
@@ -180,9 +174,8 @@ class ActivationThreshold(QuantileMetric):
         Raises:
             ValueError: If there was no sample yet.
         """
-        return ThresholdResult.of(
-            self._quantile(), str(self.layer or "the last layer"), self.unit, self.p, self._shape()
-        )
+        layer = str(self.layer or "the last layer")
+        return ThresholdResult.of(self._quantile(), layer, self.unit, self.p, self._shape())
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the results that ``results`` declares."""

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_xai._checks import check_inputs
 from lightning_xai.results import Labels, Number, Result, Table, tables
-from lightning_xai.scores import Target, as_target
+from lightning_xai.scores import Target, as_target, check_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
+
+Ids = Tensor | Sequence[int] | None  # of the samples of a batch
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,10 @@ class ExplanationMetric(Metric, ABC):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.fingerprint()  # the first state, as torchmetrics 1.5 compares no other
-        for name in ("samples", "nonfinite", "excluded"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_sum_state("samples", "nonfinite", "excluded", dtype=torch.long)
 
     @abstractmethod
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch and leave the states as they are.
 
         Args:
@@ -111,8 +111,11 @@ class ExplanationMetric(Metric, ABC):
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
         """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
-        labels = as_target(target, len(inputs))
-        self.run(model, inputs[:1], labels[:1] if isinstance(labels, Tensor) else labels)
+        check_inputs(inputs)
+        indices = as_target(target, len(inputs))
+        explained = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
+        if isinstance(indices, Tensor) and explained.classes:
+            check_range(indices, explained.classes)
 
     @abstractmethod
     def add(self, found: BatchExplanation) -> None:
@@ -124,9 +127,7 @@ class ExplanationMetric(Metric, ABC):
         self._computed = None
         self._accumulate(found)
 
-    def update(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> None:
+    def update(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> None:
         """Explain a batch and count it; the arguments are those of :meth:`run`."""
         self._accumulate(self.run(model, inputs, target, sample_ids))
 
@@ -172,10 +173,10 @@ class ExplanationMetric(Metric, ABC):
             self.samples = self.samples + len(found.target)
             self.nonfinite = self.nonfinite + found.nonfinite.sum()
 
-    def add_sum_state(self, *names: str) -> None:
+    def add_sum_state(self, *names: str, dtype: torch.dtype = torch.float32) -> None:
         """Add states that start as the number 0 and take the shape and precision of what is first added."""
         for name in names:
-            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
     def add_to_state(self, name: str, values: Tensor) -> None:
         """Add values summed over the samples to a state, in double precision where the device has it."""

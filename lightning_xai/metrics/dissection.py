@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Result
 from lightning_xai.scores import Target
@@ -113,24 +113,15 @@ class Dissection(ExplanationMetric):
         self.detector = detector
         self.output = output
         self.add_sum_state("intersection", "area", "area_present", "concept_area")
-        self.fingerprint(
-            layer,
-            self.concepts,
-            self.threshold.tolist(),
-            segmenter,
-            id(self.groups),
-            activation,
-            union,
-            detector,
-            output,
-        )
+        reading = (activation, union, detector, output)
+        self.fingerprint(layer, self.concepts, self.threshold, segmenter, id(self.groups), *reading)
 
     def run(
         self,
         model: nn.Module,
         inputs: Tensor,
         target: Target = None,
-        sample_ids: Tensor | Sequence[int] | None = None,
+        sample_ids: Ids = None,
         masks: Tensor | None = None,
     ) -> BatchExplanation:
         r"""Count cells of a batch; the arguments are those of :meth:`ExplanationMetric.run`, and its masks.
@@ -174,7 +165,7 @@ class Dissection(ExplanationMetric):
         model: nn.Module,
         inputs: Tensor,
         target: Target = None,
-        sample_ids: Tensor | Sequence[int] | None = None,
+        sample_ids: Ids = None,
         masks: Tensor | None = None,
     ) -> None:
         """Count cells of a batch; the arguments are those of :meth:`run`."""

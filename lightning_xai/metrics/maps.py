@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,12 +33,19 @@ def map_results(of: str, unit: str) -> dict[str, Result]:
 
 
 class MapMetric(ExplanationMetric, ABC):
-    """Averages a signed map over the input, also per class, and measures how peaked it is."""
+    """Averages a signed map over the input, also per class, and measures how peaked it is.
+
+    Attributes:
+        further_maps: The names of more maps to average.
+    """
+
+    further_maps: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_sum_state("map_sum", "map_abs_sum", "map_count", "class_sum", "class_count")
         self.add_sum_state("mean_abs_sum", "gini_sum", "top_share_sum", "measured")
+        self.add_sum_state(*(f"{name}_sum" for name in self.further_maps))
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps [N, *S] of ``found.tensors["map"]``."""
@@ -48,6 +55,8 @@ class MapMetric(ExplanationMetric, ABC):
         self.add_to_state("map_sum", values.sum(0))
         self.add_to_state("map_abs_sum", values.abs().sum(0))
         self.add_to_state("map_count", number.sum(0))
+        for name in self.further_maps:
+            self.add_to_state(f"{name}_sum", precise(found.tensors[name]).nansum(0))
         if found.classes and found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
             blank = values.new_zeros(found.classes, *values.shape[1:])
             self.add_to_state("class_sum", blank.index_add(0, found.target, values))
@@ -58,7 +67,7 @@ class MapMetric(ExplanationMetric, ABC):
         self.add_to_state("top_share_sum", top_share(sizes, cells).sum())
         self.add_to_state("measured", cells.any(1).sum())
 
-    def map_means(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Tensor]:
         """Compute the results that :func:`map_results` declares; maps per class are left out over 2**24 numbers."""
         found = {
             **self.sample_counts(),
@@ -67,6 +76,7 @@ class MapMetric(ExplanationMetric, ABC):
             "mean_abs": self.mean_abs_sum / self.measured,
             "gini": self.gini_sum / self.measured,
             "top_share": self.top_share_sum / self.measured,
+            **{name: getattr(self, f"{name}_sum") / self.map_count for name in self.further_maps},
         }
         if self.class_sum.ndim:
             found["map_per_class"] = self.class_sum / self.class_count

@@ -29,6 +29,7 @@ from lightning_xai.units.quantile import Quantile, UpperQuantile
 from lightning_xai.units.reactivation import check_dead, check_threshold, hits, nonfinite_changes, present
 
 COUNTS, QUESTIONS = "counts", "reactivation-questions"
+_RANKED: dict[str, Any] = {"signed": False, "listed": "strongest"}
 
 
 class Reactivation(QuantileMetric, SweepMetric):
@@ -86,17 +87,15 @@ class Reactivation(QuantileMetric, SweepMetric):
             COUNTS,
             "How often perturbing a feature re-activates any unit.",
             QUESTIONS,
-            signed=False,
-            listed="strongest",
+            **_RANKED,
         ),
         "by_unit": PerUnit(
             "re-activations by unit",
             COUNTS,
             "How often a unit is re-activated by any feature.",
             QUESTIONS,
-            signed=False,
-            listed="strongest",
             apart="dead_units",
+            **_RANKED,
         ),
         "by_feature_and_unit": Matrix(
             "re-activations of k by j",
@@ -104,9 +103,8 @@ class Reactivation(QuantileMetric, SweepMetric):
             "In how many samples a feature re-activates a unit.",
             "reactivation",
             axes=("feature", "unit"),
-            signed=False,
-            listed="strongest",
             apart="dead_units",
+            **_RANKED,
         ),
         "total": Number("re-activations", COUNTS, "How often any feature re-activates any unit.", QUESTIONS),
         "per_window": Number("re-activations per feature", "", "The mean over the features.", QUESTIONS),
@@ -145,12 +143,9 @@ class Reactivation(QuantileMetric, SweepMetric):
         self.plan = Plan(as_regions(regions), chunk_size=chunk_size)
         check_shared(self.plan.regions, "Reactivation")
         self.requests = [Request.of(perturbation, score)]
-        capture: Capture = LayerChange(
-            layer,
-            activation,
-            keep_activation=isinstance(threshold, str) and threshold == "activation",
-            groups=unit if isinstance(unit, UnitGroups) else None,
-        )
+        from_activations = isinstance(threshold, str) and threshold == "activation"
+        groups = unit if isinstance(unit, UnitGroups) else None
+        capture: Capture = LayerChange(layer, activation, keep_activation=from_activations, groups=groups)
         if unit == "position":
             if isinstance(threshold, str):
                 raise ValueError(
@@ -161,31 +156,22 @@ class Reactivation(QuantileMetric, SweepMetric):
         self.captures = [CaptureRequest(self.requests[0].perturbation, capture)]
         self.add_state("changes", [], dist_reduce_fx="cat")
         self.add_sum_state("change_sum")
-        for name in ("counts", "feature_counts", "unit_counts"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        told = threshold if isinstance(threshold, str) else threshold.tolist()
+        self.add_sum_state("counts", "feature_counts", "unit_counts", dtype=torch.long)
         missing = {"by_feature_and_unit"} if unit == "position" else set()
         missing |= set() if isinstance(threshold, str) else {"threshold", "error", "dead", "dead_units"}
         self.results = {key: result for key, result in self.results.items() if key not in missing}
         if dead == "count":  # then dead units are ranked with the others
             self.results = {key: replace(result, apart=None) for key, result in self.results.items()}
-        self.fingerprint(layer, self.plan, self.requests, p, told, unit, activation, dead)
+        self.fingerprint(layer, self.plan, self.requests, p, threshold, unit, activation, dead)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the changes of a sweep, and paint their mean over the units."""
         (request,), (asked,) = self.requests, self.captures
         captured = present(swept.captured[asked], swept.regions)
-        kept = {"change": captured.features["change"]}
-        if self.unit != "position":
-            kept["largest"] = captured.features["largest"]
-            shown = kept["largest"].mean(2)
-        else:
-            kept["by_feature"] = captured.features["by_feature"]
-            kept["by_unit"] = captured.samples["by_unit"]
-            shown = kept["by_feature"].to(kept["change"])
+        kept = captured.features | captured.samples
+        shown = kept["by_feature"].to(kept["change"]) if self.unit == "position" else kept["largest"].mean(2)
         nonfinite = nonfinite_changes(captured)
-        if "activation" in captured.samples:
-            kept["activation"] = captured.samples["activation"]
+        if "activation" in kept:
             nonfinite = nonfinite + (~kept["activation"].isfinite()).flatten(1).sum(1)
         score = request.score
         about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
@@ -221,24 +207,23 @@ class Reactivation(QuantileMetric, SweepMetric):
         if self.unit == "position":
             assert isinstance(self.threshold, Tensor)
             return self._results(self.feature_counts, self.unit_counts.view(self.threshold.shape))
-        counts = self.counts
-        threshold: dict[str, Tensor] = {}
-        unranked: tuple[int, ...] = ()
-        if isinstance(self.threshold, str):
-            changes = dim_zero_cat(self.changes)
-            quantile = self._quantile() if self.threshold == "activation" else self._quantile_of(changes)
-            counts = hits(changes, quantile.value).sum(0)
-            unranked = quantile.dead if self.dead == "exclude" else ()
-            dead = torch.zeros(quantile.value.numel(), dtype=torch.bool, device=counts.device)
-            dead[list(quantile.dead)] = True
-            threshold = {
-                "threshold": quantile.value,
-                "error": torch.tensor(quantile.error, device=counts.device),
-                "dead": dead.sum(),
-                "dead_units": dead.view(quantile.value.shape),
-            }
-        results = self._results(without_units(counts, unranked).sum(1), counts.sum(0))
-        return {**results, "by_feature_and_unit": counts, **threshold}
+        if isinstance(self.threshold, Tensor):
+            results = self._results(self.counts.sum(1), self.counts.sum(0))
+            return {**results, "by_feature_and_unit": self.counts}
+        changes = dim_zero_cat(self.changes)
+        quantile = self._quantile() if self.threshold == "activation" else self._quantile_of(changes)
+        counts = hits(changes, quantile.value).sum(0)
+        dead = torch.zeros_like(quantile.value, dtype=torch.bool)
+        dead[list(quantile.dead)] = True
+        ranked = without_units(counts, quantile.dead if self.dead == "exclude" else ())
+        return {
+            **self._results(ranked.sum(1), counts.sum(0)),
+            "by_feature_and_unit": counts,
+            "threshold": quantile.value,
+            "error": torch.tensor(quantile.error, device=counts.device),
+            "dead": dead.sum(),
+            "dead_units": dead,
+        }
 
     @property
     def axis_labels(self) -> Labels:
@@ -264,7 +249,6 @@ class Reactivation(QuantileMetric, SweepMetric):
 
     def _quantile_of(self, changes: Tensor) -> Quantile:
         """Compute the thresholds of changes [N, J, K]."""
-        values = changes.transpose(1, 2)
         stream = UpperQuantile(self.p, budget=8 * max(1, changes.numel()) * changes.element_size())
-        stream.add(values)
+        stream.add(changes.transpose(1, 2))
         return stream.result()

@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_flag, check_inputs
+from lightning_xai._checks import as_flag
 from lightning_xai.attribution import Attribution
-from lightning_xai.metrics.base import BatchExplanation, precise
+from lightning_xai.metrics.base import BatchExplanation, Ids, precise
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
 from lightning_xai.metrics.sweeps import FeatureLabels, check_shared
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
 from lightning_xai.results import Histogram, Labels, Map, Number, PerFeature, PerLayer, Result
-from lightning_xai.scores import Target, as_target, check_range
+from lightning_xai.scores import Target
 
 BINS = 65  # odd, so that 0 lies in the middle of one
 
@@ -135,9 +135,7 @@ class Relevance(MapMetric):
         self.results = {key: result for key, result in self.results.items() if given.get(key, True)}
         self.fingerprint(attribution, part, self.regions, ledger)
 
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         names = [name for name in self.attribution.details if name != "ledger" or self.ledger]
         found = self.attribution.explain(model, inputs, target, sample_ids, details=names)
@@ -148,9 +146,8 @@ class Relevance(MapMetric):
         tensors["gap"] = score - relevance.to(score).flatten(1).sum(1)
         finite = relevance.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if self.regions is not None or relevance.ndim == 2:
-            parts = part_of(finite, self.part)
-            if self.regions is not None:
-                parts = pool_features(finite, self.regions, self.part)
+            columns = part_of(finite, self.part)
+            parts = columns if self.regions is None else pool_features(finite, self.regions, self.part)
             size = part_of(finite, "absolute").flatten(1).sum(1, keepdim=True)
             tensors["by_feature"] = torch.where(size > 0, parts / size, 0.0)
         nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
@@ -170,14 +167,6 @@ class Relevance(MapMetric):
         }
         # Of a batch without a score that is a number nothing is known.
         return found if score.isfinite().any() else {name: torch.zeros_like(total) for name, total in found.items()}
-
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
-        check_inputs(inputs)
-        indices = as_target(target, len(inputs))
-        found = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
-        if isinstance(indices, Tensor) and found.classes:
-            check_range(indices, found.classes)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the maps, gaps, shares and ledger of a batch."""
@@ -211,7 +200,7 @@ class Relevance(MapMetric):
     def compute(self) -> dict[str, Tensor]:
         """Compute the results that ``results`` declares."""
         found = {
-            **self.map_means(),
+            **super().compute(),
             "positive_share": self.positive_sum / self.measured,
             "entropy": self.entropy_sum / self.measured,
             "histogram": self.histogram,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.metrics.activation import ACTIVATION
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Matrix, Result
 from lightning_xai.scores import Target
@@ -89,9 +89,7 @@ class TopSamples(ExplanationMetric):
         self.add_state("strongest", torch.zeros((), dtype=torch.float64), dist_reduce_fx=partial(_joined, n=n))
         self.fingerprint(layer, n, id(self.groups), activation, output)
 
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Find the peaks of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         ids = check_inputs(inputs, sample_ids)
         check_ids(ids)

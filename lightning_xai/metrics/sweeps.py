@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.scores import Target
@@ -32,9 +32,7 @@ class SweepMetric(ExplanationMetric, ABC):
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the explanation of a batch from a sweep that holds the metric's requests."""
 
-    def run(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> BatchExplanation:
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
@@ -60,7 +58,7 @@ def update_together(
     model: nn.Module,
     inputs: Tensor,
     target: Target = None,
-    sample_ids: Tensor | Sequence[int] | None = None,
+    sample_ids: Ids = None,
     *,
     count: bool = True,
 ) -> dict[str, BatchExplanation]:
@@ -134,11 +132,7 @@ class FeatureLabels(Sequence[str]):
     def __len__(self) -> int:
         return self.regions.count
 
-    @overload
-    def __getitem__(self, feature: int) -> str: ...
-    @overload
-    def __getitem__(self, feature: slice) -> list[str]: ...
-    def __getitem__(self, feature: int | slice) -> str | list[str]:
+    def __getitem__(self, feature: Any) -> Any:
         if isinstance(feature, slice):
             return [self[index] for index in range(len(self))[feature]]
         alone = torch.full((1, len(self)), float("nan"))
