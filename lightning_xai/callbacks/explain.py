@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -130,13 +132,11 @@ class Collector:
         if not len(first):
             return 0
         with isolated_eval(model):  # a label function may draw
-            return sum(
-                evaluations(
-                    (request for metric in sharing.values() for request in metric.requests),
-                    plan.regions.bind(first).count,
-                )
-                for plan, sharing in shared_sweeps(self.metrics)
-            )
+            total = 0
+            for plan, sharing in shared_sweeps(self.metrics):
+                requests = [request for metric in sharing.values() for request in metric.requests]
+                total += evaluations(requests, plan.regions.bind(first).count)
+            return total
 
     def expected(self, dataloader: Any) -> int:
         """Count the samples of a data loader that are asked for."""
@@ -234,24 +234,16 @@ def explain(
     (5, torch.Size([4]))
     """
     check_model(model)
-    place = None if folder is None else Path(folder)
-    maps = None if place is None else place / "explanations"
+    maps = None if folder is None else Path(folder, "explanations")
     if maps is not None:
         remove_explanations(maps)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-
-    def moved(batch: Any) -> Any:
-        parts = (unpack or unpack_batch)(batch)
-        there = isinstance(parts, tuple | list)
-        return [part.to(device) if isinstance(part, Tensor) else part for part in parts] if there else parts
-
-    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=moved, folder=maps)
+    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, folder=maps)
     for metric in metrics.values():
         metric.to(device)
-
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))
     with bar, progress_to(bar.update):
-        for batch in dataloader:
+        for batch in map(partial(move_data_to_device, device=device), dataloader):
             if progress and not bar.total:
                 bar.total = collector.work(model, batch) * collector.expected(dataloader) or None
             collector.add(model, batch)
@@ -260,10 +252,11 @@ def explain(
     if collector.seen == 0:
         raise ValueError("dataloader gave no batch.")
     results = collector.compute(alone=True)
-    if place is not None:
+    if maps is not None:
+        figures = maps.with_name("figures")
         for name, figure in draw(collector, results, pictures).items():
-            save(figure, place / "figures" / f"{name}.png")
-        write_tables(collector, results, place / "figures")
+            save(figure, figures / f"{name}.png")
+        write_tables(collector, results, figures)
     return results
 
 
