@@ -267,7 +267,7 @@ class _Samples:
             others = [feature for feature in range(count) if feature != anchor]
             ids = tuple(self.ids[row] for row in rows)
             samples = _Samples(self.inputs[rows], self.regions.rows(rows), ids, self.network)
-            pairs = [(anchor, other) for other in others]
+            pairs: list[Features] = [(anchor, other) for other in others]
             arms = samples._scores(kind, pairs, [bound.at(rows) for bound in bound_scores], None)
             if found is None:
                 found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
