@@ -136,6 +136,8 @@ _SIGNATURES: dict[str, str] = {
     **dict.fromkeys(("addbmm", "baddbmm"), "input batch1 batch2"),
     **dict.fromkeys(("addcmul", "addcdiv"), "input tensor1 tensor2"),
     "lerp": "input end weight",
+    "pow": "input exponent",
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), "input p training"),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "tensors dim"),
     "where": "condition input other",
     **{f"max_pool{n}d": _WINDOW for n in (1, 2, 3)},
@@ -155,8 +157,8 @@ def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def _order(func: Callable[..., Any]) -> list[str]:
     name = operation_name(func)
-    if name == "batch_norm" and func is not functional.batch_norm:
-        return _TORCH_BATCH_NORM.split()  # torch.batch_norm has the weights before the statistics
+    if name in ("batch_norm", "instance_norm") and func not in (functional.batch_norm, functional.instance_norm):
+        return _TORCH_BATCH_NORM.split()  # those of torch itself have the weights before the statistics
     return _SIGNATURES.get(name, "input other").split()
 
 
@@ -169,6 +171,8 @@ def by_position(
     (('x', 'y'), {'out': None})
     """
     order, rest = _order(func), dict(kwargs)
+    if "self" in rest:  # as operators of aten call it
+        rest["input"] = rest.pop("self")
     while len(args) < len(order) and order[len(args)] in rest:
         args = (*args, rest.pop(order[len(args)]))
     return args, rest
@@ -276,9 +280,13 @@ class Operations(TorchFunctionMode):
         if operation_name(func) in _QUERIES:
             return self.query(func, args, kwargs)
         if func is functional.multi_head_attention_forward:
+            self.open_attention(kwargs)
             with self:  # its inner calls come here; the function itself, seen from outside, would hide them
                 return _open_attention()(*args, **kwargs)
         return self.operation(func, args, kwargs)
+
+    def open_attention(self, kwargs: dict[str, Any]) -> None:
+        """Be told that a multi-head attention is about to be opened; the default does nothing."""
 
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call that is no operation; the default just calls the function."""

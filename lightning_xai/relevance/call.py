@@ -96,6 +96,11 @@ class Call:
 
     def with_backward(self, backward: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Make a call of one tensor x, and go back by g_x = backward(g_y, x, y), with R = x g."""
+        if len(self.live) != 1 or self.live[0] is not self.args[0]:
+            raise ValueError(
+                f"with_backward is for calls of one tensor, but {self.operation} reads {len(self.live)} that depend on "
+                f"the input; make it with shares or constants instead."
+            )
 
         def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             y = self.applied(x)

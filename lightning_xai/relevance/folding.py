@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.relevance.call import Call
+from lightning_xai.relevance.maps import Dense
 from lightning_xai.relevance.record import LinearRecord
 from lightning_xai.relevance.sharded import given_back
 from lightning_xai.relevance.trace import Row
@@ -49,7 +50,7 @@ def fold(call: Call) -> Tensor | None:
         found: Tensor = call.make()  # the chain rule folds it
         return found
     weights = Weights(record.linear.weight, record.linear.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
-    folded = LinearRecord(record.operation, record.linear, weights, record.rule, folded=True)
+    folded = LinearRecord(record.operation, record.linear, weights, record.rule, unfolded=record)
     linear_row = next((known for known in trace.rows if known.record is record), None)
     if linear_row is None:  # another batch norm reads the same output, and has the row
         linear_row = Row(record.operation, str(record.rule))
@@ -66,8 +67,8 @@ def fold(call: Call) -> Tensor | None:
 
 def _follows_directly(record: LinearRecord, x: Tensor) -> bool:
     """Whether a batch norm reads the output of a linear operation as it was made, channel by channel."""
-    if record.folded or record.written or x._version != record.output.version:
+    if record.unfolded is not None or record.written or x._version != record.output.version:
         return False
     if record.linear.x._version != record.input_version:
         return False
-    return record.operation.name != "linear" or x.ndim == 2
+    return not isinstance(record.linear.map, Dense) or x.ndim == 2

@@ -32,7 +32,8 @@ class InputTracker:
         receivers = {id(tensor): self.receivers[tensor] for tensor in call.live}
         known = all(receiver is not None for receiver in receivers.values())
         moves = facts is not None and (facts.moving or call.operation.kind == "concatenation")
-        if known and moves and not call.in_place:
+        drops = call.operation.kind == "dropout" and call.named().get("training", True)  # another draw for a receiver
+        if known and moves and not call.in_place and not drops:
             moved = tensors_in(call.func(*swapped(call.args, receivers), **call.kwargs))
             if len(moved) == len(results):
                 self.receivers.update(zip(results, moved, strict=True))

@@ -114,9 +114,9 @@ class Recorder:
         target = call.args[0] if call.in_place and is_live(call.args[0]) else None
         if target is not None and not isinstance(result, Tensor):
             result = args[0]  # x[...] = y returns nothing
+        result = _tapped(result, balance.append)  # before what the rule does to the gradient of its result
         for part in tensors_in(result):
             if part.requires_grad:
-                _on_relevance(part, balance.append)
                 self.note_output(module, part)
         if target is not None:
             call.trace.before_write(call)
@@ -166,5 +166,5 @@ def _tapped(argument: Any, note: Callable[[Tensor], None]) -> Any:
     if isinstance(argument, dict):
         return {key: _tapped(part, note) for key, part in argument.items()}
     if isinstance(argument, tuple | list) and any(map(is_live, tensors_in(argument))):
-        return type(argument)(_tapped(part, note) for part in argument)
+        return type(argument)([_tapped(part, note) for part in argument])
     return argument

@@ -28,7 +28,7 @@ from lightning_xai.relevance.folding import fold
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.linear import linear_call
 from lightning_xai.relevance.record import run_linear
-from lightning_xai.relevance.rules import Constant, Gradient, Rule
+from lightning_xai.relevance.rules import Constant, Gradient, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON
 from lightning_xai.relevance.trace import Row, Trace
 
@@ -51,7 +51,6 @@ class Propagation(Operations):
         sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
         self.trace = Trace(ledger, sharded=sharded)
         self._assignment = Assignment(composite, model)
-        self._undecided: list[Row] = []
         self._observed = False
         self._scoring = False
 
@@ -66,6 +65,16 @@ class Propagation(Operations):
 
     # What the pass sees.
 
+    def open_attention(self, kwargs: dict[str, Any]) -> None:
+        """Refuse a rule for attention as a whole where it is made of its parts, for its weights are asked for."""
+        rule = self._assignment.named(Operation("scaled_dot_product_attention", "attention", self.current_module()))
+        if kwargs.get("need_weights", True) and rule is not None and not isinstance(rule, Uniform | Gradient):
+            raise ValueError(
+                f"{rule} was given to attention, but {self.current_module() or 'the model'} asks for attention weights "
+                f"(need_weights=True) and so makes it of its parts: call it with need_weights=False, or give rules to "
+                f"'product' and 'softmax'."
+            )
+
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let questions through, but not the model's own ``torch.no_grad()``, which would cut relevance off."""
         name = operation_name(func)
@@ -79,7 +88,10 @@ class Propagation(Operations):
         """Make one operation by the rule that the composite has for it."""
         if self._scoring:
             return func(*args, **kwargs)
-        live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
+        tensors = tensors_in([args, kwargs])
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+            raise ValueError(f"{self.current_module() or 'the model'} {TRANSFORMS}")
+        live = [tensor for tensor in tensors if is_live(tensor)]
         if not live:  # what is made of parameters alone is no part of what is explained
             with torch.no_grad():
                 return func(*args, **kwargs)
@@ -88,6 +100,10 @@ class Propagation(Operations):
         name, kind = operation_name(func), kind_of(func)
         if kind == "matmul":
             kind = "linear" if len(live) == 1 else "product"
+        elif name == "instance_norm" and not arguments(func, args, kwargs).get("use_input_stats", True):
+            kind = "affine_norm"  # by statistics that were kept
+        elif name == "pow" and isinstance(exponent := arguments(func, args, kwargs).get("exponent"), int | float):
+            kind = "statistic" if exponent < 0 else kind  # what a norm written by hand divides by
         alias = alias_of(name, arguments(func, args, kwargs)) if kind == "activation" else ""
         first = kind in LINEAR and self.trace.inputs.covers(live)
         operation = Operation(name, kind, self.current_module(), first=first, alias=alias)
@@ -100,7 +116,7 @@ class Propagation(Operations):
         differentiates = func in _DIFFERENTIATING
         if differentiates or torch.is_inference_mode_enabled():
             what = DIFFERENTIATES if differentiates else INFERENCE
-            raise ValueError(f"{self.current_module() or 'the model'!r} {what}")
+            raise ValueError(f"{self.current_module() or 'the model'} {what}")
 
     # How an operation is made.
 
@@ -117,7 +133,6 @@ class Propagation(Operations):
         row = Row(call.operation, str(rule))
         self.trace.rows.append(row)
         if undecided:
-            self._undecided.append(row)
             result = run_linear(call, None)
         elif rule is None:
             self._assignment.refuse(call.operation)
@@ -194,9 +209,10 @@ class Propagation(Operations):
 
     def _decide(self, reached: list[Row]) -> None:
         """Give rules to the linear operations whose rule depends on whether they are the last to reach the score."""
-        for row in self._undecided:
+        for row in self.trace.rows:
             record = row.record
-            assert record is not None
+            if record is None or record.rule is not None:
+                continue
             if reached and row is reached[-1]:
                 record.operation = row.operation = replace(row.operation, last=True)
             rule = self._assignment.rule_for(row.operation)
@@ -204,6 +220,8 @@ class Propagation(Operations):
                 self._assignment.refuse(row.operation)
             self._check_place(rule, row.operation, record.linear.x)
             record.rule, row.rule = rule, str(rule)
+            if record.unfolded is not None:  # something else may read the output without the batch norm
+                record.unfolded.rule = rule
 
 
 UNREACHED = (
@@ -218,6 +236,10 @@ CHECKPOINTED = (
 DIFFERENTIATES = (
     "differentiates in its forward (torch.autograd.grad or backward), where it would get relevance for a gradient; use "
     "a gradient method, e.g. Saliency or IntegratedGradients."
+)
+TRANSFORMS = (
+    "calls a transform of torch.func (grad, vjp, jacrev, vmap) in its forward, inside which no rule is seen; use a "
+    "gradient method, e.g. Saliency or IntegratedGradients."
 )
 INFERENCE = "calls torch.inference_mode() in its forward, through which no relevance passes; use torch.no_grad() there."
 RECURRENT = (

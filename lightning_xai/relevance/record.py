@@ -32,7 +32,7 @@ class LinearRecord:
         linear: What it was called with.
         weights: Its weights, with those of a batch norm folded in.
         rule: Its rule; None until the end of the pass if only that decides.
-        folded: Whether a batch norm is folded in.
+        unfolded: The operation without the batch norm that is folded in; None if there is none.
         output: Its output.
         input_version: The version of the input that was read.
         written: Whether something was written over the output.
@@ -48,7 +48,7 @@ class LinearRecord:
     linear: LinearCall
     weights: Weights
     rule: Rule | None = None
-    folded: bool = False
+    unfolded: LinearRecord | None = None
     output: SavedTensor = field(default_factory=SavedTensor)
     input_version: int = field(init=False)
     written: bool = False
@@ -79,7 +79,7 @@ class LinearRecord:
         self.output.save(y)
         trace.records[y] = self
         if trace.ledger is not None:
-            trace.ledger.note_output(self.operation.module, y, again=self.folded)
+            trace.ledger.note_output(self.operation.module, y, again=self.unfolded is not None)
         return y
 
     def step(self, x: Tensor, y: Tensor, g: Tensor) -> Step:

@@ -21,8 +21,8 @@ _cache: Any = WeakTensorKeyDictionary()
 class Weights:
     """The weights of a linear operation, those of a batch norm that follows folded in, and what rules make of them.
 
-    What rules make of the weight is kept as long as it lives, and made anew when its version, its memory or the sum of
-    its values has changed: writing through ``weight.data`` leaves no version behind.
+    What rules make of the weight is kept as long as it lives, and made anew when its version, its memory or the
+    weighted sum of its values has changed: writing through ``weight.data`` leaves no version behind.
 
     Args:
         weight: The operation's own weight.
@@ -78,5 +78,12 @@ class Weights:
             weight = self.weight.detach()
             version = None if weight.is_inference() else weight._version
             factors = None if self.scale is None else tuple(self.scale.flatten().tolist())
-            self._stamps.append((weight.data_ptr(), version, float(weight.sum()), factors))
+            self._stamps.append((weight.data_ptr(), version, _weighted_sum(weight), factors))
         return self._stamps[0]
+
+
+def _weighted_sum(weight: Tensor) -> float:
+    """The sum of a weight in which every place counts otherwise, so that it changes when values change places."""
+    rows = weight.reshape(weight.shape[0] if weight.ndim else 1, -1)
+    down, across = (torch.linspace(1, 2, size, dtype=rows.dtype, device=rows.device) for size in rows.shape)
+    return float(down @ (rows @ across))

@@ -1,5 +1,6 @@
 """Rules own what they do, to operations of every kind; nothing that a composite says is ignored."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +9,7 @@ from networks import module, vgg
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.relevance import LRP, Deconvnet, GuidedBackprop, composites, rule_table, rules
+from lightning_xai.relevance import LRP, Deconvnet, GuidedBackprop, chain, composites, rule_table, rules
 
 EVERYWHERE = composites.RuleList([("*", rules.Gradient())])
 
@@ -379,3 +380,190 @@ def test_arguments_may_be_given_by_name(by_name, by_position, composite):
     found, expected = explained(by_name), explained(by_position)
     assert expected.abs().max() > 0
     close(found, expected)
+
+
+def of(function, **children):
+    """A network that calls a function between two linear layers, always with the same weights."""
+    torch.manual_seed(0)
+    first, head = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+    return module(lambda x: head(function(first(x))), first=first, head=head, **children)
+
+
+def running(norm, **settings):
+    torch.manual_seed(3)
+    norm = norm(6, **settings).double().eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        tensor.data = torch.rand(6, dtype=torch.float64) + 0.5
+    return norm
+
+
+def rms(h):
+    return h.pow(2).mean(1, keepdim=True) + 1e-3
+
+
+def instance_norm(h, function):
+    weight, bias = torch.arange(1.0, 7, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    h = torch.stack([h, h * h, 1 / (1 + h * h)], 2)
+    if function is torch.instance_norm:
+        h = function(h, weight, bias, None, None, True, 0.1, 1e-5, False)
+    else:
+        h = function(h, weight=weight, bias=bias)
+    return h.sum(2)
+
+
+MATRIX = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+SAME = {
+    "negative power": (lambda h: h * rms(h) ** -0.5, lambda h: h * torch.rsqrt(rms(h))),
+    "reciprocal by power": (lambda h: h * rms(h).pow(-1), lambda h: h / rms(h)),
+    "minimum of two signs": (
+        lambda h: torch.minimum(h.relu(), h.flip(1)),
+        lambda h: torch.minimum(h.relu() + 0.0, h.flip(1)),
+    ),
+    "norm in torch's own order": (
+        lambda h: instance_norm(h, torch.instance_norm),
+        lambda h: instance_norm(h, functional.instance_norm),
+    ),
+    "self by name": (lambda h: torch.ops.aten.mul.Tensor(self=h, other=h.sigmoid()), lambda h: h * h.sigmoid()),
+    "named second factor": (lambda h: h.mul(other=h.sigmoid()), lambda h: h * h.sigmoid()),
+    "maxima with their places": (
+        lambda h: functional.max_pool1d(h, 2, return_indices=True)[0].repeat(1, 2),
+        lambda h: functional.max_pool1d(h, 2).repeat(1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "composite",
+    [composites.AttnLRP(0.1), composites.RuleList([("pooling", rules.Norm(1.0)), ("*", rules.ZPlus())])],
+    ids=["attention", "z+"],
+)
+@pytest.mark.parametrize(("spelled", "usual"), SAME.values(), ids=SAME)
+def test_spellings_of_one_function_have_one_map(spelled, usual, composite):
+    composite = composites.RuleList([*composite.entries(), ("norm", rules.FixedScale())])
+    lrp = LRP(composite, score=lambda output, target: output.square().sum(1))
+    found, expected = (lrp(of(function), draw(3, 4), 1) for function in (spelled, usual))
+    assert expected.abs().max() > 0
+    close(found, expected, 1e-10)
+
+
+def test_instance_norm_by_kept_statistics_is_a_batch_norm():
+    batch, instance = running(nn.BatchNorm1d), running(nn.InstanceNorm1d, affine=True, track_running_stats=True)
+    conv, x = nn.Conv1d(2, 6, 3).double(), draw(3, 2, 7)
+    maps = [LRP()(module(lambda x, n=n: n(conv(x)).sum(2), conv=conv, norm=n), x, 1) for n in (batch, instance)]
+    close(*maps)
+
+
+def test_batch_norm_over_the_middle_axis_is_no_part_of_a_matrix_product():
+    norm, x = running(nn.BatchNorm1d), draw(3, 6, 4)
+    rule = composites.RuleList([("affine_norm", rules.Zero()), ("*", rules.ZPlus(0.1))])
+    products = (lambda x: x @ MATRIX, lambda x: functional.linear(x, MATRIX.t()))
+    close(*(LRP(rule)(module(lambda x, f=f: norm(f(x)).sum(2), norm=norm), x, 1) for f in products))
+
+
+@pytest.mark.parametrize("transform", ["grad", "vmap"])
+def test_transform_of_torch_func_is_refused_by_name(transform):
+    def forward(x):
+        if transform == "vmap":
+            return x + torch.func.vmap(torch.sin)(x)
+        return x * torch.func.grad(lambda v: v.square().sum())(x)
+
+    with pytest.raises(ValueError, match=r"the model.* calls a transform of torch\.func"):
+        LRP()(of(forward), draw(2, 4), 1)
+
+
+class Mixed2(rules.Rule):
+    """Half of what each of two rules hands on."""
+
+    def linear(self, step):
+        return (rules.Epsilon(0.1).linear(step) + rules.ZPlus().linear(step)) / 2
+
+
+class Plain(rules.Rule):
+    """LRP-0 out of g alone."""
+
+    def linear(self, step):
+        return step.transpose(step.g, step.weight)
+
+
+@pytest.mark.parametrize("rule", [Mixed2(), Plain()])
+def test_own_rule_finds_the_same_with_and_without_the_chain(rule, monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 3)]
+    model, x = nn.Sequential(*layers).double(), draw(2, 2, 8, 8)
+    own = LRP(composites.RuleList([("*", rule)]))
+    on = own(model, x, 1)
+    monkeypatch.setattr(chain, "ENABLED", False)
+    close(on, own(model, x, 1), 1e-10)
+    if isinstance(rule, Plain):
+        close(on, LRP(composites.RuleList([("*", rules.Zero())]))(model, x, 1), 1e-10)
+
+
+def test_weights_that_change_places_are_made_anew():
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 3).double(), draw(2, 5)
+    LRP(composites.RuleList([("*", rules.ZPlus())]))(model, x, 1)
+    for order in ([2, 1, 0], [1, 0, 2], [0, 2, 1]):
+        model.weight.data.copy_(model.weight.data[order].clone())
+        found = LRP(composites.RuleList([("*", rules.ZPlus())]))(model, x, 1)
+        close(found, LRP(composites.RuleList([("*", rules.ZPlus())]))(copy.deepcopy(model), x, 1))
+
+
+def test_rules_that_are_no_dataclass_of_their_own_keep_weights_apart():
+    class Scaled(rules.Rule):
+        def __init__(self, factor):
+            object.__setattr__(self, "factor", factor)
+
+        def linear(self, step):
+            return step.transpose(step.g, step.cached("scaled", lambda weight: self.factor * weight))
+
+    model, x = nn.Linear(3, 2).double(), draw(2, 3)
+    once, thrice = (LRP(composites.RuleList([("*", Scaled(factor))]))(model, x, 1) for factor in (1.0, 3.0))
+    close(thrice, 3 * once)
+
+
+def test_backward_of_ones_own_is_refused_for_several_values():
+    @dataclass(frozen=True)
+    class First(rules.Rule):
+        applies = frozenset({"product"})
+
+        def run(self, call):
+            return call.with_backward(lambda g, x, y: g)
+
+    with pytest.raises(ValueError, match=r"with_backward is for calls of one tensor, but mul .* reads 2"):
+        LRP(composites.RuleList([("product", First()), ("*", rules.Zero())]))(of(lambda h: h * h.sin()), draw(2, 4), 1)
+
+
+def test_attention_that_is_made_of_its_parts_refuses_a_rule_for_the_whole():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
+    composite = composites.RuleList([("attention", ValuesOnly()), ("*", rules.Epsilon())])
+    for weights in (True, False):
+        model = module(lambda x, w=weights: attention(x, x, x, need_weights=w)[0].mean(1), attention=attention)
+        if weights:
+            with pytest.raises(ValueError, match=r"ValuesOnly\(\) was given to attention, but .*need_weights=False"):
+                LRP(composite)(model, draw(2, 3, 4), 1)
+        else:
+            assert LRP(composite)(model, draw(2, 3, 4), 1).abs().max() > 0
+
+
+def test_dropout_that_is_active_hides_the_input_from_rules_of_the_first_layer():
+    model = of(lambda h: h)
+    dropped = module(lambda x: model(functional.dropout(x, 0.5, training=True)), model=model)
+    with pytest.raises(ValueError, match=r"can stand only where the model's input arrives"):
+        LRP(composites.RuleList([("first", rules.Flat()), ("*", rules.Zero())]))(dropped, draw(2, 4), 1)
+
+
+def test_last_rule_reaches_an_output_that_a_batch_norm_shares():
+    norm = running(nn.BatchNorm1d)
+    model = of(lambda h: norm(h) + h, norm=norm)
+    named = [("linear", rules.ZPlus()), ("affine_norm", rules.Zero())]
+    found = LRP(composites.RuleList([("last", rules.Epsilon(0.1)), *named]))(model, draw(2, 4), 1)
+    by_name = LRP(composites.RuleList([("head", rules.Epsilon(0.1)), *named]))(model, draw(2, 4), 1)
+    close(found, by_name)
+
+
+@pytest.mark.parametrize("function", [lambda h: h.mul_(h.sin()), lambda h: functional.relu(h) * h.sigmoid()])
+def test_ledger_balances_over_products(function):
+    for composite in (composites.AttnLRP(0.1), composites.RuleList([("relu", rules.Guided()), ("*", rules.Zero())])):
+        found = LRP(composite).with_ledger(of(function), draw(3, 4), 1)[1]
+        assert abs(found.balance) < 1e-10 * found.start.abs().sum()

@@ -193,6 +193,8 @@ class Wider(rules.Epsilon):
 class Follower(rules.Rule):
     """Answers with what the activation behind it has made, which is not its own."""
 
+    reads_relevance = True
+
     def linear(self, step):
         return step.activation_output
 

@@ -25,7 +25,7 @@ def _word_matches(word: str, operation: Operation) -> bool:
     if word == "*":
         return True
     if word in KINDS:  # "norm" is a function, too, of another kind
-        return word == operation.kind
+        return word == operation.kind or (word == "matmul" and operation.name in KINDS["matmul"].names)
     if _names_operations(word, operation):
         return word in (operation.name, operation.alias)
     name = word.removeprefix("name:")

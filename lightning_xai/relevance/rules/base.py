@@ -23,7 +23,7 @@ def by_sign(name: str, factor: float, of_positive: Callable[[Tensor], Tensor]) -
     return SignedWeights((name, factor), of_positive, lambda weight: -of_positive(-weight))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a rule that is no dataclass of its own compares by identity
 class Rule:
     r"""How operations of some kinds hand their relevance on.
 
@@ -34,7 +34,8 @@ class Rule:
         applies: The kinds of operations that it serves; None for all.
         multiplies: Whether a number's relevance is a multiple of it; if not, :meth:`linear` returns R instead of R / x.
         nonnegative: The fields, if it has them, that must be numbers >= 0.
-        reads_relevance: Whether :meth:`linear` reads ``step.relevance()``; one that reads ``step.g`` alone does not.
+        reads_relevance: Whether :meth:`linear` reads ``step.relevance()``, once, and never ``step.g``: an activation
+            behind may then leave it to the rule to multiply, and memory may be used up. To be said in each class.
 
     Example:
         A rule of one's own that hands on half of what LRP-0 does, of :math:`y = 2 \cdot 3 - 4 + 1 = 3`:
@@ -63,8 +64,12 @@ class Rule:
 
     applies: ClassVar[frozenset[str] | None] = LINEAR
     multiplies: ClassVar[bool] = True
-    reads_relevance: ClassVar[bool] = True
+    reads_relevance: ClassVar[bool] = False
     nonnegative: ClassVar[tuple[str, ...]] = ("epsilon",)
+
+    def __init_subclass__(cls) -> None:
+        if "linear" in vars(cls) and "reads_relevance" not in vars(cls):
+            cls.reads_relevance = False  # what a class it derives from reads says nothing about it
 
     def __post_init__(self) -> None:
         check_fields(self)

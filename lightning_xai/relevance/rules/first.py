@@ -32,6 +32,8 @@ class Flat(Rule):
 
     multiplies = False
 
+    reads_relevance = True
+
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
         return step.map.count_share(step.relevance(), step.weights.weight, step.x)
@@ -66,6 +68,8 @@ class WSquare(Rule):
 
     epsilon: float = 1e-6
     multiplies = False
+
+    reads_relevance = True
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
@@ -112,6 +116,8 @@ class ZBox(Rule):
     high: Bound
     epsilon: float = 1e-6
     multiplies = False
+
+    reads_relevance = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

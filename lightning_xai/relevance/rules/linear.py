@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import LINEAR
+from lightning_xai.operations import LINEAR, tensors_in
 from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.maps import divided, where_negative
 from lightning_xai.relevance.record import run_linear
@@ -99,6 +99,8 @@ class Epsilon(Rule):
     epsilon: float = 1e-6
     applies = LINEAR | SHARED
 
+    reads_relevance = True
+
     def run(self, call: Call) -> Any:
         """See the base class."""
         return stabilised(call, self.epsilon) if call.linear is None else super().run(call)
@@ -153,8 +155,13 @@ class Norm(Rule):
 def stabilised(call: Call, epsilon: float) -> Any:
     """Make a sum, a pooling or the like, of whose relevance a stabiliser absorbs its share."""
     result = call.make()
-    if not isinstance(result, Tensor) or representable(epsilon, result.dtype) == 0:
-        return result
+    for part in tensors_in(result):
+        if part.requires_grad and representable(epsilon, part.dtype) > 0:
+            _stabilise(call, part, epsilon)
+    return result
+
+
+def _stabilise(call: Call, result: Tensor, epsilon: float) -> None:
     stabiliser = signed(epsilon, result.detach())
     share = stabiliser / (result.detach() + stabiliser)
     ledger = call.trace.ledger
@@ -165,7 +172,7 @@ def stabilised(call: Call, epsilon: float) -> Any:
             ledger.stabilisers.epsilon = ledger.stabilisers.epsilon + (value * g * share).sum()
         return g * (1 - share)
 
-    return call.on_gradient(result, hook)
+    call.on_gradient(result, hook)
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,8 @@ class ZPlus(Rule):
 
     epsilon: float = 1e-6
     bias: bool = True
+
+    reads_relevance = True
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
@@ -249,6 +258,8 @@ class AlphaBeta(Rule):
     epsilon: float = 1e-6
 
     nonnegative = ("epsilon", "alpha", "beta")
+
+    reads_relevance = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -313,6 +324,8 @@ class Gamma(Rule):
     epsilon: float = 1e-6
 
     nonnegative = ("epsilon", "gamma")
+
+    reads_relevance = True
 
     def linear(self, step: Step) -> Tensor:
         """See the base class."""
