@@ -101,8 +101,8 @@ KINDS: dict[str, Kind] = {
     "embedding": _kind("embedding embedding_bag"),
     "recurrent": _kind("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
 }
-_KIND_OF = {name: kind for kind, facts in KINDS.items() for name in facts.names}
-NAMES = frozenset(_KIND_OF)
+KIND_OF = {name: kind for kind, facts in KINDS.items() for name in facts.names}
+NAMES = frozenset(KIND_OF)
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
 """Activations with f(x) = x f'(x)."""
 MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
@@ -214,7 +214,7 @@ def kind_of(func: Callable[..., Any]) -> str | None:
     >>> kind_of(torch.Tensor.add_), kind_of(functional.hardswish), kind_of(torch.cdist)
     ('sum', 'activation', None)
     """
-    return _KIND_OF.get(operation_name(func))
+    return KIND_OF.get(operation_name(func))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -186,6 +186,20 @@ def test_the_constructor_checks_the_numbers_of_its_rules(make):
         make()
 
 
+@pytest.mark.parametrize("pattern", ["last relu", "first activation", "sum relu", "relu conv2d"])
+def test_pattern_that_can_match_nothing_is_refused(pattern):
+    with pytest.raises(ValueError, match=rf"the pattern '{pattern}' fits no operation"):
+        RuleList([(pattern, rules.Gradient()), ("*", rules.Zero())])
+
+
+def test_rule_for_a_kind_that_does_not_exist_is_refused():
+    class Strange(rules.Rule):
+        applies = frozenset({"soft_max"})
+
+    with pytest.raises(ValueError, match="applies to soft_max, which is no kind"):
+        RuleList([("*", Strange())])
+
+
 def test_a_mapping_is_a_list_too():
     pairs = [("convolution", rules.ZPlus()), ("linear", rules.Epsilon())]
     assert RuleList(dict(pairs)) == RuleList(pairs)

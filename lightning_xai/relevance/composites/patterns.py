@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch.nn import functional
 
-from lightning_xai.operations import KINDS, NAMES
+from lightning_xai.operations import KIND_OF, KINDS, LINEAR, NAMES
 from lightning_xai.relevance.call import Operation
 from lightning_xai.relevance.rules import Rule, rules_for
 
@@ -77,11 +77,31 @@ def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> tu
     return None
 
 
+def check_entry(pattern: str, rule: Rule) -> None:
+    """Refuse an entry that can match no operation.
+
+    Raises:
+        ValueError: If its words exclude each other, or its rule is for a kind that does not exist.
+    """
+    strange = sorted((rule.applies or KINDS.keys()) - KINDS.keys())
+    if strange:
+        raise ValueError(f"{rule} applies to {', '.join(strange)}, which is no kind of operations: {', '.join(KINDS)}.")
+    words = pattern.split()
+    kinds = {word if word in KINDS else KIND_OF[word] for word in words if word in KINDS or word in KIND_OF}
+    places = [word for word in words if word in PLACES]
+    if len(kinds) > 1 or (places and kinds - {*LINEAR, "matmul"}):
+        raise ValueError(
+            f"the pattern {pattern!r} fits no operation: all of its words must fit one, and 'first' and 'last' are "
+            f"linear operations."
+        )
+
+
 class Composite(ABC):
     """What a relevance method does at each operation: an ordered list, the first match wins."""
 
     def __post_init__(self) -> None:
-        self.entries()  # the rules check their own numbers
+        for pattern, rule in self.entries():  # the rules check their own numbers
+            check_entry(pattern, rule)
 
     @abstractmethod
     def entries(self) -> tuple[tuple[str, Rule], ...]:
@@ -157,6 +177,7 @@ class RuleList(Composite):
         if not found:
             raise ValueError("a composite needs at least one pair (pattern, rule).")
         object.__setattr__(self, "rules", tuple(found))
+        super().__post_init__()
 
     def entries(self) -> tuple[tuple[str, Rule], ...]:
         """The list "pattern -> rule"."""
