@@ -130,10 +130,7 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
-            raise ValueError(
-                "the model changes a tensor in place that its derivative needs, e.g. y[:, :2] = ... after y = "
-                "x.sigmoid(), which only inference allows: let it write into a copy, y = y.clone()."
-            ) from error
+            raise ValueError(OVERWRITTEN) from error
     if grad is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "
@@ -151,3 +148,9 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
             stacklevel=2,
         )
     return grad
+
+
+OVERWRITTEN = (
+    "the model changes a tensor in place that its derivative needs, e.g. y[:, :2] = ... after y = x.sigmoid(), which "
+    "only inference allows: let it write into a copy, y = y.clone()."
+)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import check_visible, tensors_in, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite, as_composite
+from lightning_xai.relevance.gradients import OVERWRITTEN
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
 from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
@@ -63,6 +65,10 @@ def _propagate(
             found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
         except CheckpointError as error:
             raise ValueError(CHECKPOINTED) from error
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise ValueError(OVERWRITTEN) from error
         if all(part is None for part in found):
             raise ValueError(UNREACHED)
         gradient, *rest = (torch.zeros_like(leaf) if part is None else part for part in found)
@@ -81,8 +87,11 @@ def _detached(output: Any) -> Any:
         return output.detach()
     if type(output) in (list, tuple):
         return type(output)(_detached(part) for part in output)
-    if type(output) is dict:
-        return {key: _detached(part) for key, part in output.items()}
+    if isinstance(output, MutableMapping):  # also one that is an object with attributes
+        copied = copy(output)
+        for key, part in output.items():
+            copied[key] = _detached(part)
+        return copied
     return output
 
 

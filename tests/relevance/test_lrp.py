@@ -25,6 +25,7 @@ from lightning_xai.relevance import (
     rule_table,
     rules,
 )
+from lightning_xai.scores import Probability
 
 PLUS_ZERO = composites.RuleList([("convolution", rules.ZPlus()), ("linear", rules.Zero())])
 
@@ -472,3 +473,32 @@ def test_a_copy_that_cuts_relevance_off_is_refused():
     cut = module(lambda x: copy.copy(layer(x)), layer=layer)
     with pytest.raises(ValueError, match="input does not reach its score"):
         LRP(composites.EpsilonPlus())(cut, torch.ones(1, 3), 0)
+
+
+class Output(dict):
+    """An output that is a dict with attributes, as large libraries return it."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+def test_ledger_of_an_output_that_is_a_dict_with_attributes_is_that_of_a_dict():
+    net, x = plain().double(), draw(2, 3, 16, 16)
+    ledgers = []
+    for kind in (dict, Output):
+        model = module(lambda x, kind=kind: kind(logits=net(x), hidden=None), net=net)
+        ledgers.append(LRP(composites.EpsilonPlus(), score=Probability(output="logits")).with_ledger(model, x, 1)[1])
+    assert abs(ledgers[1].balance) < 1e-9
+    close(ledgers[1].remainder["score"], ledgers[0].remainder["score"])
+
+
+def test_tensor_that_is_written_over_is_refused_with_the_remedy():
+    net = plain().double()
+
+    def forward(x):
+        y = net(x).sigmoid()
+        y[:, :2] = 0.5 * y[:, :2]
+        return y
+
+    with pytest.raises(ValueError, match=r"changes a tensor in place .* y = y\.clone\(\)"):
+        LRP(composites.RuleList([("*", rules.Gradient())]))(module(forward, net=net), draw(2, 3, 16, 16), 1)
