@@ -140,7 +140,7 @@ def test_first_layer_rules(network, ours, theirs):
     model = settled(network())
     others = [*BASE, (zennit.types.Linear, zennit.rules.Gamma(0.3, stabilizer=1e-3))]
     peer = SpecialFirstLayerMapComposite(others, [(zennit.types.Linear, theirs)])
-    mine = composites.RuleList([("first", ours), ("convolution linear", ours), ("*", rules.Gamma(0.3, 1e-3))])
+    mine = composites.RuleList([("first", ours), ("*", rules.Gamma(0.3, 1e-3))])
     agree(LRP(mine)(model, x, target), by_zennit(peer, model, x, target))
 
 
