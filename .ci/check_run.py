@@ -17,24 +17,14 @@ from torch import Tensor
 from lightning_xai import load_explanations
 
 MAPS = {
-    "importance": ("map", "relative"),
-    "speed": ("map", "r_squared"),
-    "synergy": ("joint", "interaction", "strongest"),
+    "importance": ("map", "map_relative"),
+    "speed": ("map", "map_r_squared"),
+    "synergy": ("joint", "interaction", "map_strongest"),
     "relevance": ("map", "by_feature", "gap", "score"),
     "reactivation": ("map",),
 }
-PICTURES = (
-    "importance",
-    "speed",
-    "synergy",
-    "relevance",
-    "relevance.histogram",
-    "relevance.ledger",
-    "relevance.shares",
-    "reactivation",
-    "samples",
-)
-TABLES = ("reactivation.strongest_features", "reactivation.strongest_pairs", "reactivation.strongest_units")
+PICTURES = ("importance", "speed", "synergy", "relevance", "reactivation", "samples")
+TABLES = ("reactivation.by_feature", "reactivation.by_feature_and_unit", "reactivation.by_unit")
 EVERYWHERE_FINITE = ("importance/map", "speed/map", "relevance/map", "reactivation/map")
 MOST_BYTES = 5 * 2**20
 LOADED = ("src", "srcset", "href", "poster", "data", "action", "xlink:href")
