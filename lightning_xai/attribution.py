@@ -97,7 +97,7 @@ class Attribution(ABC):
             inputs: Inputs as for :meth:`explain`, detached.
             target: Class indices [N], ``"predicted"``, or None.
             sample_ids: The samples' ids [N].
-            details: The names of the further results to give, all of them in :attr:`details`.
+            details: The names of the further results to give, all of them in ``details``.
         """
 
     def explain(

@@ -26,7 +26,7 @@ quantities = {
 }
 figure, axes = subplots(1, 4, height=2.2, sharey=True)
 for panel, (name, unit) in zip(axes, quantities.items(), strict=True):
-    values = [float(found[name]) for found in results.values()]
+    values = [float(found.get(name, 0.0)) for found in results.values()]  # a gap where conservation is promised
     panel.barh([*results], values, color=COLOURS[0], height=0.65)
     panel.set_title(name)
     panel.set_xlabel(unit)
