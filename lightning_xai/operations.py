@@ -309,10 +309,14 @@ def tensors_in(arguments: Any) -> list[Tensor]:
     """The tensors among arguments, also inside lists, tuples and dicts."""
     if isinstance(arguments, Tensor):
         return [arguments]
-    if isinstance(arguments, tuple | list | dict):
-        parts = arguments.values() if isinstance(arguments, dict) else arguments
-        return [tensor for part in parts for tensor in tensors_in(part)]
-    return []
+    if not isinstance(arguments, _CONTAINERS):
+        return []
+    parts = arguments.values() if isinstance(arguments, dict) else arguments
+    return [tensor for part in parts if isinstance(part, _HOLDERS) for tensor in tensors_in(part)]
+
+
+_CONTAINERS = (tuple, list, dict)
+_HOLDERS = (Tensor, *_CONTAINERS)
 
 
 class _LargestResult(Operations):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import arguments, is_in_place, tensors_in
+from lightning_xai.operations import arguments, is_in_place
 from lightning_xai.relevance.functions import Rewired, scaled
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Call:
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         operation: What patterns see of it.
-        live: The tensors among its arguments that depend on the explained input.
+        tensors: The tensors among its arguments.
+        live: Those of them that depend on the explained input.
         trace: What the pass knows of its tensors.
         linear: What a convolution or linear operation was called with.
     """
@@ -70,6 +71,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     operation: Operation
+    tensors: list[Tensor]
     live: list[Tensor]
     trace: Trace
     linear: LinearCall | None = field(default=None, repr=False)
@@ -134,7 +136,7 @@ class Call:
 
     def has_parameters(self) -> bool:
         """Whether tensors that do not depend on the input take part."""
-        return len(self.live) < len(tensors_in([self.args, self.kwargs]))
+        return len(self.live) < len(self.tensors)
 
 
 def is_live(argument: Any) -> bool:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import tensors_in
 from lightning_xai.relevance.call import Call, alias_of, is_rectifier
 from lightning_xai.relevance.functions import Linear, RelevanceFunction, at_zero, function_of, passing_factor
 from lightning_xai.relevance.inplace import SavedTensor
@@ -151,7 +150,7 @@ def fuse_activation(call: Call) -> Tensor | None:
     record: LinearRecord | None = call.trace.records.get(x)
     if record is None or record.output.values is None or record.written or x._version != record.output.version:
         return None
-    if tensors_in([call.args[1:], call.kwargs]):
+    if len(call.tensors) > 1:
         return None
     serves = call.in_place and _prepare_write(call, record)
     saved = SavedTensor()

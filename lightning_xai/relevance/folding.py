@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import torch
@@ -50,7 +51,7 @@ def fold(call: Call) -> Tensor | None:
         found: Tensor = call.make()  # the chain rule folds it
         return found
     weights = Weights(record.linear.weight, record.linear.bias, factor, shift, (mean.data_ptr(), variance.data_ptr()))
-    folded = LinearRecord(record.operation, record.linear, weights, record.rule, unfolded=record)
+    folded = LinearRecord(record.operation, record.linear, weights, record.rule, unfolded=weakref.ref(record))
     linear_row = next((known for known in trace.rows if known.record is record), None)
     if linear_row is None:  # another batch norm reads the same output, and has the row
         linear_row = Row(record.operation, str(record.rule))

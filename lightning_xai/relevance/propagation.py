@@ -107,7 +107,7 @@ class Propagation(Operations):
         alias = alias_of(name, arguments(func, args, kwargs)) if kind == "activation" else ""
         first = kind in LINEAR and self.trace.inputs.covers(live)
         operation = Operation(name, kind, self.current_module(), first=first, alias=alias)
-        call = Call(func, args, kwargs, operation, live, self.trace)
+        call = Call(func, args, kwargs, operation, tensors, live, self.trace)
         result = self._linear(call) if kind in LINEAR else self._other(call)
         self.trace.follow(call, result)
         return result
@@ -220,8 +220,9 @@ class Propagation(Operations):
                 self._assignment.refuse(row.operation)
             self._check_place(rule, row.operation, record.linear.x)
             record.rule, row.rule = rule, str(rule)
-            if record.unfolded is not None:  # something else may read the output without the batch norm
-                record.unfolded.rule = rule
+            unfolded = None if record.unfolded is None else record.unfolded()
+            if unfolded is not None:  # something else reads the output without the batch norm
+                unfolded.rule = rule
 
 
 UNREACHED = (

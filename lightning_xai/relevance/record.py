@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ class LinearRecord:
         linear: What it was called with.
         weights: Its weights, with those of a batch norm folded in.
         rule: Its rule; None until the end of the pass if only that decides.
-        unfolded: The operation without the batch norm that is folded in; None if there is none.
+        unfolded: Where the operation without the batch norm that is folded in is found while something else still
+            reads its output; None if no batch norm is folded in.
         output: Its output.
         input_version: The version of the input that was read.
         written: Whether something was written over the output.
@@ -48,7 +50,7 @@ class LinearRecord:
     linear: LinearCall
     weights: Weights
     rule: Rule | None = None
-    unfolded: LinearRecord | None = None
+    unfolded: weakref.ref[LinearRecord] | None = None
     output: SavedTensor = field(default_factory=SavedTensor)
     input_version: int = field(init=False)
     written: bool = False

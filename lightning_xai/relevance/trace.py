@@ -54,10 +54,9 @@ class Trace:
     def follow(self, call: Call, result: Any) -> None:
         """Note what is known of the result of an operation."""
         facts = KINDS.get(kind_of(call.func) or "")
-        sources = tensors_in([call.args, call.kwargs])
         rectified = call.operation.kind == "activation" and is_rectifier(call.operation.name, call.named())
         if isinstance(result, Tensor) and (
-            rectified or (facts is not None and facts.sign_preserving and all(map(self.nonnegative, sources)))
+            rectified or (facts is not None and facts.sign_preserving and all(map(self.nonnegative, call.tensors)))
         ):
             self._nonnegative[result] = result._version
         if call.operation.kind not in ("convolution", "linear") and self.inputs.covers(call.live):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,5 +86,10 @@ class Weights:
 def _weighted_sum(weight: Tensor) -> float:
     """The sum of a weight in which every place counts otherwise, so that it changes when values change places."""
     rows = weight.reshape(weight.shape[0] if weight.ndim else 1, -1)
-    down, across = (torch.linspace(1, 2, size, dtype=rows.dtype, device=rows.device) for size in rows.shape)
-    return float(down @ (rows @ across))
+    down, across = (_places(size, rows.dtype, rows.device) for size in rows.shape)
+    return float(torch.dot(down, torch.mv(rows, across)))
+
+
+@functools.lru_cache(maxsize=256)
+def _places(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.linspace(1, 2, size, dtype=dtype, device=device)
