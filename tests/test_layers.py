@@ -20,7 +20,7 @@ BASE = {
     "next_operation",
     "batching",
 }
-BASE |= {"attribution"}
+BASE |= {"attribution", "axes", "shadow_rules", "shadows"}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.

@@ -1,0 +1,208 @@
+"""What the axes of a module's output are: rows of the batch, positions in the input, or units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval, observe_modules, uncompiled
+from lightning_xai.operations import unwrapped
+from lightning_xai.shadow_rules import marginal, spread
+from lightning_xai.shadows import Shadow, ShadowedPass
+
+_ROWS = 2
+# An axis varies if by more than half a step of the longest one: at borders, and where kernels of several sizes stand
+# side by side, coordinates shift by less.
+_LEAST_STEP = 0.5 + 1e-6
+# Coordinates of one cell agree to rounding; those of two are apart by no less than this share of the widest gap.
+_SAME_CELL = 0.05
+
+
+@dataclass(frozen=True)
+class AxisFacts:
+    """The axes of a tensor [N, ...] of a forward pass; None for what cannot be proved.
+
+    Attributes:
+        shape: The shape of the tensor, of two rows.
+        batch: The axis of the rows.
+        positions: The axes along which a coordinate of the input varies.
+        unit: The axis of the units: the only one that is longer than 1 and holds neither rows nor positions.
+        folded: Whether windows or heads lie on the axis of the rows, too.
+        grid: The cells per spatial axis of the input, if every cell of a full grid is there once.
+        order: The position, counted over the axes ``positions``, of each cell of the grid in reading order; None for
+            positions that lie in reading order themselves.
+        dropped: The positions that are no cell, such as class tokens.
+
+    >>> facts = AxisFacts((2, 5, 8), 0, (1,), 2, grid=(2, 2), order=(1, 2, 3, 4), dropped=(0,))
+    >>> print(facts)
+    [2 rows, 5 positions, 8 units], grid 2 x 2 without 1 token
+    >>> facts.to_grid(torch.zeros(7, 5, 8)).shape
+    torch.Size([7, 8, 2, 2])
+    """
+
+    shape: tuple[int, ...]
+    batch: int | None = None
+    positions: tuple[int, ...] = ()
+    unit: int | None = None
+    folded: bool = False
+    grid: tuple[int, ...] | None = None
+    order: tuple[int, ...] | None = None
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether axis 0 holds the rows and nothing else, and one axis the units."""
+        return self.batch == 0 and not self.folded and self.unit is not None
+
+    def to_grid(self, tensor: Tensor) -> Tensor:
+        r"""Lay out a tensor of any number of rows as [N, K, \*grid]; class tokens are left out.
+
+        Raises:
+            ValueError: If unit axis and grid are not known.
+        """
+        if self.unit is None or self.grid is None:
+            raise ValueError(f"no grid of positions is known of {self}.")
+        cells = tensor.movedim(self.unit, 1).flatten(2)
+        if self.order is not None:
+            cells = cells[..., torch.tensor(self.order, device=tensor.device)]
+        return cells.reshape(*cells.shape[:2], *self.grid)
+
+    def __str__(self) -> str:
+        parts = []
+        for axis, length in enumerate(self.shape):
+            held = {"rows": axis == self.batch, "positions": axis in self.positions, "units": axis == self.unit}
+            what = " and ".join(name for name, there in held.items() if there)
+            parts.append(f"{length} {what or '?'}" + (" and more" if what == "rows" and self.folded else ""))
+        text = f"[{', '.join(parts)}]"
+        if self.grid is not None and self.positions:
+            text += f", grid {' x '.join(map(str, self.grid))}"
+            text += " in another order" if self.order is not None and not self.dropped else ""
+            text += f" without {len(self.dropped)} token{'s' * (len(self.dropped) > 1)}" if self.dropped else ""
+        return text
+
+
+class AxisTable(dict[str, AxisFacts | None]):
+    """The facts of every module's output by the module's name, in the order in which they ran; prints as a table."""
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:<{width}}  {'unknown' if facts is None else facts}" for name, facts in self.items())
+
+
+def axis_facts(model: nn.Module, inputs: Tensor) -> AxisTable:
+    r"""Find which axes of every module's output hold rows, positions and units, by one forward pass of two rows.
+
+    Beside every tensor of the pass run tensors of its shape that say which row, and which place along every spatial
+    axis of the input, an element stands for. Operations move these as they move the numbers; a convolution takes the
+    middle of its kernel, attention the place of its query, and what constants bring in has none. An axis holds what
+    varies along it by more than half a step, and units if nothing does. After global attention this is the convention
+    that a token stays its patch.
+
+    Args:
+        model: The network; called in eval mode and left as it was.
+        inputs: Inputs [N, C, \*S], or a table [N, F]; the first one is used.
+
+    Returns:
+        The :class:`AxisFacts` of the modules that return one tensor, by their dotted names; of a module that runs
+        several times those of the last time. None where nothing is known.
+
+    >>> model = nn.Sequential(nn.Conv1d(1, 4, 2, stride=2), nn.Flatten(2), nn.Linear(5, 3))
+    >>> print(axis_facts(model, torch.zeros(1, 1, 10)))
+    0  [2 rows, 4 units, 5 positions], grid 5
+    1  [2 rows, 4 units, 5 positions], grid 5
+    2  [2 rows, 4 ?, 3 ?]
+    """
+    model, table = unwrapped(model), AxisTable()
+    with isolated_eval(model), uncompiled(model), torch.no_grad():
+        first = detach_for_autograd(inputs[:1])
+        rows = first.expand(_ROWS, *first.shape[1:]).clone()
+        shadows = ShadowedPass(model, rows)
+
+        def see(name: str, output: Any) -> None:
+            with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
+                if isinstance(output, Tensor):
+                    table.pop(name, None)
+                    table[name] = facts_of(output, shadows.shadow_of(output))
+
+        with observe_modules(model, see), shadows, forward_context():
+            model(rows)
+    return table
+
+
+def facts_of(tensor: Tensor, shadow: Shadow | None) -> AxisFacts | None:
+    """The facts of a tensor of two rows from its shadow; None without one."""
+    if shadow is None:
+        return None
+    row, *coordinates = shadow
+    rows = sorted(_varying(row))
+    along = [_varying(coordinate) for coordinate in coordinates]
+    positions = tuple(sorted(set[int]().union(*along)))
+    batch = rows[0] if len(rows) == 1 else None
+    folded = batch is not None and (tensor.shape[batch] != _ROWS or batch in positions)
+    if tensor.ndim == 2 and batch == 0 and not folded:
+        return AxisFacts(tuple(tensor.shape), 0, (), 1)  # [N, K]: flattened positions are units, too
+    rest = [axis for axis in range(tensor.ndim) if axis not in rows and axis not in positions]
+    rest = [axis for axis in rest if tensor.shape[axis] > 1] or rest
+    unit = rest[0] if len(rest) == 1 else None
+    facts = AxisFacts(tuple(tensor.shape), batch, positions, unit, folded)
+    return replace(facts, **_layout(coordinates, along, positions)) if facts.has_rows and positions else facts
+
+
+def _varying(coordinate: Tensor) -> set[int]:
+    """The axes along which a coordinate varies."""
+    if spread(coordinate) == 0:
+        return set()
+    marginals = [marginal(coordinate, axis) for axis in range(coordinate.ndim)]
+    spreads = [spread(values) for values in marginals]
+    longest = max(range(len(spreads)), key=spreads.__getitem__)
+    if spreads[longest] <= 1e-9:
+        return set()
+    places = marginals[longest]
+    step = float(places[places.isfinite()].sort().values.diff().max())
+    return {axis for axis, wide in enumerate(spreads) if wide > _LEAST_STEP * step}
+
+
+def _layout(coordinates: Sequence[Tensor], along: Sequence[set[int]], positions: Sequence[int]) -> dict[str, Any]:
+    """Grid, order and dropped positions, if the coordinates of the positions form a full grid."""
+    places = [_at_positions(coordinate, positions) for coordinate in coordinates]
+    there = torch.stack([place.isfinite() for place, axes in zip(places, along, strict=True) if axes]).all(0)
+    cells = there.flatten().nonzero().flatten()
+    index, grid = torch.zeros_like(cells), []
+    for place, axes in zip(places, along, strict=True):
+        rank = _rank(place, there, [positions.index(axis) for axis in axes], sum(axes <= other for other in along) == 1)
+        level = rank.flatten()[cells]
+        grid.append(int(level.max()) + 1)
+        index = index * grid[-1] + level
+    if math.prod(grid) != len(cells) or len(torch.unique(index)) != len(cells):
+        return {}
+    ordered = cells[index.argsort()]
+    dropped = there.flatten().logical_not().nonzero().flatten()
+    straight = len(ordered) == there.numel() and bool((ordered.diff() > 0).all())
+    order = None if straight else tuple(ordered.tolist())
+    return {"grid": tuple(grid), "order": order, "dropped": tuple(dropped.tolist())}
+
+
+def _at_positions(coordinate: Tensor, positions: Sequence[int]) -> Tensor:
+    """A coordinate at every position, the mean over all other axes."""
+    others = [axis for axis in range(coordinate.ndim) if axis not in positions]
+    return coordinate.nanmean(others)
+
+
+def _rank(places: Tensor, there: Tensor, axes: Sequence[int], alone: bool) -> Tensor:
+    """Which cell along one axis of the input every position is, counted from 0."""
+    if not axes:
+        return torch.zeros_like(places, dtype=torch.long)
+    if alone and len(axes) == 1:  # the positions of an axis of their own are cells even where a border made them equal
+        rank = marginal(places, axes[0]).argsort(stable=True).argsort()
+        return rank.view(-1, *[1] * (places.ndim - axes[0] - 1)).expand_as(places)
+    ordered, back = torch.unique(places[there], return_inverse=True)
+    gaps = ordered.diff()
+    level = torch.cat([gaps.new_zeros(1), (gaps > _SAME_CELL * gaps.max()).cumsum(0)]).long()
+    ranks = torch.zeros_like(places, dtype=torch.long)
+    ranks[there] = level[back]
+    return ranks
