@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_xai._csv import write_csv
+from lightning_xai._files import write_csv
 
 Labels = Mapping[str, Sequence[str]]
 

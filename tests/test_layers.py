@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "lightning_xai"
 
 BASE = {
     "_checks",
-    "_csv",
+    "_files",
     "_lazy",
     "_guard",
     "results",

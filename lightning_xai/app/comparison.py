@@ -15,9 +15,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
-from lightning_xai._csv import write_csv
+from lightning_xai._files import write_csv
 from lightning_xai.app.report import format_number, labels_of, metrics_of, numbers_of, write_comparison
-from lightning_xai.callbacks.writer import load_explanations
+from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import save
 from lightning_xai.figures.samples import draw_samples
 from lightning_xai.results import Result
@@ -93,9 +93,11 @@ def _sample_maps(runs: Iterable[Path]) -> Iterator[tuple[str, str, Result]]:
 
 
 def _explained(run: Path) -> dict[str, Tensor] | None:
-    """Load the maps of the last epoch that a run explained."""
-    folders = sorted((run / "explanations").glob("*-epoch*"), key=lambda path: int(path.name.rpartition("-epoch")[2]))
-    return load_explanations(folders[-1]) if folders and any(folders[-1].glob("*.safetensors")) else None
+    """Load the maps of the last pass that a run explained."""
+    last = max(
+        ((when, path) for at in passes(run / "explanations").values() for when, path in at.items()), default=None
+    )
+    return load_explanations(last[1]) if last and any(last[1].glob("*.safetensors")) else None
 
 
 def _row(explained: Mapping[str, Tensor], sample: int) -> int:

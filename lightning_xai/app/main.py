@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lightning_xai._checks import unknown
+from lightning_xai._files import write_text
 from lightning_xai.app.maximized import Maximization
 from lightning_xai.app.report import format_number, listed, results_of, write_report
 from lightning_xai.app.rules import rules_of
@@ -91,8 +92,7 @@ def _job(config: DictConfig) -> None:
     except Exception as error:
         rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", 0)))
         trace = Path(config.folder, f"error-{rank}.txt" if rank else "error.txt")
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        trace.write_text(traceback.format_exc())
+        write_text(trace, traceback.format_exc())
         if rank:
             time.sleep(3)
             if trace.with_name("error.txt").exists():  # the first process has printed it
@@ -133,12 +133,12 @@ def run(config: DictConfig) -> Numbers:
         _print(str(rules_of(build_attribution(config), monitor, model, data)))
         return {}
     trainer = _trainer(config, monitor)
-    write_text = rank_zero_only(Path.write_text)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write = rank_zero_only(write_text)
+    write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
     _print(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
-    write_text(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")
+    write(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")
     if maximization is not None:
         maximization.draw_run(model, data, folder, monitor)
     rank_zero_only(write_report)(folder, monitor.metrics, f"What {type(model).__name__} looked at", monitor.pictures)

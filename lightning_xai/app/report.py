@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.callbacks.writer import load_explanations
+from lightning_xai._files import write_text
+from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import Pictures, input_pixels, map_limits, map_pixels, runs_of
 from lightning_xai.figures.results import DRAWN
 from lightning_xai.metrics.base import ExplanationMetric
@@ -136,19 +137,17 @@ def _render(path: Path, **content: Any) -> Path:
         loader=PackageLoader("lightning_xai.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["digits"] = format_number
-    path.write_text(environment.get_template(f"{path.name}.jinja").render(content), encoding="utf-8")
+    write_text(path, environment.get_template(f"{path.name}.jinja").render(content))
     return path
 
 
 def _latest(figures: Path) -> list[Path]:
-    """Find the folders with pictures or tables: of every stage the last epoch."""
-    places = sorted(figures.glob("*-epoch*"), key=lambda place: int(place.name.rpartition("-epoch")[2]))
-    last = {place.name.rpartition("-epoch")[0]: place for place in places}
+    """Find the folders with pictures or tables: of every stage the last pass."""
     shown = (".png", ".csv")
     return [
         folder
-        for _, place in sorted(last.items())
-        for folder in sorted({path.parent for path in place.rglob("*") if path.suffix in shown})
+        for at in passes(figures).values()
+        for folder in sorted({path.parent for path in [*at.values()][-1].rglob("*") if path.suffix in shown})
     ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_xai._checks import as_flag, as_integer, check_model
+from lightning_xai._files import check_file_name
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
@@ -44,6 +45,7 @@ class Collector:
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
         folder: Where per-sample results go, if anywhere.
         rank: This process.
+        run: The name of the run that writes, the same for all its processes.
         warned: The warnings that were given already; each is given once.
 
     Raises:
@@ -60,6 +62,7 @@ class Collector:
         unpack: Unpack | None = None,
         folder: Path | None = None,
         rank: int = 0,
+        run: str | None = None,
         warned: set[str] | None = None,
     ) -> None:
         check_metrics(metrics)
@@ -69,7 +72,7 @@ class Collector:
         self.target = target
         self.unpack = unpack or unpack_batch
         self.folder = folder
-        self._writer = None if folder is None else ShardWriter(folder, rank)
+        self._writer = None if folder is None else ShardWriter(folder, rank, run)
         self.seen = 0
         self._warned = set() if warned is None else warned
         for metric in self.metrics.values():
@@ -335,13 +338,16 @@ def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If it is empty.
+        ValueError: If it is empty, or a name cannot be that of a file.
     """
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a dict by name, e.g. {{'importance': Importance(...)}}, got {metrics!r}.")
     if not metrics:
         raise ValueError("metrics is empty: name at least one, e.g. {'importance': Importance(...)}.")
     for name, metric in metrics.items():
+        check_file_name("metric", name)
+        if name == "samples":
+            raise ValueError("metric 'samples' needs another name: samples.png shows the samples with their maps.")
         if not isinstance(metric, ExplanationMetric):
             raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
 

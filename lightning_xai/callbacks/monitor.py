@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -30,7 +31,7 @@ from lightning_xai.callbacks.explain import (
 )
 from lightning_xai.callbacks.logging import log_figure, log_number
 from lightning_xai.callbacks.progress import BarTask
-from lightning_xai.callbacks.writer import remove_explanations
+from lightning_xai.callbacks.writer import new_run, pass_name, passes, remove_pass
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.network import progress_to
@@ -44,10 +45,12 @@ class ExplanationMonitor(Callback):
 
     Numbers are logged as ``val/<metric>/<key>`` (``test/...``; with several data loaders followed by
     ``/dataloader_idx_<i>``), so they reach every logger and can drive ``EarlyStopping``. Under the trainer's
-    ``log_dir`` stand the maps of every sample (``explanations/<stage>-epoch<E>/``, read by
-    :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>/``), which TensorBoard, Weights &
-    Biases and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>`` in there. Any
-    number of processes gives the same results; every process needs at least one batch.
+    ``log_dir`` stand the maps of every sample (``explanations/<stage>-epoch<E>-step<S>/``, read by
+    :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>-step<S>/``), which TensorBoard,
+    Weights & Biases and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>`` in
+    there. Epoch and step are those of Lightning's checkpoints. What an earlier run has left at the same step is
+    replaced, and a warning names what it has left at later ones. Any number of processes gives the same results; every
+    process needs at least one batch.
 
     Args:
         metrics: What to compute, by name.
@@ -182,6 +185,26 @@ class ExplanationMonitor(Callback):
             )
         return pl_module
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of what an earlier run has left at steps that this one has still to reach."""
+        place = Path(trainer.log_dir or trainer.default_root_dir)  # collective, as below
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        left = [
+            str(path.relative_to(place))
+            for kind in ("explanations", "figures")
+            for at in passes(place / kind).values()
+            for (_, step), path in at.items()
+            if step > trainer.global_step
+        ]
+        if left:
+            warnings.warn(
+                f"{place} holds {', '.join(left[:4])}{', ...' if len(left) > 4 else ''} of an earlier run: remove "
+                f"them, or give this run a folder of its own by its logger or default_root_dir.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "validate")
@@ -216,6 +239,7 @@ class ExplanationMonitor(Callback):
             return
         run.close()
         self.results = {}
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # at which Lightning logs numbers
         computed = compute_collected(run.collectors)
         for index, collector in run.collectors.items():
             suffix = run.suffix(index)
@@ -230,11 +254,11 @@ class ExplanationMonitor(Callback):
                     if run.writes:
                         save(figure, run.figures / run.part(index) / f"{name}.png")
                     title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
-                    log_figure(trainer.loggers, title, figure, trainer.global_step)
+                    log_figure(trainer.loggers, title, figure, step)
                 if run.writes:
                     write_tables(collector, found, run.figures / run.part(index))
         if not self.save_maps:
-            run.clear()
+            run.clear(run.maps)
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -287,7 +311,7 @@ class _Run:
                 warn_once(monitor._warned, "iterable data are taken to be split between the processes as they are.")
         # log_dir is a collective call: every process asks for it.
         place = Path(trainer.log_dir or trainer.default_root_dir)
-        self.maps = place / "explanations" / f"{stage}-epoch{trainer.current_epoch}"
+        self.maps = place / "explanations" / pass_name(stage, trainer.current_epoch, trainer.global_step)
         self.figures = place / "figures" / self.maps.name
         # It promises to leave no files. (Lightning gives the trainer this attribute elsewhere, as it does callbacks.)
         self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -295,7 +319,8 @@ class _Run:
         self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
         self.collectors: dict[int, Collector] = {}
         self.bar: BarTask | None = None
-        self.clear()
+        self.name = trainer.strategy.broadcast(new_run())
+        self.clear(self.maps, self.figures)
 
     def suffix(self, index: int) -> str:
         """Return the suffix of the names of one data loader."""
@@ -325,21 +350,22 @@ class _Run:
         if self.bar is not None:
             self.bar.close()
 
-    def clear(self) -> None:
-        """Remove maps of this stage and epoch; every process waits until they are gone."""
-        self.trainer.strategy.barrier("explanations are no longer needed")
-        if self.trainer.is_global_zero:
-            for index in range(len(self.loaders)):
-                remove_explanations(self.maps / self.part(index))
-            for emptied in (self.maps, self.maps.parent):
-                if emptied.is_dir() and not any(emptied.iterdir()):
-                    emptied.rmdir()
-        self.trainer.strategy.barrier("explanations are removed")
+    def clear(self, *folders: Path) -> None:
+        """Remove the files of this pass from some folders; every process waits until they are gone."""
+        self.trainer.strategy.barrier("files are no longer needed")
+        if self.trainer.is_global_zero and self.writes:
+            for folder in folders:
+                for index in range(len(self.loaders)):
+                    remove_pass(folder / self.part(index))
+                for emptied in (folder, folder.parent):
+                    if emptied.is_dir() and not any(emptied.iterdir()):
+                        emptied.rmdir()
+        self.trainer.strategy.barrier("files are removed")
 
     def _collector(self, index: int) -> Collector:
         metrics = deepcopy(self.monitor.metrics) if len(self.loaders) > 1 else self.monitor.metrics
         folder = self.maps / self.part(index) if self.writes else None
-        return self.monitor._collector(metrics, folder=folder, rank=self.trainer.global_rank)
+        return self.monitor._collector(metrics, folder=folder, rank=self.trainer.global_rank, run=self.name)
 
 
 def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_xai._files import TEMPORARY, replace_file
+
 _SHARDS = "rank*-*.safetensors"
+_RUN = "lightning_xai.run"  # the key of the run in the metadata of a file
+_PASS = re.compile(r"(?P<stage>.+)-epoch(?P<epoch>\d+)-step(?P<step>\d+)")
+
+
+def new_run() -> str:
+    """Make the name of a run, unlike that of any other; later runs have later names."""
+    return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f}-{uuid4().hex[:8]}"
+
+
+def pass_name(stage: str, epoch: int, step: int) -> str:
+    """Return the folder of one pass over the data of a stage; epoch and step are those of checkpoints."""
+    return f"{stage}-epoch{epoch}-step{step}"
+
+
+def passes(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
+    """List the folders of a run's passes by stage, then by epoch and step, in the order of training.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("validate-epoch10-step80", "validate-epoch9-step72", "validate-epoch9-step76", "other"):
+    ...         Path(folder, name).mkdir()
+    ...     list(passes(Path(folder))["validate"])
+    [(9, 72), (9, 76), (10, 80)]
+    """
+    found: dict[str, dict[tuple[int, int], Path]] = {}
+    for path in folder.glob("*"):
+        if match := _PASS.fullmatch(path.name):
+            found.setdefault(match["stage"], {})[int(match["epoch"]), int(match["step"])] = path
+    return {stage: dict(sorted(at.items())) for stage, at in sorted(found.items())}
 
 
 class ShardWriter:
@@ -19,18 +55,21 @@ class ShardWriter:
     Args:
         folder: Where the files go; made with the first one.
         rank: The process.
+        run: The name of the run, the same for all its processes; a new one unless given.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
+    def __init__(self, folder: Path, rank: int = 0, run: str | None = None) -> None:
         self.folder = folder
         self.rank = rank
+        self.run = run or new_run()
         self.written = 0
 
     def write(self, tensors: Mapping[str, Tensor]) -> Path:
         """Write per-sample tensors [N, ...]; ``sample_id`` must be among them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{self.rank}-{self.written}.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        with replace_file(path) as temporary:
+            cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(cpu, temporary, {_RUN: self.run})
         self.written += 1
         return path
 
@@ -41,21 +80,30 @@ class ShardWriter:
 
 def remove_explanations(folder: Path) -> None:
     """Remove the files of an earlier run, so that they are not read as part of this one; nothing below the folder."""
-    _remove(folder, _SHARDS)
+    _remove(folder, _SHARDS, TEMPORARY)
 
 
-def _remove(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
+def remove_pass(folder: Path) -> None:
+    """Remove maps, pictures and tables from the folder of a pass; nothing below it."""
+    _remove(folder, _SHARDS, "*.png", "*.csv", TEMPORARY)
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def load_explanations(folder: str | Path) -> dict[str, Tensor]:
-    """Load everything that was written to a folder, ordered by sample.
+    """Load everything that a run has written to a folder, ordered by sample.
+
+    Of several runs in one folder the latest counts. A warning names the files that are left out: those of other runs,
+    of other programs, and damaged ones; it names samples that are there more than once, too, of which the first is
+    kept.
 
     Args:
-        folder: ``<run>/explanations/<stage>-epoch<E>``.
+        folder: ``<run>/explanations/<stage>-epoch<E>-step<S>``.
 
     Returns:
         Tensors [N, ...] by name: ``sample_id``, ``target``, ``prediction``, ``input``, and ``<metric>/<tensor>``.
@@ -63,6 +111,7 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there are no explanations; the folders that have some are named.
+        ValueError: If none of the files can be read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +126,61 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
         others = sorted({str(path.parent) for path in folder.glob(f"**/{_SHARDS}")})
         hint = f" There are some in {', '.join(others)}." if others else ""
         raise FileNotFoundError(f"no explanations ({_SHARDS}) in {folder}.{hint}")
-    shards = [load_file(path) for path in files]
+    shards = _read(folder, files)
     joined = {name: _joined([shard[name] for shard in shards]) for name in sorted(shards[0])}
-    order = joined["sample_id"].argsort()
-    return {name: tensor[order] for name, tensor in joined.items()}
+    ids, order = joined["sample_id"].sort(stable=True)
+    first = torch.cat([torch.ones(1, dtype=torch.bool), ids[1:] != ids[:-1]])
+    if not first.all():
+        repeated = sorted(set(ids[~first].tolist()))
+        message = f"{folder} holds samples more than once, of which the first is kept: {_few(repeated)}."
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return {name: tensor[order[first]] for name, tensor in joined.items()}
+
+
+def _read(folder: Path, files: Sequence[Path]) -> list[dict[str, Tensor]]:
+    """Read the files of the latest run, and warn of the others.
+
+    Raises:
+        ValueError: If none of the files can be read.
+    """
+    found: dict[Path, tuple[str, dict[str, Tensor]]] = {}
+    excluded: dict[str, list[str]] = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                run = (file.metadata() or {}).get(_RUN)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        except SafetensorError:
+            excluded.setdefault("damaged", []).append(path.name)
+            continue
+        if run is None or "sample_id" not in tensors:
+            excluded.setdefault("not written by lightning_xai", []).append(path.name)
+        else:
+            found[path] = run, tensors
+    latest = max((run for run, _ in found.values()), default="")
+    shards: list[dict[str, Tensor]] = []
+    for path, (run, tensors) in found.items():
+        if run != latest:
+            excluded.setdefault("of an earlier run", []).append(path.name)
+        elif shards and _schema(tensors) != _schema(shards[0]):
+            excluded.setdefault("with other tensors than the first", []).append(path.name)
+        else:
+            shards.append(tensors)
+    words = "; ".join(f"{why}: {_few(names)}" for why, names in excluded.items())
+    if not shards:
+        raise ValueError(f"no explanations in {folder} can be read ({words}): run the explanation again.")
+    if excluded:
+        warnings.warn(f"explanations in {folder} are left out; {words}.", UserWarning, stacklevel=3)
+    return shards
+
+
+def _schema(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
+    return {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
+
+
+def _few(names: Sequence[object]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(str, names[:5])) + rest
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

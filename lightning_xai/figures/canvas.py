@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
+from lightning_xai._files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,8 +123,8 @@ def map_limits(values: Tensor, signed: bool = True) -> tuple[float, float]:
 
 def save(figure: Figure, path: Any) -> None:
     """Write a figure as PNG; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=STYLE["savefig.dpi"])
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=STYLE["savefig.dpi"])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai._csv import write_csv
+from lightning_xai._files import write_csv
 from lightning_xai.units.activation import ThresholdResult
 
 Unit = int | tuple[int, ...]

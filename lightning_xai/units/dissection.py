@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import Layer, check_known
-from lightning_xai._csv import write_csv
+from lightning_xai._files import write_csv
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_integer
-from lightning_xai._csv import write_csv
+from lightning_xai._files import write_csv
 from lightning_xai.units._capture import layer_reader
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function

@@ -67,7 +67,7 @@ def command(here, monkeypatch, capsys):
 def a_run(tmp_path):
     """Makes the files of a run and its report."""
 
-    def make(shape, folder=tmp_path, stages=("validate-epoch2",), names=("a", "b", "c"), save_maps=True):
+    def make(shape, folder=tmp_path, stages=("validate-epoch2-step9",), names=("a", "b", "c"), save_maps=True):
         """The files of a run over 7 samples of a shape, and what the report is told."""
         torch.manual_seed(0)
         cells = torch.Size(shape).numel()

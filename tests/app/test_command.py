@@ -60,9 +60,9 @@ def test_the_default_run_writes_what_it_found(trained):
     assert found["network"]["val/acc"] > 0.9
     assert [found[metric]["samples"] for metric in QUANTITIES] == [64] * len(QUANTITIES)
     assert found["importance"]["gini"] > 0.5
-    maps = load_explanations(run / "explanations" / "validate-epoch2")
+    maps = load_explanations(run / "explanations" / "validate-epoch2-step189")
     assert maps["importance/map"].shape == (64, 28, 28)
-    assert {path.name for path in (run / "figures" / "validate-epoch2").iterdir()} >= {
+    assert {path.name for path in (run / "figures" / "validate-epoch2-step189").iterdir()} >= {
         "importance.png",
         "speed.png",
         "synergy.png",

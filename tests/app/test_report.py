@@ -72,10 +72,12 @@ def test_words_of_the_run_are_not_markup(a_run):
 
 
 def test_the_last_epoch_of_every_stage_is_shown(a_run):
-    text = Page(a_run((6,), stages=("validate-epoch2", "validate-epoch10", "test-epoch3")).source).text
-    assert "validate-epoch10" in text
-    assert "test-epoch3" in text
-    assert "validate-epoch2" not in text
+    text = Page(
+        a_run((6,), stages=("validate-epoch9-step80", "validate-epoch9-step90", "test-epoch3-step0")).source
+    ).text
+    assert "validate-epoch9-step90" in text
+    assert "test-epoch3-step0" in text
+    assert "validate-epoch9-step80" not in text
 
 
 def test_without_maps_there_are_no_samples(a_run):

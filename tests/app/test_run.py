@@ -64,7 +64,7 @@ def test_what_is_strongest_is_printed_and_in_the_report(command, here):
     small = [argument for argument in OWN if not argument.startswith("metrics=")]
     code, out, err = command(*small, "metrics=[importance,reactivation]", "metrics.reactivation.p=0.3")
     assert (code, err) == (0, "")
-    folder, report = here / "run" / "figures" / "validate-epoch1", (here / "run" / "report.html").read_text()
+    folder, report = here / "run" / "figures" / "validate-epoch1-step6", (here / "run" / "report.html").read_text()
     for what in ("by_feature", "by_unit", "by_feature_and_unit"):
         with (folder / f"reactivation.{what}.csv").open() as file:
             head, *rows = csv.reader(file)
@@ -123,7 +123,9 @@ def test_a_config_composed_elsewhere_runs(here, monkeypatch):
     monkeypatch.syspath_prepend(here)
     found = run(config)
     assert found["importance"]["samples"] == 9
-    assert load_explanations(here / "elsewhere/explanations/validate-epoch1")["sample_id"].tolist() == list(range(9))
+    assert load_explanations(here / "elsewhere/explanations/validate-epoch1-step6")["sample_id"].tolist() == list(
+        range(9)
+    )
 
 
 # The digits.

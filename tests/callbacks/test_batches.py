@@ -66,7 +66,7 @@ def test_unpack_may_give_ids_of_its_own(trainer, tmp_path):
     monitor = ExplanationMonitor(only(perturbation=noise), max_samples=FIRST, unpack=lambda batch: batch)
     ids = 1000 - 7 * torch.arange(SAMPLES)
     trainer(callbacks=[monitor]).validate(module, loader(inputs, labels, ids), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
+    found = load_explanations(tmp_path / "explanations" / "validate-epoch0-step0")
     assert found["sample_id"].tolist() == ids[:FIRST].flip(0).tolist()
     ask = {"regions": REGIONS, "perturbation": noise, "sample_ids": ids[:FIRST]}
     equal(found["zero/local"], importance(module, inputs[:FIRST], labels[:FIRST], **ask).flip(0))
@@ -125,7 +125,7 @@ def test_samples_that_are_not_finite_are_left_out(trainer, tmp_path):
         trainer(callbacks=[monitor], max_epochs=2).fit(module, loader(), loader(inputs, labels))
     assert len([warning for warning in said if "are left out" in str(warning.message)]) == 1
     kept = [1, 2, 4, 6, 7, 8]
-    assert load_explanations(tmp_path / "explanations" / "validate-epoch1")["sample_id"].tolist() == kept
+    assert load_explanations(tmp_path / "explanations" / "validate-epoch1-step12")["sample_id"].tolist() == kept
     for name, metric in metrics().items():
         metric.update(module, inputs[kept], labels[kept])
         result = monitor.results[name]
@@ -156,7 +156,7 @@ def test_segments_of_every_sample(trainer, tmp_path):
     assert len({regions.bind(batch).count for batch in inputs[:FIRST].split(2)}) > 1
     monitor = ExplanationMonitor(only(regions=regions), max_samples=FIRST)
     trainer(callbacks=[monitor]).validate(module, loader(batch_size=2), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
+    found = load_explanations(tmp_path / "explanations" / "validate-epoch0-step0")
     local = importance(module, inputs[:FIRST], labels[:FIRST], regions=regions, perturbation=ZERO)
     equal(found["zero/local"], local)
     equal(found["zero/map"], regions.bind(inputs[:FIRST]).paint(local))

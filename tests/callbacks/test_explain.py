@@ -74,7 +74,7 @@ def test_explain_resets_metrics():
 @pytest.mark.usefixtures("pictures")
 def test_explain_writes_to_the_folder(tmp_path):
     module, (inputs, labels) = Classifier(), samples()
-    other = ShardWriter(tmp_path / "explanations" / "validate-epoch0")
+    other = ShardWriter(tmp_path / "explanations" / "validate-epoch0-step0")
     other.write({"sample_id": torch.arange(3)})
     for count in (SAMPLES, 6):  # the second run replaces the first
         quietly(module, loader(), metrics(), max_samples=count, folder=tmp_path, pictures=Pictures(samples=2))
@@ -91,7 +91,7 @@ def test_explain_writes_to_the_folder(tmp_path):
 
 @pytest.mark.parametrize("folder", ["explanations", "elsewhere"])
 def test_explanations_that_are_not_there(tmp_path, folder):
-    place = ShardWriter(tmp_path / "explanations" / "validate-epoch0")
+    place = ShardWriter(tmp_path / "explanations" / "validate-epoch0-step0")
     place.write({"sample_id": torch.arange(3)})
     hint = rf"There are some in {place.folder}" if folder == "explanations" else r"elsewhere\.$"
     with pytest.raises(FileNotFoundError, match=hint):

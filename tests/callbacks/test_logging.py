@@ -43,7 +43,7 @@ def test_results_choose_the_checkpoint_and_reach_the_logger(trainer, tmp_path):
     header, *rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert len(rows) == 2
     assert {f"val/zero/{key}" for key in NUMBERS["zero"]} <= set(header.split(","))
-    assert (tmp_path / "lightning_logs" / "version_0" / "figures" / "validate-epoch1" / "zero.png").is_file()
+    assert (tmp_path / "lightning_logs" / "version_0" / "figures" / "validate-epoch1-step12" / "zero.png").is_file()
 
 
 def pixels(path):
@@ -64,8 +64,8 @@ def test_tensorboard_gets_the_pictures(trainer, tmp_path):
     events.Reload()
     assert set(events.Tags()["images"]) == {"val/zero", "val/samples"}
     (image,) = events.Images("val/zero")
-    assert image.step == run.global_step == 6
-    height, width, _ = pixels(tmp_path / "lightning_logs/version_0/figures/validate-epoch0/zero.png").shape
+    assert image.step == events.Scalars("val/zero/gini")[0].step
+    height, width, _ = pixels(tmp_path / "lightning_logs/version_0/figures/validate-epoch0-step6/zero.png").shape
     assert image.width / image.height == pytest.approx(width / height, rel=0.02)
     assert {f"val/zero/{key}" for key in NUMBERS["zero"]} <= set(events.Tags()["scalars"])
 
@@ -90,6 +90,7 @@ class Fake:
 
     def log_metrics(self, metrics, step=None):
         self.numbers.update(metrics)
+        self.step = step
 
 
 class FakeWandb(Fake, WandbLogger):
@@ -107,7 +108,7 @@ class FakeMLflow(Fake, MLFlowLogger):
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [(FakeWandb, lambda name: (f"val/{name}", 6)), (FakeMLflow, lambda name: f"val/{name}/step6.png")],
+    [(FakeWandb, lambda name: (f"val/{name}", 5)), (FakeMLflow, lambda name: f"val/{name}/step5.png")],
 )
 def test_other_loggers_get_the_pictures(trainer, tmp_path, kind, key):
     logger = kind(tmp_path)
@@ -115,6 +116,7 @@ def test_other_loggers_get_the_pictures(trainer, tmp_path, kind, key):
     run.fit(Classifier(), loader(), loader())
     assert set(logger.images) == {key("zero"), key("samples")}
     assert {f"val/zero/{number}" for number in NUMBERS["zero"]} <= logger.numbers.keys()
+    assert logger.step == 5  # of the last batch, counted from 0
 
 
 class Watch(Callback):

@@ -55,7 +55,7 @@ def test_stages_choose_validation_or_test(trainer, tmp_path, stage, inference_mo
         _, name, number = key.split("/")
         assert value.item() == pytest.approx(monitor.results[name][number])
 
-    place = f"{'test' if stage == 'test' else 'validate'}-epoch0"
+    place = {"fit": "validate-epoch0-step6", "validate": "validate-epoch0-step0", "test": "test-epoch0-step0"}[stage]
     assert files(tmp_path) == {f"explanations/{place}/rank0-{shard}.safetensors" for shard in range(2)}
 
 
@@ -66,8 +66,8 @@ def test_monitor_writes_maps_and_pictures(trainer, tmp_path, save_maps):
     trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
     equal(monitor.results, expected(module))
     assert files(tmp_path) == {
-        *(f"explanations/validate-epoch0/rank0-{shard}.safetensors" for shard in range(2) if save_maps),
-        *(f"figures/validate-epoch0/{name}.png" for name in (*NUMBERS, "samples")),
+        *(f"explanations/validate-epoch0-step0/rank0-{shard}.safetensors" for shard in range(2) if save_maps),
+        *(f"figures/validate-epoch0-step0/{name}.png" for name in (*NUMBERS, "samples")),
     }
 
 
@@ -76,8 +76,10 @@ def test_tables_stand_beside_the_pictures(trainer, tmp_path):
     metrics = {"zero": Importance(REGIONS, ZERO), "seen": Reactivation("net.0", REGIONS, ZERO, p=0.2)}
     monitor = ExplanationMonitor(metrics, save_maps=False)
     trainer(callbacks=[monitor]).validate(Classifier(), [loader(), loader()], verbose=False)
-    assert files(tmp_path) == {f"figures/validate-epoch0/dataloader_idx_{i}/{name}" for i in range(2) for name in names}
-    table = (tmp_path / "figures/validate-epoch0/dataloader_idx_1/seen.by_unit.csv").read_text().splitlines()
+    assert files(tmp_path) == {
+        f"figures/validate-epoch0-step0/dataloader_idx_{i}/{name}" for i in range(2) for name in names
+    }
+    table = (tmp_path / "figures/validate-epoch0-step0/dataloader_idx_1/seen.by_unit.csv").read_text().splitlines()
     counts = monitor.results["seen/dataloader_idx_1"]["by_unit"]
     assert table[0] == "unit,re-activations by unit,threshold T,dead"
     assert {int(unit): int(count) for unit, count, _, _ in (row.split(",") for row in table[1:])} == {
@@ -101,7 +103,7 @@ def test_only_the_chosen_stages(trainer, tmp_path):
 def test_what_is_on_disk_is_what_the_functions_give(trainer, tmp_path):
     module, (inputs, labels) = Classifier(), samples()
     trainer(callbacks=[ExplanationMonitor(metrics(), max_samples=FIRST)]).validate(module, loader(), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
+    found = load_explanations(tmp_path / "explanations" / "validate-epoch0-step0")
     inputs, labels = inputs[:FIRST], labels[:FIRST]
     local = importance(module, inputs, labels, regions=REGIONS, perturbation=ZERO)
     slope, r_squared = speed(module, inputs, labels, regions=REGIONS, perturbations=FADE)
@@ -132,7 +134,7 @@ def test_the_first_samples_are_explained(trainer, tmp_path, count, batch_size):
     module, monitor = Classifier(), ExplanationMonitor(only(), max_samples=count)
     trainer(callbacks=[monitor]).validate(module, loader(batch_size=batch_size), verbose=False)
     equal(monitor.results, expected(module, min(count, SAMPLES), names=["zero"]))
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")
+    found = load_explanations(tmp_path / "explanations" / "validate-epoch0-step0")
     assert found["sample_id"].tolist() == list(range(min(count, SAMPLES)))
 
 
@@ -141,7 +143,7 @@ def test_every_n_epochs(trainer, tmp_path, every):
     module, monitor = Classifier(), ExplanationMonitor(only(), every_n_epochs=every, max_samples=FIRST)
     run = trainer(callbacks=[monitor], max_epochs=4)
     run.fit(module, loader(), loader())
-    due = {f"validate-epoch{epoch}" for epoch in range(4) if (epoch + 1) % every == 0}
+    due = {f"validate-epoch{epoch}-step{6 * (epoch + 1)}" for epoch in range(4) if (epoch + 1) % every == 0}
     assert {path.name for path in (tmp_path / "explanations").iterdir()} == due
     assert monitor.results["zero"]["samples"] == FIRST
     run.validate(module, loader(), verbose=False)  # whatever the epoch
@@ -172,9 +174,9 @@ def test_several_dataloaders(trainer, tmp_path):
     logged = {f"val/{name}/{key}/dataloader_idx_{i}" for name in NUMBERS for key in NUMBERS[name] for i in range(2)}
     assert set(run.callback_metrics) == logged
     for index in range(2):
-        found = load_explanations(tmp_path / "explanations" / "validate-epoch0" / f"dataloader_idx_{index}")
+        found = load_explanations(tmp_path / "explanations" / "validate-epoch0-step0" / f"dataloader_idx_{index}")
         equal(found["input"], (inputs if index == 0 else inputs.flip(0))[:FIRST])
-        pictures = files(tmp_path / "figures" / "validate-epoch0" / f"dataloader_idx_{index}")
+        pictures = files(tmp_path / "figures" / "validate-epoch0-step0" / f"dataloader_idx_{index}")
         assert pictures == {"zero.png", "speed.png", "pairs.png", "samples.png"}
 
 
@@ -210,7 +212,7 @@ def test_precision_32_explains_outside_autocast(trainer, tmp_path, stage, precis
         run.fit(module, loader(), loader(batch_size=FIRST))
     else:
         run.validate(module, loader(batch_size=FIRST), verbose=False)
-    found = load_explanations(tmp_path / "explanations" / "validate-epoch0")["zero/local"]
+    found = load_explanations(tmp_path / "explanations" / f"validate-epoch0-step{run.global_step}")["zero/local"]
     inputs, labels = inputs[:FIRST].to(next(module.parameters()).dtype), labels[:FIRST]
     mixed = precision == "trainer" and trainers == "bf16-mixed"
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
@@ -240,7 +242,21 @@ def test_a_second_run_replaces_the_maps_of_the_first(trainer, tmp_path):
     for count in (SAMPLES, FIRST):
         monitor = ExplanationMonitor(only(), max_samples=count)
         trainer(callbacks=[monitor]).validate(module, loader(batch_size=2), verbose=False)
-        assert len(load_explanations(tmp_path / "explanations" / "validate-epoch0")["sample_id"]) == count
+        assert len(load_explanations(tmp_path / "explanations" / "validate-epoch0-step0")["sample_id"]) == count
+
+
+def test_every_validation_of_an_epoch_keeps_its_maps_and_what_an_earlier_run_left_is_named(trainer, tmp_path):
+    (tmp_path / "explanations" / "validate-epoch0-step9").mkdir(parents=True)
+    (tmp_path / "figures" / "validate-epoch0-step3").mkdir(parents=True)
+    (tmp_path / "figures" / "validate-epoch0-step3" / "old.png").touch()
+    run = trainer(callbacks=[ExplanationMonitor(only(), max_samples=2)], val_check_interval=0.5)
+    with pytest.warns(UserWarning, match="validate-epoch0-step9, figures/validate-epoch0-step3 of an earlier run: rem"):
+        run.fit(Classifier(), loader(), loader())
+    maps = sorted((tmp_path / "explanations").iterdir())
+    assert [path.name for path in maps] == [f"validate-epoch0-step{step}" for step in (3, 6, 9)]
+    three, six = (load_explanations(path)["zero/local"] for path in maps[:2])
+    assert not torch.equal(three, six)  # the weights have moved on
+    assert not (tmp_path / "figures" / "validate-epoch0-step3" / "old.png").exists()
 
 
 @pytest.mark.usefixtures("pictures")
@@ -289,7 +305,7 @@ def test_resuming_brings_the_last_results_back(trainer, tmp_path):
     run.fit(module, loader(), loader(), ckpt_path=checkpoint.last_model_path)
     numbers = {name: {key: first.results[name][key] for key in NUMBERS[name]} for name in NUMBERS}
     assert look.results == numbers
-    assert (tmp_path / "explanations" / "validate-epoch1").is_dir()
+    assert (tmp_path / "explanations" / "validate-epoch1-step12").is_dir()
     equal(second.results, expected(module))
 
 
@@ -351,6 +367,8 @@ trainer:
         ({"metrics": [1]}, TypeError, "metrics must be a dict by name"),
         ({"metrics": {"net": nn.Linear(1, 1)}}, TypeError, r"metrics\['net'\] must be one of lightning_xai.metrics"),
         ({"max_samples": 0}, ValueError, "max_samples must be at least 1, got 0"),
+        ({"metrics": {"a/b": None}}, ValueError, "metric 'a/b' cannot name a file"),
+        ({"metrics": {"samples": None}}, ValueError, "metric 'samples' needs another name"),
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be at least 1, got 0"),
         ({"stages": ("validat",)}, ValueError, "stage 'validat' is unknown. Did you mean 'validate'"),
         ({"stages": "predict"}, ValueError, "stage 'predict' is unknown"),
@@ -406,7 +424,7 @@ def test_a_run_that_fails_keeps_the_maps_only_if_they_are_to_be_kept(trainer, tm
     monitor = ExplanationMonitor(metrics(), max_samples=FIRST, save_maps=save_maps)
     with pytest.raises(AssertionError):
         trainer(callbacks=[monitor]).validate(Breaks(), loader(), verbose=False)
-    assert files(tmp_path) == ({"explanations/validate-epoch0/rank0-0.safetensors"} if save_maps else set())
+    assert files(tmp_path) == ({"explanations/validate-epoch0-step0/rank0-0.safetensors"} if save_maps else set())
 
 
 @pytest.mark.parametrize(

@@ -109,4 +109,4 @@ def monitored(folder, stage, precision="64-true", **options):
     else:
         run.validate(Network(), loader(dtype), verbose=False)
     logged = {key: value.item() for key, value in run.callback_metrics.items()}
-    return logged, load_explanations(Path(folder) / "explanations" / "validate-epoch0")
+    return logged, load_explanations(Path(folder) / "explanations" / f"validate-epoch0-step{run.global_step}")
