@@ -264,6 +264,15 @@ _RULES_OF_NAMES: dict[str, Rule | None] = {
     "as_strided pad_sequence block_diag meshgrid embedding_bag lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell": None,
 }
 _BY_NAME = {name: rule for names, rule in _RULES_OF_NAMES.items() for name in names.split()}
+_FIRST = "conv#d conv_transpose#d batch_norm group_norm instance_norm"
+_LAST = "linear layer_norm rms_norm embedding lstm gru rnn_tanh rnn_relu"
+UNIT_AXES = {
+    name.replace("#", axes): place
+    for names, place in ((_FIRST, 1), (_LAST, -1))
+    for name in names.split()
+    for axes in "123"
+}
+"""On which axis the functions that know units put them."""
 _REDUCTIONS = """sum nansum mean nanmean prod amax amin max min median var std var_mean std_mean norm vector_norm
 logsumexp"""
 _REDUCING = frozenset(_REDUCTIONS.split())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai.operations import KINDS, Operations, kind_of, operation_name, tensors_in
-from lightning_xai.shadow_rules import ShadowCall, elementwise, rule_of
+from lightning_xai.shadow_rules import UNIT_AXES, ShadowCall, elementwise, rule_of
 
 Shadow = tuple[Tensor, ...]
 """Tensors of one shape: the row, then one coordinate per spatial axis of the input; NaN where constants stand."""
@@ -40,8 +40,8 @@ class ShadowedPass(Operations):
         """The shadow of a tensor of the pass; None for a constant, and where it was lost."""
         return self._entry(tensor)[0]
 
-    def kind_of(self, tensor: Tensor) -> str | None:
-        """The kind of the last operation that computed the numbers of a tensor, rather than moved them."""
+    def unit_axis_of(self, tensor: Tensor) -> int | None:
+        """The axis of the units by the convention of the operation that made a tensor, if one has a convention."""
         return self._entry(tensor)[1]
 
     def pass_on(self, tensor: Tensor, other: Tensor) -> None:
@@ -60,17 +60,18 @@ class ShadowedPass(Operations):
         """Make one operation, and the same one on the shadows."""
         read = [tensor for tensor in tensors_in([args, kwargs]) if tensor in self._entries]
         before = {id(tensor): self._entry(tensor)[0] for tensor in read}  # a write in place makes them stale
-        kinds = [self._entry(tensor)[1] for tensor in read]
+        conventions = {self._entry(tensor)[1] for tensor in read}
         result = func(*args, **kwargs)
         if not read:
             return result
         name, kind = operation_name(func), kind_of(func)
         results = [args[0]] if name == "setitem" else tensors_in(result)
         shadows = self._moved(func, args, kwargs, results, before)
-        passes_on = kind is not None and KINDS[kind].moving
-        made_by = (kinds[0] if len(set(kinds)) == 1 else None) if passes_on else kind
+        axis = UNIT_AXES.get(name)
+        if axis is None and len(conventions) == 1 and kind is not None and KINDS[kind].elementwise:
+            axis = conventions.pop()
         for tensor, shadow in zip(results, shadows, strict=True):
-            self._note(tensor, shadow, made_by)
+            self._note(tensor, shadow, axis)
         return result
 
     def _moved(
@@ -103,12 +104,12 @@ class ShadowedPass(Operations):
             components.append(each)
         return list(zip(*components, strict=True))
 
-    def _note(self, tensor: Tensor, shadow: Shadow | None, kind: str | None) -> None:
-        self._entries[tensor] = (tensor._version, shadow, kind)
+    def _note(self, tensor: Tensor, shadow: Shadow | None, axis: int | None) -> None:
+        self._entries[tensor] = (tensor._version, shadow, axis)
 
-    def _entry(self, tensor: Tensor) -> tuple[Shadow | None, str | None]:
+    def _entry(self, tensor: Tensor) -> tuple[Shadow | None, int | None]:
         if tensor not in self._entries:
             return None, None
-        version, shadow, kind = self._entries[tensor]
+        version, shadow, axis = self._entries[tensor]
         # Written to in a way that was not followed, such as through a view of it.
-        return (shadow, kind) if version == tensor._version else (None, None)
+        return (shadow, axis) if version == tensor._version else (None, None)

@@ -36,8 +36,14 @@ class ActivationResult(NamedTuple):
     maps: Tensor
 
 
-def capture(model: nn.Module, inputs: Tensor, layer: str) -> ActivationResult:
-    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep the output of a layer as it is.
+def capture(model: nn.Module, inputs: Tensor, layer: str, axis: int) -> ActivationResult:
+    """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep the output of a layer.
+
+    Args:
+        model: The network.
+        inputs: Its inputs.
+        layer: The layer's dotted name.
+        axis: The axis of its units, which is moved behind that of the samples.
 
     Raises:
         ValueError: If there is no such layer, it does not run exactly once, or its output is not one row per sample.
@@ -51,7 +57,7 @@ def capture(model: nn.Module, inputs: Tensor, layer: str) -> ActivationResult:
         raise ValueError(
             f"layer {layer!r} {times} in a forward pass; name one that runs once, such as a block around it."
         )
-    return ActivationResult(output, rows_of_units(seen[0], layer, len(inputs)))
+    return ActivationResult(output, rows_of_units(seen[0], layer, len(inputs), axis))
 
 
 def read_activations(
@@ -68,16 +74,17 @@ def read_activations(
     return output, found
 
 
-def rows_of_units(maps: Tensor, layer: str, samples: int) -> Tensor:
-    """The output of a layer, if its units can be told, in single precision at least.
+def rows_of_units(maps: Tensor, layer: str, samples: int, axis: int = 1) -> Tensor:
+    """The output of a layer [N, K, *P], if it has a row per sample, in single precision at least.
 
     Raises:
-        ValueError: If it is not [N, K] or [N, K, *P].
+        ValueError: If it has not.
     """
     if maps.ndim < 2 or maps.shape[0] != samples:
         raise ValueError(
             f"layer {layer!r} returns {list(maps.shape)} for {samples} samples; units need [N, K] or [N, K, *P]."
         )
+    maps = maps.movedim(axis, 1)
     return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
 
 

@@ -16,6 +16,7 @@ from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
+from lightning_xai.units.layout import unit_axis
 
 ENGINES = ("auto", "replay", "repeat")
 
@@ -27,7 +28,7 @@ class AblationPlan:
     """The units that are ablated, the value that they are set to, and the engine.
 
     Args:
-        layer: A layer that returns [N, K] or [N, K, *P] and runs once: its dotted name, or the module itself.
+        layer: A layer that runs once: its dotted name, or the module itself.
         units: Units, sets of units, or groups, each ablated by itself; every single unit unless given.
         value: What a silenced unit gives everywhere: a number, one per unit [K], or ``"mean"`` for the mean of its
             activations over the inputs at hand.
@@ -150,9 +151,9 @@ def ablate_units(
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S], or a table [N, F].
         target: Class indices [N], one index for all, or ``"predicted"``; accuracy needs the labels.
-        layer: A layer that returns [N, K] or [N, K, \*P] and runs once: its dotted name, or the module itself. What is
-            silenced is the output of this very module, not the activation that follows it: to silence units as the
-            next layer sees them, name the activation's module.
+        layer: A layer that runs once: its dotted name, or the module itself. What is silenced is the output of this
+            very module, not the activation that follows it: to silence units as the next layer sees them, name the
+            activation's module.
         units: Units, sets of units, or groups; every single unit unless given.
         value: v: a number, a number per unit [K], or ``"mean"``: the unit's mean over positions and these inputs.
         score: s.
@@ -208,16 +209,17 @@ def ablation(
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
         batches = Batches(model, inputs, plan.chunk_size, cpu_bytes=CPU_BYTES)
-        values = _mean(model, inputs, layer, batches) if isinstance(plan.value, str) else plan.value
+        axis = unit_axis(model, inputs, layer)
+        values = _mean(model, inputs, layer, axis, batches) if isinstance(plan.value, str) else plan.value
         rows = []
         for row, name in enumerate(ids):
             sample = inputs[row : row + 1]
-            clean = capture(model, sample, layer)
+            clean = capture(model, sample, layer, axis)
             if strict:
                 check_finite(clean.maps, layer, (name,))
             wanted = target[row : row + 1] if isinstance(target, Tensor) else target
             bound = score.bind(clean.output, wanted, 1)
-            variants = _Variants(model, sample, layer, plan.silenced(clean.maps.shape[1]), values, bound)
+            variants = _Variants(model, sample, layer, axis, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
                 engine = variants.engine(batches)
             drop, prediction = variants.scores(clean, engine, batches)
@@ -237,6 +239,7 @@ class _Variants:
     model: nn.Module
     sample: Tensor
     layer: str
+    axis: int
     silenced: Tensor
     values: float | Tensor
     bound: BoundScore
@@ -262,12 +265,13 @@ class _Variants:
             inputs = inputs.expand(len(silenced), *inputs.shape[1:]).contiguous()
 
         def silence(output: Tensor) -> Tensor:
-            rows_of_units(output, self.layer, len(inputs))
-            chosen = silenced.to(output.device).view(len(silenced), -1, *[1] * (output.ndim - 2))
-            values = torch.as_tensor(self.values, dtype=output.dtype, device=output.device)
-            if values.ndim and values.shape != output.shape[1:2]:
-                raise ValueError(f"value must be one per unit, [{output.shape[1]}], got shape {list(values.shape)}.")
-            return torch.where(chosen, values.view(1, -1, *[1] * (output.ndim - 2)), output)
+            maps = rows_of_units(output, self.layer, len(inputs), self.axis)
+            chosen = silenced.to(maps.device).view(len(silenced), -1, *[1] * (maps.ndim - 2))
+            values = torch.as_tensor(self.values, dtype=output.dtype, device=maps.device)
+            if values.ndim and values.shape != maps.shape[1:2]:
+                raise ValueError(f"value must be one per unit, [{maps.shape[1]}], got shape {list(values.shape)}.")
+            values = values.view(1, -1, *[1] * (maps.ndim - 2))
+            return torch.where(chosen, values, output.movedim(self.axis, 1)).movedim(1, self.axis)
 
         with hook_outputs(self.model, {self.layer: silence}), forward_context():
             return self.model(inputs.clone())
@@ -293,11 +297,11 @@ class _Variants:
         return self.bound.at(torch.zeros(rows, dtype=torch.long, device=self.bound.target.device))(output)
 
 
-def _mean(model: nn.Module, inputs: Tensor, layer: str, batches: Batches) -> Tensor:
+def _mean(model: nn.Module, inputs: Tensor, layer: str, axis: int, batches: Batches) -> Tensor:
     """The mean activation [K] of each unit over positions and samples, in double precision."""
 
     def run(rows: slice) -> Tensor:
-        maps = capture(model, inputs[rows], layer).maps.double()
+        maps = capture(model, inputs[rows], layer, axis).maps.double()
         return maps.reshape(*maps.shape[:2], -1).mean(2).sum(0)
 
     return torch.stack(batches.map(run, len(inputs))).sum(0) / len(inputs)

@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from lightning_xai._checks import Layer, check_known, layer_name
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
+from lightning_xai.axes import follow_channels
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operations import Operations, operation_name, unwrapped
+from lightning_xai.units.layout import unit_axes
 
 Function = Callable[[Tensor], Tensor]
 
@@ -39,6 +41,7 @@ class PreActivationSite:
         module: The module that returns B, if one does.
         call: The call that returns B, if no module does.
         shape: The shape [1, K, *P] of B for one sample.
+        axis: The axis of the units in the output of the layer.
     """
 
     layer: str
@@ -47,6 +50,20 @@ class PreActivationSite:
     module: str | None
     call: CallSite | None
     shape: tuple[int, ...]
+    axis: int = 1
+
+    @property
+    def is_normed(self) -> bool:
+        """Whether B is the output of a batch norm that takes that of the layer."""
+        return self.module != self.layer
+
+    def units_first(self, values: Tensor) -> Tensor:
+        """B [N, K, *P] as it is read in the model."""
+        if values.ndim != len(self.shape):  # a batch norm was given rows of units
+            rows = list(self.shape[2:])
+            rows.insert(self.axis - 1, self.shape[1])
+            return values.view(-1, *rows).movedim(self.axis, 1)
+        return values if self.is_normed else values.movedim(self.axis, 1)
 
     def activate(self, values: Tensor) -> Tensor:
         """The activations A of pre-activations B, in memory of their own, as what follows may work in place on B."""
@@ -83,13 +100,14 @@ def preactivation_sites(
     if list(layers) == [None]:
         return [_last_site(network, inputs, activation)]
     names = [layer_name(network, layer) for layer in layers if layer is not None]
-    with forward_context():
+    with follow_channels(network, inputs, names) as proved, forward_context():
         found = next_operations(network, names, inputs)
-    return [_site(name, found[name], inputs, activation, fallback) for name in names]
+    axes = unit_axes(network, inputs, names, proved)
+    return [_site(name, found[name], axes[name], activation, fallback) for name in names]
 
 
 def _site(
-    layer: str, operation: NextOperation, inputs: Tensor, activation: str | Function | None, fallback: str | None
+    layer: str, operation: NextOperation, axis: int, activation: str | Function | None, fallback: str | None
 ) -> PreActivationSite:
     if operation.function is None and activation is None:
         activation = fallback
@@ -99,15 +117,12 @@ def _site(
             f"no activation is found after layer {layer!r}: {operation.reason}. Name the one that its units are "
             f"judged by, e.g. activation='relu', or activation='identity' for none."
         )
-    shape = (1, *operation.shape[1:])
-    if fallback is None and (len(shape) < 2 or (len(shape) > 2 and len(shape) != inputs.ndim)):
-        raise ValueError(
-            f"layer {layer!r} returns {['N', *shape[1:]]} for inputs {['N', *inputs.shape[1:]]}: its units cannot be "
-            f"told. Name a convolution, or a linear layer that returns [N, K]."
-        )
+    axis %= len(operation.shape)
+    positions = list(operation.shape[1:])
+    shape = (1, positions.pop(axis - 1), *positions)
     name = operation.name if activation is None else activation
     monotone = isinstance(name, str) and name in _MONOTONE
-    return PreActivationSite(layer, function, monotone, operation.module, operation.call, shape)
+    return PreActivationSite(layer, function, monotone, operation.module, operation.call, shape, axis)
 
 
 def _last_site(model: nn.Module, inputs: Tensor, activation: str | Function | None) -> PreActivationSite:
@@ -137,7 +152,7 @@ def hook_preactivations(
 
     def show(site: PreActivationSite, values: Tensor) -> None:
         with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
-            values = values.view(-1, *site.shape[1:]) if values.ndim != len(site.shape) else values
+            values = site.units_first(values)
             see(site, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
 
     with ExitStack() as stack:

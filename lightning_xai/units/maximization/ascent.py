@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_inputs, check_known, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.operations import unwrapped
-from lightning_xai.units._capture import capture
+from lightning_xai.units._capture import capture, rows_of_units
+from lightning_xai.units.layout import unit_axis
 from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization, Regularizer, Transform
 from lightning_xai.units.maximization.objectives import Objective
 
@@ -168,17 +169,18 @@ def maximize_activation(
             values = ascent.parametrization.values(parameters, whole)
             return values if ascent.bounds is None else ascent.bounds.apply(values)
 
-        def read(x: Tensor, stop: bool = True) -> Tensor:
-            return evaluate(model, x.flatten(1) if len(cells) == 1 else x, objective, stop)
+        def as_inputs(x: Tensor) -> Tensor:
+            return x.flatten(1) if len(cells) == 1 else x
 
-        read(made().detach(), stop=False)  # what does not fit is refused before the first step
+        # What does not fit is refused before the first step.
+        axis = objective_axis(model, as_inputs(made().detach()), objective)
         history: list[Tensor] = []
         for _ in range(ascent.steps):
             x = made()
             shown = x
             for transform in ascent.robustness:
                 shown = transform.apply(shown, generator)
-            value = read(shown)
+            value = evaluate(model, as_inputs(shown), objective, axis)
             aim = value
             for regularizer in ascent.regularizers:
                 aim = aim - regularizer.penalty(x)
@@ -191,7 +193,7 @@ def maximize_activation(
                 report(1)
         with torch.no_grad():
             x = made()
-            value = read(x)
+            value = evaluate(model, as_inputs(x), objective, axis)
     return MaximizationResult(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
 
 
@@ -199,15 +201,35 @@ class _Reached(Exception):
     """The layer has run; what comes after it is not needed."""
 
 
-def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, stop: bool = True) -> Tensor:
-    """The objective [N] of inputs; unless told otherwise the model runs no further than the layer that is read."""
+def objective_axis(model: nn.Module, inputs: Tensor, objective: Objective) -> int:
+    """The axis of the units that an objective reads, after a look at whether it fits the layer.
+
+    Raises:
+        ValueError: If it does not, or the axis cannot be told.
+    """
+    layer = objective.layer
+    if layer is None:
+        evaluate(model, inputs, objective, 1)
+        return 1
+    axis = unit_axis(model, inputs, layer) if objective.reads_units else 1
+    objective.read(capture(model, inputs, layer, axis).maps, len(inputs))
+    return axis
+
+
+def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, axis: int) -> Tensor:
+    """The objective [N] of inputs; the model runs no further than the layer that is read.
+
+    Args:
+        model: The network.
+        inputs: The inputs.
+        objective: What is read.
+        axis: The axis of the units of its layer, see :func:`objective_axis`.
+    """
     layer = objective.layer
     if layer is None:
         with forward_context():
             output = model(inputs)
         return objective.read(output, len(inputs))
-    if not stop:
-        return objective.read(capture(model, inputs, layer).maps, len(inputs))
     seen: list[Tensor] = []
 
     def look(output: Tensor) -> None:
@@ -219,7 +241,7 @@ def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, stop: bool 
             model(inputs)
     except _Reached:
         pass
-    return objective.read(seen[0], len(inputs))
+    return objective.read(rows_of_units(seen[0], layer, len(inputs), axis), len(inputs))
 
 
 def check_gradient(aim: Tensor, gradient: Tensor, objective: Any, first: bool) -> None:

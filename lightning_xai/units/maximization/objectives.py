@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,12 @@ class Objective(ABC):
 
     Attributes:
         layer: The dotted name of the layer that is read; None for the model's output.
+
+    Class attributes:
+        reads_units: Whether it needs to know which axis of the layer's output holds the units.
     """
+
+    reads_units: ClassVar[bool] = True
 
     layer: str | None
 
@@ -32,7 +37,7 @@ class Objective(ABC):
 
     @abstractmethod
     def read(self, given: Any, samples: int) -> Tensor:
-        """The objective [N] of what the layer, or the model, gives for N inputs.
+        """The objective [N] of the layer's output [N, K, *P], or of the model's, for N inputs.
 
         Raises:
             ValueError: If it does not fit what is given.
@@ -248,6 +253,8 @@ class Energy(_OfLayer):
     >>> Energy("conv").read(torch.tensor([[[1.0, 3.0]]]), 1)
     tensor([5.])
     """
+
+    reads_units: ClassVar[bool] = False
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The mean square [N] of maps [N, K, *P]."""
