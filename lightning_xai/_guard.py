@@ -122,6 +122,9 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
         yield
 
 
+SCRIPTED = "is scripted or traced (torch.jit), which hides its operations; use the module that it was made from."
+
+
 @contextmanager
 def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """Show the output of layers to functions whenever the model runs; what a function returns takes its place.
@@ -131,7 +134,7 @@ def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor 
         taps: Per dotted layer name a function of the layer's output; one that returns None only looks.
 
     Raises:
-        ValueError: If a layer does not exist, or its output is not a tensor.
+        ValueError: If a layer does not exist, is scripted or traced, or its output is not a tensor.
     """
 
     def hook(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
@@ -142,7 +145,10 @@ def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor 
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))  # compiled code has forgotten hooks that are set later
         for layer in taps:
-            stack.callback(named_layer(model, layer).register_forward_hook(partial(hook, layer)).remove)
+            module = named_layer(model, layer)
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ValueError(f"layer {layer!r} {SCRIPTED}")
+            stack.callback(module.register_forward_hook(partial(hook, layer)).remove)
         yield
 
 
@@ -152,7 +158,8 @@ def observe_modules(model: nn.Module, see: Callable[[str, Any], None]) -> Iterat
 
     Args:
         model: The network.
-        see: Is told of every module but the network itself; of a module of two names the first one.
+        see: Is told of every module but the network itself and those that are scripted or traced; of a module of two
+            names the first one.
     """
 
     def hook(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -160,7 +167,7 @@ def observe_modules(model: nn.Module, see: Callable[[str, Any], None]) -> Iterat
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(partial(hook, name)).remove)
         yield
 
@@ -220,15 +227,23 @@ def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
 @contextmanager
 def _modes(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     before = [(module, module.training) for module in modules]
+    # A program of torch.export has the mode of its export, and raises where it is asked for another.
+    exported: list[tuple[nn.Module, dict[str, Any]]] = [
+        (module, {name: vars(module).pop(name) for name in ("train", "eval") if name in vars(module)})
+        for module in modules
+        if isinstance(module, torch.fx.GraphModule)
+    ]
     # One that says itself what the mode means may hold more than its modules.
-    if any(training or type(module).train is not nn.Module.train for module, training in before):
-        model.eval()
     try:
+        if any(training or type(module).train is not nn.Module.train for module, training in before):
+            model.eval()
         yield
     finally:
         for module, training in before:
             if module.training != training:  # setting costs much more than asking
                 module.training = training
+        for module, methods in exported:
+            vars(module).update(methods)
 
 
 @contextmanager

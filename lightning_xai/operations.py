@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._guard import compiled_types, count_forwards
+from lightning_xai._guard import SCRIPTED, compiled_types, count_forwards
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Kind:
         moving: They move numbers and change none.
         elementwise: They change single numbers, where they take one tensor and keep its shape.
         sign_preserving: Their results are not negative if what they read is not.
-        constant: What of their relevance goes on to no input falls to constants that they add, as a bias is.
+        constant: What of their relevance goes on to no input falls to constants that they bring in, as a bias is.
         transparent: An activation behind them still is that of the layer before them.
     """
 
@@ -51,52 +51,72 @@ KINDS: dict[str, Kind] = {
     "convolution": _kind("conv#d conv_transpose#d"),
     "linear": _kind("linear"),
     "matmul": _kind(
-        "matmul rmatmul mm bmm mv dot inner einsum tensordot addmm addmv addbmm baddbmm bilinear multi_dot"
+        "matmul rmatmul mm bmm mv dot vdot vecdot inner einsum tensordot addmm addmv addbmm baddbmm multi_dot "
+        "chain_matmul"
     ),
     "affine_norm": _kind("batch_norm", elementwise=True, constant=True, transparent=True),
-    "norm": _kind("layer_norm group_norm instance_norm rms_norm normalize local_response_norm", constant=True),
+    "norm": _kind("layer_norm group_norm instance_norm rms_norm normalize renorm local_response_norm", constant=True),
     "activation": _kind(
         "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid tanh sigmoid "
         "logsigmoid log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clip clamp_min "
-        "clamp_max expit erf sin cos atan arctan exp expm1 log log1p sqrt square pow rpow abs absolute",
+        "clamp_max expit logit erf erfc erfinv ndtr log_ndtr ndtri sin cos tan sinc sinh cosh asin arcsin acos arccos "
+        "atan arctan asinh arcsinh acosh arccosh atanh arctanh exp exp2 expm1 log log2 log10 log1p entr lgamma digamma "
+        "i0 i0e i1 i1e sqrt square pow rpow float_power abs absolute round floor ceil trunc fix frac sign sgn "
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
         elementwise=True,
         constant=True,
     ),
-    "softmax": _kind("softmax log_softmax softmin logsumexp", conserving=True),
+    "softmax": _kind("softmax log_softmax softmin logsumexp logcumsumexp logaddexp logaddexp2", conserving=True),
     "sum": _kind(
-        "add radd iadd sub subtract rsub isub sum nansum mean nanmean cumsum neg negative",
+        "add radd iadd sub subtract rsub isub sum nansum sum_to_size mean nanmean cumsum trace diff neg negative "
+        "scatter_add index_add trapezoid trapz cumulative_trapezoid deg2rad rad2deg",
         conserving=True,
         elementwise=True,
         constant=True,
     ),
-    "concatenation": _kind("cat concat concatenate stack hstack vstack dstack column_stack", conserving=True),
+    "concatenation": _kind(
+        "cat concat concatenate stack hstack vstack row_stack dstack column_stack", conserving=True, constant=True
+    ),
     "product": _kind(
-        "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod",
+        "mul multiply rmul imul div divide true_divide truediv itruediv rdiv rtruediv addcmul addcdiv lerp prod "
+        "outer ger kron cross",
         elementwise=True,
     ),
-    "statistic": _kind("var std var_mean std_mean norm vector_norm rsqrt reciprocal"),
+    "statistic": _kind(
+        "var std var_mean std_mean norm vector_norm matrix_norm frobenius_norm nuclear_norm rsqrt reciprocal"
+    ),
     "pooling": _kind(
         "max_pool#d max_pool#d_with_indices adaptive_max_pool#d adaptive_max_pool#d_with_indices avg_pool#d "
-        "adaptive_avg_pool#d max_unpool#d max min amax amin maximum minimum topk sort median",
+        "adaptive_avg_pool#d max_unpool#d fractional_max_pool#d fractional_max_pool#d_with_indices roi_pool "
+        "max min amax amin aminmax maximum minimum fmax fmin cummax cummin topk kthvalue sort msort median nanmedian "
+        "quantile nanquantile scatter_reduce index_reduce",
         conserving=True,
         sign_preserving=True,
     ),
     "interpolation": _kind(
-        "interpolate upsample upsample_nearest upsample_bilinear grid_sample fold unfold", conserving=True
+        "interpolate upsample upsample_nearest upsample_bilinear affine_grid grid_sample grid_sampler grid_sampler_2d "
+        "grid_sampler_3d roi_align ps_roi_align fold unfold",
+        conserving=True,
     ),
     "reshape": _kind(
         "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims "
-        "t movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave contiguous "
-        "getitem setitem select narrow index_select gather take take_along_dim masked_select masked_fill where split "
-        "split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
-        "pixel_shuffle pixel_unshuffle channel_shuffle as_strided scatter index_copy index_fill zero fill pad_sequence "
-        "atleast_#d meshgrid block_diag index_put",
+        "t adjoint movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave "
+        "contiguous hsplit vsplit dsplit unsafe_split unsafe_split_with_sizes unsafe_chunk slice diag diagflat "
+        "diag_embed fftshift ifftshift cartesian_prod combinations pack_padded_sequence pad_packed_sequence "
+        "getitem index setitem select narrow index_select gather take take_along_dim masked_select masked_fill where "
+        "split split_with_sizes tensor_split chunk unbind roll flip fliplr flipud rot90 pad diagonal tril triu copy "
+        "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle as_strided scatter masked_scatter "
+        "diagonal_scatter select_scatter slice_scatter as_strided_scatter index_copy index_fill index_put put zero "
+        "fill fill_diagonal constant_pad_nd pad_sequence atleast_#d meshgrid block_diag nan_to_num",
+        constant=True,
         **_MOVING,
     ),
     "identity": _kind(
-        "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias", sign_preserving=True, **_MOVING
+        "clone to type float double half bfloat16 cpu cuda type_as requires_grad alias positive conj conj_physical",
+        sign_preserving=True,
+        **_MOVING,
     ),
-    "dropout": _kind("dropout dropout#d alpha_dropout feature_alpha_dropout", **_MOVING),
+    "dropout": _kind("dropout dropout#d feature_dropout alpha_dropout feature_alpha_dropout", **_MOVING),
     "attention": _kind("scaled_dot_product_attention multi_head_attention_forward"),
     "embedding": _kind("embedding embedding_bag"),
     "recurrent": _kind("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
@@ -105,7 +125,10 @@ KIND_OF = {name: kind for kind, facts in KINDS.items() for name in facts.names}
 NAMES = frozenset(KIND_OF)
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute"})
 """Activations with f(x) = x f'(x)."""
-MIXING = frozenset({"where", "masked_fill", "pad", "setitem", "index_copy", "index_fill", "scatter"})
+_MIXING_NAMES = """where masked_fill pad constant_pad_nd pad_sequence pad_packed_sequence setitem index_copy index_fill
+index_put put scatter masked_scatter diagonal_scatter select_scatter slice_scatter as_strided_scatter fill fill_diagonal
+copy nan_to_num"""
+MIXING = frozenset(_MIXING_NAMES.split())
 """Reshapes that may bring in constants, which absorb relevance."""
 LINEAR = frozenset({"convolution", "linear"})
 """Kinds of operations y = W x + b."""
@@ -136,7 +159,9 @@ _SIGNATURES: dict[str, str] = {
     **dict.fromkeys(("addbmm", "baddbmm"), "input batch1 batch2"),
     **dict.fromkeys(("addcmul", "addcdiv"), "input tensor1 tensor2"),
     "lerp": "input end weight",
-    "pow": "input exponent",
+    "scatter_reduce": "input dim index src reduce",
+    "index_reduce": "input dim index source reduce",
+    **dict.fromkeys(("pow", "float_power"), "input exponent"),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), "input p training"),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "tensors dim"),
     "where": "condition input other",
@@ -360,8 +385,4 @@ def check_visible(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            where = f"module {name!r}" if name else "the model"
-            raise ValueError(
-                f"{where} is scripted or traced (torch.jit), which hides its operations; use the module that it was "
-                f"made from."
-            )
+            raise ValueError(f"{f'module {name!r}' if name else 'the model'} {SCRIPTED}")

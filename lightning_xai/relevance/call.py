@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operations import arguments, is_in_place
+from lightning_xai.operations import arguments, is_in_place, kind_of, operation_name
 from lightning_xai.relevance.functions import Rewired, scaled
 
 if TYPE_CHECKING:
@@ -145,6 +145,25 @@ def is_live(argument: Any) -> bool:
     A leaf that requires a gradient is a parameter that the model does not own up to.
     """
     return isinstance(argument, Tensor) and argument.requires_grad and not argument.is_leaf
+
+
+def is_added(name: str) -> bool:
+    """Whether a matrix product adds a third tensor, as ``addmm`` and ``baddbmm`` do."""
+    return name.startswith(("add", "badd"))
+
+
+def kind_in(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], live: list[Tensor]) -> str | None:
+    """The kind of a call: that of its function, where its arguments do not make it another."""
+    name, kind, named = operation_name(func), kind_of(func), arguments(func, args, kwargs)
+    if kind == "matmul":
+        return "linear" if len(live) == 1 or is_added(name) else "product"
+    if name == "instance_norm" and not named.get("use_input_stats", True):
+        return "affine_norm"  # by statistics that were kept
+    if name in ("pow", "float_power") and isinstance(exponent := named.get("exponent"), int | float) and exponent < 0:
+        return "statistic"  # what a norm written by hand divides by
+    if name in ("scatter_reduce", "index_reduce") and named.get("reduce") == "prod":
+        return None
+    return kind
 
 
 def bounds(name: str, named: dict[str, Any]) -> tuple[float | None, float | None]:

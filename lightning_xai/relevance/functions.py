@@ -80,6 +80,11 @@ def function_of(node: Any) -> type[torch.autograd.Function] | None:
     return found
 
 
+def is_undifferentiable(node: Any) -> bool:
+    """Whether a node of the graph stands for an operator without a derivative, whose gradient would be zero."""
+    return bool(node.name().endswith("NotImplemented"))
+
+
 def nodes_behind(tensor: Tensor) -> Iterator[Any]:
     """The nodes of the graph behind a tensor."""
     seen, waiting = set(), [tensor.grad_fn]

@@ -134,9 +134,9 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     if grad is None:
         raise ValueError(
             f"no gradient path leads from the score back to {where}. Likely causes: torch.no_grad(), .detach(), "
-            f"numpy or .item() in the model's forward; inputs that are rounded to integers or ids, of which the "
-            f"embedding is what can be explained (give the part of the model after it the embedded inputs); or a "
-            f"score that does not read them."
+            f"numpy or .item() in the model's forward; quantised modules, which have no derivative; inputs that are "
+            f"rounded to integers or ids, of which the embedding is what can be explained (give the part of the model "
+            f"after it the embedded inputs); or a score that does not read them."
         )
     # The sum is finite in all but rare cases, and costs one pass instead of two.
     broken = 0 if grad.sum().isfinite() else int((~grad.isfinite()).flatten(1).any(1).sum())

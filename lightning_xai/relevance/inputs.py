@@ -10,6 +10,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_xai.operations import KINDS, tensors_in
 from lightning_xai.relevance.call import Call
 
+_RELOCATING = frozenset({"cumsum", "scatter_add", "index_add", "cross"})
+"""Sums and products that take numbers to other places, though the shape may stay."""
+
 
 class InputTracker:
     """The tensors that the model's input has become through no linear operation.
@@ -39,7 +42,7 @@ class InputTracker:
                 self.receivers.update(zip(results, moved, strict=True))
                 return
         (receiver, *others) = receivers.values()
-        elementwise = facts is not None and facts.elementwise and call.operation.name != "cumsum" and not others
+        elementwise = facts is not None and facts.elementwise and call.operation.name not in _RELOCATING and not others
         for part in results:
             same = elementwise and receiver is not None and part.shape == receiver.shape
             self.receivers[part] = receiver if same else None

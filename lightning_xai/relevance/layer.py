@@ -13,7 +13,7 @@ from torch.nn import functional
 from lightning_xai._checks import Layer, as_layer, layer_name
 from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, observe_modules, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.operations import unwrapped
+from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.scores import BoundScore, Target
 
@@ -118,6 +118,7 @@ class LayerAttribution(ScoreAttribution, ABC):
             forward(model, x[:1])
         once = [name for name in spatial if runs[name] == 1]
         if not once:
+            check_visible(model)
             raise ValueError(
                 f"no layer was found that runs once and returns [N, channels] and {x.ndim - 2} spatial axes with more "
                 f"than one cell: name one with layer='...', and for tokens say with reshape=... where they lie."

@@ -107,7 +107,9 @@ class Recorder:
     def watched(self, call: Call, rule: Rule) -> Any:
         """Make an operation by its rule, and note what it takes in and hands on."""
         kind, module = call.operation.kind or call.operation.name, call.operation.module
-        balance = self.retained.setdefault("bias" if kind in KINDS and KINDS[kind].constant else kind, [])
+        if kind in KINDS and KINDS[kind].constant:  # hands on all but what constants among its arguments have
+            kind = "statistic" if any(part in call.trace.statistics for part in call.tensors) else "bias"
+        balance = self.retained.setdefault(kind, [])
         args, kwargs = (_tapped(part, lambda r: balance.append(-r)) for part in (call.args, call.kwargs))
         live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
         result = rule.run(replace(call, args=args, kwargs=kwargs, live=live))

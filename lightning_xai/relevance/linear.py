@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_xai.operations import tensors_in
-from lightning_xai.relevance.call import Call, is_live
+from lightning_xai.relevance.call import Call, is_added, is_live
 from lightning_xai.relevance.maps import Convolution, Dense, LinearMap, Product
 
 
@@ -94,19 +94,27 @@ def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
 
 def _matrix_product(call: Call) -> LinearCall | None:
     name, args, kwargs = call.operation.name, call.args, call.kwargs
-    if name.startswith("add") or name == "baddbmm":
+    if is_added(name):
         added, *factors = args[:3]
         beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
         plain = name == "addmm" and beta == alpha == 1 and not is_live(added) and added.ndim == 1
         if plain and is_live(factors[0]):
             return LinearCall(Dense(), factors[0], factors[1].t(), added)
 
+        def multiply(first: Tensor, second: Tensor) -> Tensor:
+            product: Tensor = alpha * torch.matmul(first, second)
+            return product.sum(0) if name == "addbmm" else product
+
         def rewritten() -> Tensor:
-            product: Tensor = torch.matmul(*factors)
-            found: Tensor = beta * added + alpha * (product.sum(0) if name == "addbmm" else product)
+            found: Tensor = beta * added + multiply(*factors)
             return found
 
-        return LinearCall(Dense(), factors[0], factors[1], None, rewritten)
+        if is_live(added) or all(map(is_live, factors)):
+            return LinearCall(Dense(), factors[0], factors[1], None, rewritten)
+        if is_live(factors[0]):
+            return LinearCall(Product(multiply), factors[0], factors[1], beta * added)
+        swapped = Product(lambda values, weights: multiply(weights, values))
+        return LinearCall(swapped, factors[1], factors[0], beta * added)
     constants = [tensor for tensor in tensors_in([args, kwargs]) if not is_live(tensor)]
     if len(constants) != 1 or len(call.live) != 1:
         return None

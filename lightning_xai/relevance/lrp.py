@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping, MutableSequence, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -16,13 +16,14 @@ from torch.utils.checkpoint import CheckpointError
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.operations import check_visible, tensors_in, unwrapped
+from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite, as_composite
 from lightning_xai.relevance.gradients import OVERWRITTEN
 from lightning_xai.relevance.ledger import Ledger, Recorder
 from lightning_xai.relevance.maps import image_layout
-from lightning_xai.relevance.propagation import CHECKPOINTED, UNREACHED, Propagation
+from lightning_xai.relevance.propagation import Propagation
+from lightning_xai.relevance.refusals import CHECKPOINTED, UNREACHED
 from lightning_xai.relevance.rules import Bound
 from lightning_xai.relevance.trace import Row
 from lightning_xai.scores import BoundScore, Score, Target, as_score
@@ -56,7 +57,7 @@ def _propagate(
         run.enter(fed, receiver)
         with forward_context(), run:
             output = network(fed)
-        bound = score.bind(_detached(output), target, len(inputs))
+        bound = score.bind(_detached(output, []), target, len(inputs))
         with run.scoring():
             value = bound(output)
         run.finish(value)
@@ -81,25 +82,33 @@ def _propagate(
         return Passed(relevance, gradient.contiguous(), bound, score_value, run.trace.rows, ledger)
 
 
-def _detached(output: Any) -> Any:
-    """The output without its history, as far as it is made of tensors, lists, tuples and dicts."""
+def _detached(output: Any, leaves: list[Tensor]) -> Any:
+    """The output without its history, in containers and objects of the same types; its tensors go to ``leaves``."""
     if isinstance(output, Tensor):
-        return output.detach()
-    if type(output) in (list, tuple):
-        return type(output)(_detached(part) for part in output)
-    if isinstance(output, MutableMapping):  # also one that is an object with attributes
+        leaves.append(output.detach())
+        return leaves[-1]
+    if isinstance(output, tuple):
+        parts = [_detached(part, leaves) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)  # a named tuple or not
+    if isinstance(output, MutableMapping | MutableSequence):  # also one that is an object with attributes
         copied = copy(output)
-        for key, part in output.items():
-            copied[key] = _detached(part)
+        for key, part in output.items() if isinstance(output, MutableMapping) else enumerate(output):
+            copied[key] = _detached(part, leaves)
+        return copied
+    if hasattr(output, "__dict__") and not callable(output):
+        copied = copy(output)
+        for name, part in vars(output).items():
+            object.__setattr__(copied, name, _detached(part, leaves))  # of a frozen dataclass, too
         return copied
     return output
 
 
 def _output_relevance(bound: BoundScore, output: Any, value: Tensor) -> Tensor:
     """The relevance of the model's output: of a score that is not linear in it, the first-order part."""
-    copied = _detached(output)
-    parts = [part.requires_grad_() for part in tensors_in(copied) if part.is_floating_point()]
-    if copied is output:
+    leaves: list[Tensor] = []
+    copied = _detached(output, leaves)
+    parts = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
+    if not parts:
         return value.detach().sum()
     grads = torch.autograd.grad(bound(copied).sum(), parts, allow_unused=True)
     pairs = zip(parts, grads, strict=True)
@@ -147,7 +156,8 @@ class LRP(PropagationAttribution):
     .. math:: R_x = x \odot g, \qquad R_{\text{score}} = s(x)
 
     The relevance of a batch is found in one forward and one backward pass. Operations are seen as the model makes
-    them: functional and in-place ones, modules used twice, bare sums and fused attention included.
+    them: functional and in-place ones, modules used twice, bare sums and fused attention included. The model's own
+    ``torch.no_grad()`` does not stop relevance under any rule; ``.detach()`` does.
 
     Args:
         composite: Which rule where.

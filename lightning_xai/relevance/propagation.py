@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,24 +17,36 @@ from lightning_xai.operations import (
     MIXING,
     Operations,
     arguments,
-    kind_of,
+    is_in_place,
     operation_name,
     tensors_in,
 )
 from lightning_xai.relevance import chain, functions
-from lightning_xai.relevance.call import Call, Operation, alias_of, is_live
+from lightning_xai.relevance.call import Call, Operation, alias_of, is_live, kind_in
 from lightning_xai.relevance.composites import Composite
 from lightning_xai.relevance.composites.assignment import Assignment
 from lightning_xai.relevance.folding import fold
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.linear import linear_call
+from lightning_xai.relevance.parts import PARTS
 from lightning_xai.relevance.record import run_linear
+from lightning_xai.relevance.refusals import (
+    CHECKPOINTED,
+    CONSTANT,
+    DIFFERENTIATES,
+    INFERENCE,
+    TRANSFORMS,
+    UNDIFFERENTIABLE,
+    UNREACHED,
+)
 from lightning_xai.relevance.rules import Constant, Gradient, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON
 from lightning_xai.relevance.trace import Row, Trace
 
 _SHOWING = frozenset({"register_hook", "retain_grad"})
 """Calls that show gradients to somebody, as a node of the graph, once it is asked for, can, too."""
+_OF_A_LIBRARY = "GeneratedBackwardFor"
+"""Begins the names of the nodes of operators that a library has registered: they are seen when they are called."""
 _DIFFERENTIATING = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})
 
 
@@ -94,16 +107,15 @@ class Propagation(Operations):
         live = [tensor for tensor in tensors if is_live(tensor)]
         if not live:  # what is made of parameters alone is no part of what is explained
             with torch.no_grad():
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+            self.trace.follow_constants(tensors, result)
+            return result
         self._check_context(func)
         self.trace.count_consumers(live)
-        name, kind = operation_name(func), kind_of(func)
-        if kind == "matmul":
-            kind = "linear" if len(live) == 1 else "product"
-        elif name == "instance_norm" and not arguments(func, args, kwargs).get("use_input_stats", True):
-            kind = "affine_norm"  # by statistics that were kept
-        elif name == "pow" and isinstance(exponent := arguments(func, args, kwargs).get("exponent"), int | float):
-            kind = "statistic" if exponent < 0 else kind  # what a norm written by hand divides by
+        name, kind = operation_name(func), kind_in(func, args, kwargs, live)
+        parts = PARTS.get(name)
+        if parts is not None and self._assignment.named(Operation(name, kind, self.current_module())) is None:
+            return self._made_of_parts(partial(parts, *args, **kwargs), args[0] if is_in_place(func, kwargs) else None)
         alias = alias_of(name, arguments(func, args, kwargs)) if kind == "activation" else ""
         first = kind in LINEAR and self.trace.inputs.covers(live)
         operation = Operation(name, kind, self.current_module(), first=first, alias=alias)
@@ -120,14 +132,19 @@ class Propagation(Operations):
 
     # How an operation is made.
 
+    def _made_of_parts(self, parts: Callable[[], Any], target: Tensor | None) -> Any:
+        """Make an operation of others, each of which finds its rule, and write it into the tensor that it changes."""
+        with self:
+            result = parts()
+            return result if target is None else target.copy_(result)
+
     def _linear(self, call: Call) -> Any:
         call.linear = linear_call(call)
         if call.linear is None:  # its weights depend on the input: a product of values
             call.operation = replace(call.operation, kind="product", first=False)
             return self._other(call)
         if call.linear.rewritten is not None:
-            with self:
-                return call.linear.rewritten()
+            return self._made_of_parts(call.linear.rewritten, call.args[0] if call.in_place else None)
         undecided = self._assignment.is_decided_by_place(call.operation)
         rule = None if undecided else self._assignment.rule_for(call.operation)
         row = Row(call.operation, str(rule))
@@ -147,8 +164,9 @@ class Propagation(Operations):
         if not rule.multiplies and (not operation.first or self.trace.inputs.receivers.get(x) is None):
             raise ValueError(
                 f"the rule {rule} was given to {operation}, but it does not multiply by its input, so it can stand "
-                f"only where the model's input arrives, changed by reshapes and single-number operations at most; use "
-                f"another rule there, or the pattern 'first'."
+                f"only where the model's input arrives, changed by reshapes and single-number operations at most, and "
+                f"no norm, product or sum of several; use another rule there, e.g. EpsilonPlus() in place of "
+                f"EpsilonPlusFlat(), or the pattern 'first'."
             )
 
     def _other(self, call: Call) -> Any:
@@ -162,9 +180,11 @@ class Propagation(Operations):
         rule = self._assignment.rule_for(call.operation, has_parameters=call.has_parameters())
         if rule is None:
             result = call.make()
-            if any(part.requires_grad for part in tensors_in(result)):
-                reason = RECURRENT if kind == "recurrent" else ""
-                self._assignment.refuse(call.operation, reason)
+            nodes = [part.grad_fn for part in tensors_in(result) if part.requires_grad]
+            if any(map(functions.is_undifferentiable, nodes)):
+                raise ValueError(UNDIFFERENTIABLE)
+            if nodes:
+                self._assignment.refuse(call.operation)
             return result
         facts = KINDS.get(call.operation.kind or "")
         if facts is None or not facts.conserving or self._assignment.named(call.operation) is not None:
@@ -189,6 +209,8 @@ class Propagation(Operations):
         for node in nodes:
             if isinstance(node, BackwardCFunction):
                 self._check_node(node)
+            elif functions.is_undifferentiable(node):
+                raise ValueError(UNDIFFERENTIABLE)
         self._assignment.check()
         reached = {id(node.record) for node in nodes if functions.function_of(node) is functions.Linear}
         self._decide([row for row in self.trace.rows if id(row.record) in reached])
@@ -197,9 +219,9 @@ class Propagation(Operations):
     def _check_node(self, node: Any) -> None:
         function = functions.function_of(node)
         name = type(node).__name__.removesuffix("Backward")
-        if (function is not None and issubclass(function, functions.RelevanceFunction)) or (
-            name == HANDS_ON and self.trace.sharded
-        ):
+        if function is not None and issubclass(function, functions.RelevanceFunction):
+            return
+        if name.startswith(_OF_A_LIBRARY) or (name == HANDS_ON and self.trace.sharded):
             return
         if name == "CheckpointFunction":
             raise ValueError(CHECKPOINTED)
@@ -218,32 +240,13 @@ class Propagation(Operations):
             rule = self._assignment.rule_for(row.operation)
             if rule is None:
                 self._assignment.refuse(row.operation)
+            if type(rule).linear is Rule.linear:
+                raise ValueError(
+                    f"{rule} was given to {row.operation}, of which only the end of the pass tells whether it is "
+                    f"'last', when it is too late for run(call): implement linear(step), or name the module instead."
+                )
             self._check_place(rule, row.operation, record.linear.x)
             record.rule, row.rule = rule, str(rule)
             unfolded = None if record.unfolded is None else record.unfolded()
             if unfolded is not None:  # something else reads the output without the batch norm
                 unfolded.rule = rule
-
-
-UNREACHED = (
-    "the model's input does not reach its score: an integer cast, an argmax, .detach(), copy.copy or numpy lies "
-    "between them, so there is no relevance to propagate."
-)
-CONSTANT = " Statistics count as constants unless they are given ('statistic', rules.Gradient()): "
-CHECKPOINTED = (
-    "the model recomputes activations in the backward pass (torch.utils.checkpoint), where no rule sees them; turn "
-    "gradient checkpointing off while explaining."
-)
-DIFFERENTIATES = (
-    "differentiates in its forward (torch.autograd.grad or backward), where it would get relevance for a gradient; use "
-    "a gradient method, e.g. Saliency or IntegratedGradients."
-)
-TRANSFORMS = (
-    "calls a transform of torch.func (grad, vjp, jacrev, vmap) in its forward, inside which no rule is seen; use a "
-    "gradient method, e.g. Saliency or IntegratedGradients."
-)
-INFERENCE = "calls torch.inference_mode() in its forward, through which no relevance passes; use torch.no_grad() there."
-RECURRENT = (
-    ", a recurrent layer in one call, which hides its steps: write its cell with linear layers and products, or take "
-    "its derivative"
-)

@@ -40,6 +40,7 @@ class Trace:
         self.inputs = InputTracker()
         self.records: Any = WeakTensorKeyDictionary()  # of the linear operation that made a tensor
         self.saved: Any = WeakTensorKeyDictionary()  # of activations that left their factor to a linear operation
+        self.statistics = WeakTensorKeyDictionary()  # what counts as a constant, though it is made of the input
         self._nonnegative: Any = WeakTensorKeyDictionary()  # the version in which a tensor was not negative
 
     def count_consumers(self, live: list[Tensor]) -> None:
@@ -51,8 +52,15 @@ class Trace:
             if record is not None:
                 record.consumers += 1
 
+    def follow_constants(self, tensors: list[Tensor], result: Any) -> None:
+        """Note the result of an operation on constants, one of which may be a statistic."""
+        if any(tensor in self.statistics for tensor in tensors):
+            self.statistics.update(dict.fromkeys(tensors_in(result)))
+
     def follow(self, call: Call, result: Any) -> None:
         """Note what is known of the result of an operation."""
+        if call.operation.kind == "statistic":
+            self.statistics.update((part, None) for part in tensors_in(result) if not part.requires_grad)
         facts = KINDS.get(kind_of(call.func) or "")
         rectified = call.operation.kind == "activation" and is_rectifier(call.operation.name, call.named())
         if isinstance(result, Tensor) and (

@@ -9,7 +9,7 @@ from networks import module, vgg
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.relevance import LRP, Deconvnet, GuidedBackprop, chain, composites, rule_table, rules
+from lightning_xai.relevance import LRP, Deconvnet, GuidedBackprop, Saliency, chain, composites, rule_table, rules
 
 EVERYWHERE = composites.RuleList([("*", rules.Gradient())])
 
@@ -322,10 +322,13 @@ def test_remedy_that_a_refusal_names_is_taken_when_followed():
 def test_exported_network_is_that_before_the_export():
     model, x = vgg().eval(), torch.randn(2, 3, 16, 16)
     exported = torch.export.export(model, (x,)).module()
-    inside = module(lambda x: exported(x))
-    for method in (LRP(), GuidedBackprop()):
+    for method in (LRP(), GuidedBackprop(), Saliency()):
         expected = method(model, x, 1)
-        torch.testing.assert_close(method(inside, x, 1), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        for network in (exported, module(lambda x: exported(x)), nn.Sequential(exported)):
+            found = method(network, x, 1)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    with pytest.raises(NotImplementedError, match="eval"):  # as torch left it
+        exported.eval()
 
 
 def test_forward_that_differentiates_is_refused_by_name():
@@ -519,6 +522,19 @@ def test_rules_that_are_no_dataclass_of_their_own_keep_weights_apart():
     model, x = nn.Linear(3, 2).double(), draw(2, 3)
     once, thrice = (LRP(composites.RuleList([("*", Scaled(factor))]))(model, x, 1) for factor in (1.0, 3.0))
     close(thrice, 3 * once)
+
+
+def test_own_run_at_the_last_place_is_refused_by_name():
+    @dataclass(frozen=True)
+    class Running(rules.Rule):
+        def run(self, call):
+            return call.make()
+
+    composite = composites.RuleList([("last", Running()), ("*", rules.Zero())])
+    with pytest.raises(ValueError, match=r"Running\(\) was given to linear in 'head', .* implement linear\(step\), or"):
+        LRP(composite)(of(torch.relu), draw(3, 4), 1)
+    named = composites.RuleList([("head", Running()), ("*", rules.Zero())])
+    close(LRP(named)(of(torch.relu), draw(3, 4), 1), LRP(EPSILON_FREE)(of(torch.relu), draw(3, 4), 1))
 
 
 def test_backward_of_ones_own_is_refused_for_several_values():

@@ -1,6 +1,7 @@
 """Class activation maps: what they sum to, loops over channels, captum, pytorch-grad-cam."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -437,3 +438,13 @@ def test_channels_without_activation_have_no_weight():
         assert found.isfinite().all()
         if cam not in (CAM, ScoreCAM):
             assert (found == 0).all()
+
+
+@pytest.mark.parametrize("layer", [None, "0", "0.0"])
+def test_layer_inside_a_traced_module_is_refused_by_name(layer):
+    x, features = torch.ones(1, 1, 4, 4), nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is deprecated
+        model = nn.Sequential(torch.jit.trace(features, x), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"'0(\.0)?' is scripted or traced .* use the module that it was made from"):
+        GradCAM(layer=layer)(model, x, 0)

@@ -4,6 +4,9 @@ import copy
 import gc
 import warnings
 import weakref
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_xai._guard import set_forward_context
+from lightning_xai.perturbation import importance
 from lightning_xai.relevance import (
     LRP,
     Deconvnet,
@@ -113,6 +117,21 @@ def test_a_module_used_twice_is_two_layers():
     close(LRP(composite)(twice, x, 1), LRP(composite)(apart, x, 1))
     _, ledger = LRP(composite).with_ledger(twice, x, 1)
     assert list(ledger.layers) == ["layer", "relu", "layer#2"]
+
+
+def test_network_that_reads_both_halves_of_an_input_is_conserved():
+    encoder = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, 3, bias=False)).double()
+
+    def siamese(x):
+        first, second = (encoder(half) for half in x.unbind(1))
+        return torch.cosine_similarity(first, second, 1).unsqueeze(1)
+
+    x = draw(3, 2, 4)
+    found, ledger = LRP(composites.AttnLRP(1e-12)).with_ledger(module(siamese, encoder=encoder), x, 0)
+    close(found.flatten(1).sum(1), siamese(x)[:, 0].detach())
+    close(found[:, 0].sum(1), found[:, 1].sum(1))  # half of each product for either side
+    assert list(ledger.layers).count("encoder.0") == 1
+    assert "encoder.0#2" in ledger.layers
 
 
 def test_views_that_the_memory_layout_would_forbid():
@@ -266,8 +285,10 @@ def test_rules_without_a_factor_x_are_refused_inside():
     with pytest.raises(ValueError, match=r"Flat\(\) was given to conv2d in '2'.*pattern 'first'"):
         LRP(hidden)(model, x, 1)
     pooled = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 2, 7), nn.Flatten(), nn.Linear(8, 2)).double()
-    with pytest.raises(ValueError, match="reshapes and single-number operations"):
-        LRP(composites.EpsilonPlusFlat())(pooled, x, 1)
+    normed = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2)).double()
+    for network, inputs in ((pooled, x), (normed, draw(2, 1, 2, 2))):
+        with pytest.raises(ValueError, match=r"single-number .* EpsilonPlus\(\) in place of EpsilonPlusFlat"):
+            LRP(composites.EpsilonPlusFlat())(network, inputs, 1)
 
 
 # Contexts.
@@ -349,9 +370,18 @@ def test_what_cannot_be_seen_is_refused_by_name():
 
         with pytest.raises(ValueError, match="gradient checkpointing off"):
             LRP()(module(forward, model=model), x, 1)
-    recurrent = nn.LSTM(4, 3, batch_first=True).double()
-    with pytest.raises(ValueError, match="lstm in 'recurrent', a recurrent layer"):
-        LRP()(module(lambda x: recurrent(x)[0][:, -1], recurrent=recurrent), draw(2, 5, 4), 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about its own quantised modules
+@pytest.mark.parametrize("composite", ["epsilon_plus", "guided_backprop"])
+def test_operator_without_a_derivative_is_refused(composite):
+    quantised = nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(4, 3), nn.ReLU())
+    with pytest.raises(ValueError, match=r"operator that torch cannot differentiate, e\.g\. of a quantised module"):
+        LRP(composite)(quantised, torch.randn(2, 4), 1)
+    refused = pytest.raises(ValueError, match="quantised modules, which have no derivative")
+    with refused:
+        Saliency()(quantised, torch.randn(2, 4), 1)
+    assert importance(quantised, torch.randn(2, 4), 1, regions=1, perturbation="negative").isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -482,14 +512,30 @@ class Output(dict):
         return self[name]
 
 
-def test_ledger_of_an_output_that_is_a_dict_with_attributes_is_that_of_a_dict():
-    net, x = plain().double(), draw(2, 3, 16, 16)
-    ledgers = []
-    for kind in (dict, Output):
-        model = module(lambda x, kind=kind: kind(logits=net(x), hidden=None), net=net)
-        ledgers.append(LRP(composites.EpsilonPlus(), score=Probability(output="logits")).with_ledger(model, x, 1)[1])
-    assert abs(ledgers[1].balance) < 1e-9
-    close(ledgers[1].remainder["score"], ledgers[0].remainder["score"])
+@dataclass(frozen=True)
+class Fields:
+    logits: torch.Tensor
+    hidden: object
+
+
+class Pair(NamedTuple):
+    logits: torch.Tensor
+    hidden: object
+
+
+class Outputs(list):
+    """A list with a type of its own."""
+
+
+@pytest.mark.parametrize("kind", [Output, Fields, Pair, SimpleNamespace, lambda **parts: Outputs(parts.values())])
+def test_ledger_of_an_output_of_any_type_is_that_of_the_tensor(kind):
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)).double(), draw(2, 4)
+    model = module(lambda x: kind(logits=net(x), hidden={"inner": x}), net=net)
+    key = "logits" if kind in (Output, Fields, Pair, SimpleNamespace) else 0
+    found = LRP(score=Probability(output=key)).with_ledger(model, x, 1)[1]
+    expected = LRP(score=Probability()).with_ledger(net, x, 1)[1]
+    assert abs(found.balance) < 1e-12
+    close(found.remainder["score"], expected.remainder["score"])
 
 
 def test_tensor_that_is_written_over_is_refused_with_the_remedy():

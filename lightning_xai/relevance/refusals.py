@@ -1,0 +1,26 @@
+"""What a pass says of networks that it cannot explain."""
+
+from __future__ import annotations
+
+UNREACHED = (
+    "the model's input does not reach its score: an integer cast, an argmax, .detach(), copy.copy or numpy lies "
+    "between them, so there is no relevance to propagate."
+)
+UNDIFFERENTIABLE = (
+    "the model calls an operator that torch cannot differentiate, e.g. of a quantised module, through which no "
+    "relevance passes; explain the module as it was before, or by perturbation."
+)
+CONSTANT = " Statistics count as constants unless they are given ('statistic', rules.Gradient()): "
+CHECKPOINTED = (
+    "the model recomputes activations in the backward pass (torch.utils.checkpoint), where no rule sees them; turn "
+    "gradient checkpointing off while explaining."
+)
+DIFFERENTIATES = (
+    "differentiates in its forward (torch.autograd.grad or backward), where it would get relevance for a gradient; use "
+    "a gradient method, e.g. Saliency or IntegratedGradients."
+)
+TRANSFORMS = (
+    "calls a transform of torch.func (grad, vjp, jacrev, vmap) in its forward, inside which no rule is seen; use a "
+    "gradient method, e.g. Saliency or IntegratedGradients."
+)
+INFERENCE = "calls torch.inference_mode() in its forward, through which no relevance passes; use torch.no_grad() there."
