@@ -111,7 +111,9 @@ class Recorder:
             kind = "statistic" if any(part in call.trace.statistics for part in call.tensors) else "bias"
         balance = self.retained.setdefault(kind, [])
         args, kwargs = (_tapped(part, lambda r: balance.append(-r)) for part in (call.args, call.kwargs))
-        live = [tensor for tensor in tensors_in([args, kwargs]) if is_live(tensor)]
+        copies = tensors_in([args, kwargs])
+        call.trace.copy_gates(call.tensors, copies)
+        live = [tensor for tensor in copies if is_live(tensor)]
         result = rule.run(replace(call, args=args, kwargs=kwargs, live=live))
         target = call.args[0] if call.in_place and is_live(call.args[0]) else None
         if target is not None and not isinstance(result, Tensor):

@@ -219,7 +219,7 @@ def rule_table(model: nn.Module, inputs: Tensor, composite: str | Composite) -> 
     """Which rule every operation of a model gets, found by one forward pass of the first sample.
 
     Operations that only move numbers, or whose derivative conserves relevance as it is (sums, pooling), are left out
-    unless the composite names them.
+    unless the composite names them. What a module repeats, as an LSTM does at every step, stands there once.
 
     Args:
         model: The network; left as it was.
@@ -240,7 +240,8 @@ def rule_table(model: nn.Module, inputs: Tensor, composite: str | Composite) -> 
     composite = as_composite(composite)
     check_inputs(inputs)
     passed = _propagate(model, inputs[:1], "predicted", composite, as_score("logit"))
-    return RuleTable(tuple((row.operation.module, row.operation.name, row.rule) for row in passed.rows))
+    rows = ((row.operation.module, row.operation.name, row.rule) for row in passed.rows)
+    return RuleTable(tuple(dict.fromkeys(rows)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.relevance.call import is_live
+from lightning_xai.relevance.recurrent import RECURRENT
 
 
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -57,5 +58,6 @@ PARTS: dict[str, Callable[..., Any]] = {
     "addr": _addr,
     "var_mean": _with_mean(torch.var),
     "std_mean": _with_mean(torch.std),
+    **RECURRENT,
 }
 """By the plain names of the functions; a composite that names one of them has it as a whole."""

@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai.operations import KINDS, kind_of, tensors_in
+from lightning_xai.operations import KINDS, MIXING, kind_of, tensors_in
 from lightning_xai.relevance.call import Call, Operation, is_rectifier
 from lightning_xai.relevance.inputs import InputTracker
 from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.record import LinearRecord
 from lightning_xai.relevance.sharded import find_again
+
+_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "softmax"})
 
 
 @dataclass(eq=False)
@@ -42,6 +44,7 @@ class Trace:
         self.saved: Any = WeakTensorKeyDictionary()  # of activations that left their factor to a linear operation
         self.statistics = WeakTensorKeyDictionary()  # what counts as a constant, though it is made of the input
         self._nonnegative: Any = WeakTensorKeyDictionary()  # the version in which a tensor was not negative
+        self._gates: Any = WeakTensorKeyDictionary()  # the version in which it was a gate
 
     def count_consumers(self, live: list[Tensor]) -> None:
         """Note that an operation reads these tensors."""
@@ -61,6 +64,8 @@ class Trace:
         """Note what is known of the result of an operation."""
         if call.operation.kind == "statistic":
             self.statistics.update((part, None) for part in tensors_in(result) if not part.requires_grad)
+        if self._makes_gate(call):
+            self._gates.update((part, part._version) for part in tensors_in(result))
         facts = KINDS.get(kind_of(call.func) or "")
         rectified = call.operation.kind == "activation" and is_rectifier(call.operation.name, call.named())
         if isinstance(result, Tensor) and (
@@ -73,6 +78,23 @@ class Trace:
     def nonnegative(self, tensor: Any) -> bool:
         """Whether a tensor is known to hold no negative number."""
         return isinstance(tensor, Tensor) and self._nonnegative.get(tensor) == tensor._version
+
+    def is_gate(self, tensor: Any) -> bool:
+        """Whether a tensor says how much of another passes: what a sigmoid or a softmax gives, moved, or 1 less it."""
+        return isinstance(tensor, Tensor) and self._gates.get(tensor) == tensor._version
+
+    def _makes_gate(self, call: Call) -> bool:
+        name, facts = call.operation.name, KINDS.get(call.operation.kind or "")
+        if facts is not None and facts.moving and name not in MIXING:
+            return all(map(self.is_gate, call.live))
+        if name == "rsub":  # 1 - z
+            return call.args[1:] == (1,) and self.is_gate(call.args[0])
+        return name in _GATES
+
+    def copy_gates(self, tensors: list[Tensor], copies: list[Tensor]) -> None:
+        """Note that copies of some tensors are gates if these are."""
+        gates = ((copy, copy._version) for tensor, copy in zip(tensors, copies, strict=True) if self.is_gate(tensor))
+        self._gates.update(gates)
 
     def before_write(self, call: Call) -> None:
         """Copy what a rule still needs of a tensor that a call is about to write to."""

@@ -359,6 +359,7 @@ EVERY = [rule for rule, _ in RULES.values()] + [
     rules.Pass(),
     rules.FixedScale(),
     rules.Uniform(),
+    rules.SignalTakeAll(),
     rules.Deconv(),
     rules.Guided(),
     rules.ZBox([0.0, 1.0], [2.0, 3.0]),

@@ -146,7 +146,8 @@ class RuleList(Composite):
     Convolutions, linear operations and norms with parameters must find a rule. Others have one of their own unless a
     pattern says otherwise: activations :class:`~lightning_xai.relevance.rules.Pass`, products and attention
     :class:`~lightning_xai.relevance.rules.Uniform`, softmax, sums and pooling the derivative, which conserves there. A
-    batch norm that follows a convolution or a linear layer is part of it.
+    batch norm that follows a convolution or a linear layer is part of it. A recurrent layer is the linear operations,
+    activations and products of its steps, unless ``("recurrent", rules.Gradient())`` takes it as a whole.
 
     Args:
         rules: Pairs (pattern, rule).

@@ -25,6 +25,7 @@ class EpsilonPlus(Composite):
     norm          FixedScale
     activation    Pass
     product       Uniform, as in attention
+    recurrent     those of the operations of its steps
     others        the derivative
     ============  ==========================================
 

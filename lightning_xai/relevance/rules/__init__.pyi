@@ -4,6 +4,7 @@ from lightning_xai.relevance.rules.first import Bound as Bound
 from lightning_xai.relevance.rules.first import Flat as Flat
 from lightning_xai.relevance.rules.first import WSquare as WSquare
 from lightning_xai.relevance.rules.first import ZBox as ZBox
+from lightning_xai.relevance.rules.gating import SignalTakeAll as SignalTakeAll
 from lightning_xai.relevance.rules.linear import AlphaBeta as AlphaBeta
 from lightning_xai.relevance.rules.linear import Epsilon as Epsilon
 from lightning_xai.relevance.rules.linear import Gamma as Gamma
