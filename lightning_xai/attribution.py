@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_fields, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
+from lightning_xai.batching import Batches
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
 
 
@@ -53,6 +54,22 @@ class Explanation:
             **details: Further results by name.
         """
         return cls(relevance, score.detach(), bound.target, bound.prediction, bound.classes, details)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Explanation]) -> Explanation:
+        """Join the explanations of parts of a batch; a detail that is no tensor joins itself, by ``joined``."""
+        first, *others = parts
+        if not others:
+            return first
+        tensors = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("map", "score", "target", "prediction")
+        }
+        details = {}
+        for name, detail in first.details.items():
+            found = [part.details[name] for part in parts]
+            details[name] = torch.cat(found) if isinstance(detail, Tensor) else type(detail).joined(found)
+        return cls(**tensors, classes=first.classes, details=details)
 
 
 class Attribution(ABC):
@@ -129,10 +146,17 @@ class Attribution(ABC):
                 raise ValueError(unknown(f"a detail of {type(self).__name__}", name, self.details))
         with torch.inference_mode(False):
             clean, labels = detach_for_autograd(inputs), as_target(target, len(ids))
-            explanation = self.attribute(model, clean, labels, ids, tuple(details))
-        if not isinstance(explanation, Explanation):
-            name, got = type(self).__name__, type(explanation).__name__
-            raise TypeError(f"{name}.attribute must return an Explanation, got {got}.")
+
+            def attribute(rows: slice) -> Explanation:
+                some = labels[rows] if isinstance(labels, Tensor) else labels
+                found = self.attribute(model, clean[rows], some, ids[rows], tuple(details))
+                if not isinstance(found, Explanation):
+                    name, got = type(self).__name__, type(found).__name__
+                    raise TypeError(f"{name}.attribute must return an Explanation, got {got}.")
+                return found
+
+            # In one piece, unless memory runs out.
+            explanation = Explanation.joined(Batches(model, clean, len(ids)).map(attribute, len(ids)))
         self.check_map(explanation.map, inputs)
         unscored = ~explanation.score.isfinite()
         if unscored.any():

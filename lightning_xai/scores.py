@@ -68,22 +68,39 @@ def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | N
     return detach_for_autograd(indices).long()
 
 
+class TargetRangeError(ValueError):
+    """Says that a target is no class of the model.
+
+    Attributes:
+        classes: The number of classes that the model has.
+    """
+
+    def __init__(self, message: str, classes: int) -> None:
+        super().__init__(message, classes)
+        self.classes = classes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def check_range(target: Tensor, classes: int) -> None:
     """Raise if the model's output does not have a class index.
 
     Raises:
-        ValueError: If an index is out of range.
+        TargetRangeError: If an index is out of range; a ValueError.
 
-    >>> check_range(torch.tensor([0, 2, 5]), classes=5)
-    Traceback (most recent call last):
-    ValueError: target [5] is out of range: the model's output has 5 classes, so a target is 0 to 4.
+    >>> try:
+    ...     check_range(torch.tensor([0, 2, 5]), classes=5)
+    ... except ValueError as error:
+    ...     print(error)
+    target [5] is out of range: the model's output has 5 classes, so a target is 0 to 4.
     """
     outside = sorted({index for index in target.tolist() if not 0 <= index < classes})
     if outside:
         columns = f"{classes} classes, so a target is 0 to {classes - 1}"
         if classes == 1:
             columns = f"one column. Use target=0, with {_ONE_COLUMN}"
-        raise ValueError(f"target {outside} is out of range: the model's output has {columns}.")
+        raise TargetRangeError(f"target {outside} is out of range: the model's output has {columns}.", classes)
 
 
 @dataclass(frozen=True)

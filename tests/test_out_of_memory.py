@@ -58,15 +58,24 @@ ASKED = {
 }
 
 
+def ledger(model):
+    found = relevance.LRP().explain(model, X, Y, details=("ledger",)).details["ledger"]
+    return torch.stack([found.biases, found.epsilon, found.balance, found.layers["net.0"], found.received[6]])
+
+
 ATTRIBUTED = {
+    "gradient x input": lambda m: relevance.GradientXInput()(m, X, Y),
+    "LRP": lambda m: relevance.LRP()(m, X, Y),
+    "ledger": ledger,
+    "Grad-CAM": lambda m: relevance.GradCAM(layer="net.0")(m, X, Y),
+    "relevance metric": lambda m: updated(metrics.Relevance(relevance.LRP()), m),
     "integrated gradients": lambda m: relevance.IntegratedGradients(steps=5)(m, X, Y),
     "smoothed gradients": lambda m: relevance.SmoothGrad(draws=5)(m, X, Y),
     "Score-CAM": lambda m: relevance.ScoreCAM(layer="net.0")(m, X, Y),
     "Ablation-CAM": lambda m: relevance.AblationCAM(layer="net.0")(m, X, Y),
 }
-# A network that does not even take the batch as it is can only be asked for what is made of its passes one by one.
 CASES = [(ASKED[name], memory, name) for name in ASKED for memory in (1, 2, 5)]
-CASES += [(ATTRIBUTED[name], memory, name) for name in ATTRIBUTED for memory in (7, 11)]
+CASES += [(ATTRIBUTED[name], memory, name) for name in ATTRIBUTED for memory in (1, 3, 7, 11)]
 
 
 @pytest.mark.parametrize(

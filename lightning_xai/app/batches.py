@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
-from lightning_xai.callbacks.explain import Unpack, unpack_batch
+from lightning_xai.callbacks.batch import Unpack, unpack_batch
 
 
 def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> Tensor:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch import Tensor, nn
-from torch.utils.data import DistributedSampler, IterableDataset
+from torch import Tensor, distributed, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai._guard import set_forward_context
-from lightning_xai.callbacks.explain import (
+from lightning_xai.callbacks.batch import Unpack, check_options, copy_containers
+from lightning_xai.callbacks.collector import (
     Collector,
     Results,
-    Unpack,
     check_metrics,
-    check_options,
     compute_collected,
     draw,
     warn_once,
     write_tables,
 )
+from lightning_xai.callbacks.dependents import check_dependents, metrics_depended_on
+from lightning_xai.callbacks.failures import Failures
+from lightning_xai.callbacks.loaders import Loaders
 from lightning_xai.callbacks.logging import log_figure, log_number
 from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import new_run, pass_name, passes, remove_pass
@@ -49,8 +49,7 @@ class ExplanationMonitor(Callback):
     :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>-step<S>/``), which TensorBoard,
     Weights & Biases and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>`` in
     there. Epoch and step are those of Lightning's checkpoints. What an earlier run has left at the same step is
-    replaced, and a warning names what it has left at later ones. Any number of processes gives the same results; every
-    process needs at least one batch.
+    replaced, and a warning names what it has left at later ones. Any number of processes gives the same results.
 
     Args:
         metrics: What to compute, by name.
@@ -67,6 +66,10 @@ class ExplanationMonitor(Callback):
             half or double precision (``bf16-true``, ``64-true``) is explained in that.
         pictures: How pictures are drawn; class names and ``denormalize`` go here.
         save_maps: Keep the maps of every sample on disk.
+        on_error: ``"warn"``: what fails while explaining is left out of that epoch, with a warning and its traceback in
+            ``explanations/failures/``, and the training goes on; ``"raise"``: it ends the training. Failures of
+            metrics that ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors are raised in any case, and so
+            is whatever the sanity check, or the first batch of ``trainer.validate`` or ``trainer.test``, refuses.
 
     Attributes:
         results: The last results by metric: numbers as Python numbers, maps as tensors. With several data loaders the
@@ -77,7 +80,7 @@ class ExplanationMonitor(Callback):
         TypeError: If ``metrics`` is not a dict of explanation metrics.
 
     Example:
-        >>> import warnings
+        >>> import torch, warnings
         >>> from tempfile import TemporaryDirectory
         >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from lightning_xai.metrics import Importance
@@ -115,6 +118,7 @@ class ExplanationMonitor(Callback):
         precision: str = "32",
         pictures: Pictures | None = None,
         save_maps: bool = True,
+        on_error: str = "warn",
     ) -> None:
         check_metrics(metrics)
         check_options(max_samples, target, unpack)
@@ -126,6 +130,7 @@ class ExplanationMonitor(Callback):
             check_known("stage", stage, _PREFIX)
         if precision not in ("32", "trainer"):
             raise ValueError(f"precision must be '32' or 'trainer', got {precision!r}.")
+        check_known("on_error", on_error, ("warn", "raise"))
         if pictures is not None and not isinstance(pictures, Pictures):
             raise TypeError(f"pictures must be Pictures(...), got {type(pictures).__name__}.")
         self.metrics = dict(metrics)
@@ -138,8 +143,10 @@ class ExplanationMonitor(Callback):
         self.precision = precision
         self.pictures = pictures or Pictures()
         self.save_maps = as_flag("save_maps", save_maps)
+        self.on_error = on_error
         self.results: Results = {}
         self._run: _Run | None = None
+        self._batch: Any = None
         self._warned: set[str] = set()
 
     @property
@@ -166,6 +173,13 @@ class ExplanationMonitor(Callback):
             stages, names = set(self.stages) & set(other.stages), sorted(self.metrics.keys() & other.metrics.keys())
             if other is not self and stages and names:
                 raise ValueError(f"two ExplanationMonitors have a metric {names[0]!r}: give it another name in one.")
+        if stage == "fit" and "validate" in self.stages:
+            check_dependents(trainer, self.metrics, self.every_n_epochs)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the schedulers, too, which are there now."""
+        if "validate" in self.stages:
+            check_dependents(trainer, self.metrics, self.every_n_epochs)
 
     def network(self, pl_module: LightningModule) -> nn.Module:
         """Return what is explained of a module: the attribute named by ``model``, or the module itself.
@@ -213,6 +227,15 @@ class ExplanationMonitor(Callback):
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "test")
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep what the loader gave, as a step may take parts out of its batch."""
+        if self._run is not None or trainer.sanity_checking:
+            self._batch = copy_containers(batch)
+
+    on_test_batch_start = on_validation_batch_start
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -223,12 +246,14 @@ class ExplanationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain a batch."""
+        given, self._batch = self._batch, None
         with self._precision(trainer):
+            # What cannot be explained is said before any training is spent, and where none is at stake.
+            first = self._run is not None and not self._run.collectors and trainer.state.fn != "fit"
+            if first or (trainer.sanity_checking and "validate" in self.stages):
+                self._collector(self.metrics).check(self.network(pl_module), given)
             if self._run is not None:
-                self._run.add(self.network(pl_module), batch, dataloader_idx)
-            elif trainer.sanity_checking and "validate" in self.stages:
-                # What cannot be explained is said before any training is spent.
-                self._collector(self.metrics).check(self.network(pl_module), batch)
+                self._run.add(self.network(pl_module), given, dataloader_idx)
 
     on_test_batch_end = on_validation_batch_end
 
@@ -239,28 +264,37 @@ class ExplanationMonitor(Callback):
             return
         run.close()
         self.results = {}
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # at which Lightning logs numbers
         computed = compute_collected(run.collectors)
         for index, collector in run.collectors.items():
-            suffix = run.suffix(index)
+            suffix = run.loaders.suffix(index)
             found = computed[index]
             self.results.update((name + suffix, result) for name, result in found.items())
             for name, result in found.items():
-                for key, declaration in declared(self.metrics[name].results, result).items():
-                    if isinstance(declaration, Number):
-                        log_number(pl_module, f"{run.prefix}/{name}/{key}{suffix}", float(result[key]))
+                with collector.failures.contain(f"what is logged of {name}", [name]):
+                    for key, declaration in declared(self.metrics[name].results, result).items():
+                        if isinstance(declaration, Number):
+                            log_number(pl_module, f"{run.prefix}/{name}/{key}{suffix}", float(result[key]))
             if trainer.is_global_zero:
-                for name, figure in draw(collector, found, self.pictures).items():
-                    if run.writes:
-                        save(figure, run.figures / run.part(index) / f"{name}.png")
-                    title = (Path(run.prefix) / run.among / f"{name}{suffix}").as_posix()
-                    log_figure(trainer.loggers, title, figure, step)
-                if run.writes:
-                    write_tables(collector, found, run.figures / run.part(index))
+                self._draw(run, index, collector, found, trainer)
         if not self.save_maps:
             run.clear(run.maps)
+        run.raise_deferred()
 
     on_test_epoch_end = on_validation_epoch_end
+
+    def _draw(self, run: _Run, index: int, collector: Collector, found: Results, trainer: Trainer) -> None:
+        contain, folder = collector.failures.contain, run.figures / run.part(index)
+        for name, figure in draw(collector, found, self.pictures):
+            if run.writes:
+                with contain(f"the file {folder / name}.png"):
+                    save(figure, folder / f"{name}.png")
+            title = (Path(run.prefix) / run.among / f"{name}{run.loaders.suffix(index)}").as_posix()
+            for logger in trainer.loggers:
+                with contain(f"the picture of {name} in {type(logger).__name__}"):
+                    # The step at which Lightning logs numbers.
+                    log_figure([logger], title, figure, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        if run.writes:
+            write_tables(collector, found, folder)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the progress line, and maps that are stored only until the pictures are drawn."""
@@ -305,10 +339,6 @@ class _Run:
         self.monitor = monitor
         self.trainer = trainer
         self.prefix = _PREFIX[stage]
-        self.loaders = _loaders(trainer, stage)
-        for loader in self.loaders:
-            if _sampler(loader) is None and trainer.world_size > 1:
-                warn_once(monitor._warned, "iterable data are taken to be split between the processes as they are.")
         # log_dir is a collective call: every process asks for it.
         place = Path(trainer.log_dir or trainer.default_root_dir)
         self.maps = place / "explanations" / pass_name(stage, trainer.current_epoch, trainer.global_step)
@@ -317,33 +347,42 @@ class _Run:
         self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
         monitors = [other for other in _monitors(trainer) if stage in other.stages]
         self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
+        record = self.maps.parent / "failures" / f"{self.maps.name}-rank{trainer.global_rank}.txt"
+        self.failures = Failures(
+            self.maps.name,
+            raises=monitor.on_error == "raise",
+            critical=metrics_depended_on(trainer, monitor.metrics) if stage == "validate" else (),
+            file=record if self.writes else None,
+            deferred=trainer.world_size > 1,
+        )
+        self.loaders = Loaders(trainer, stage)
         self.collectors: dict[int, Collector] = {}
         self.bar: BarTask | None = None
         self.name = trainer.strategy.broadcast(new_run())
         self.clear(self.maps, self.figures)
-
-    def suffix(self, index: int) -> str:
-        """Return the suffix of the names of one data loader."""
-        return f"/dataloader_idx_{index}" if len(self.loaders) > 1 else ""
+        if trainer.world_size > 1:  # every process takes part at the end, also one that gets no batch
+            for index in range(self.loaders.count):
+                self._collector(index)
 
     def part(self, index: int) -> Path:
         """Return the subfolder of a data loader, among the others and other monitors."""
-        return Path(self.among) / self.suffix(index).strip("/")
+        return Path(self.among) / self.loaders.suffix(index).strip("/")
 
     def add(self, network: nn.Module, batch: Any, index: int) -> None:
         """Explain a batch of a data loader."""
-        if index not in self.collectors:
-            self.collectors[index] = self._collector(index)
-        collector = self.collectors[index]
-        position = _positions(self.loaders[index], self.trainer)
-        if collector.done(position):
-            return
-        if self.bar is None and self.trainer.progress_bar_callback is not None:
-            samples = sum(collector.expected(loader) for loader in self.loaders) / self.trainer.world_size
-            work = collector.work(network, batch)
-            self.bar = BarTask(self.trainer, round(work * samples)) if work else None
+        collector = self.collectors.get(index) or self._collector(index)
+        with collector.failures.contain("every metric", collector.metrics):
+            collector.order = self.loaders.order(index, batch, collector.unpack)
+            for note in collector.order.notes:
+                warn_once(self.monitor._warned, note)
+            if collector.done():
+                return
+            if self.bar is None and self.trainer.progress_bar_callback is not None:
+                samples = sum(map(collector.expected, self.loaders.flattened)) / self.trainer.world_size
+                work = collector.work(network, batch)
+                self.bar = BarTask(self.trainer, round(work * samples)) if work else None
         with nullcontext() if self.bar is None else progress_to(self.bar.advance):
-            collector.add(network, batch, position)
+            collector.add(network, batch)
 
     def close(self) -> None:
         """Remove the progress line."""
@@ -355,52 +394,35 @@ class _Run:
         self.trainer.strategy.barrier("files are no longer needed")
         if self.trainer.is_global_zero and self.writes:
             for folder in folders:
-                for index in range(len(self.loaders)):
-                    remove_pass(folder / self.part(index))
-                for emptied in (folder, folder.parent):
-                    if emptied.is_dir() and not any(emptied.iterdir()):
-                        emptied.rmdir()
+                with self.failures.contain(f"the removal of {folder}"):
+                    for index in range(self.loaders.count):
+                        remove_pass(folder / self.part(index))
+                    for emptied in (folder, folder.parent):
+                        if emptied.is_dir() and not any(emptied.iterdir()):
+                            emptied.rmdir()
         self.trainer.strategy.barrier("files are removed")
 
+    def raise_deferred(self) -> None:
+        """Raise what failed in any process, in all of them, if it is to be raised."""
+        parts = [self.failures, *(collector.failures for collector in self.collectors.values())]
+        reasons = [reason for failures in parts for reason in failures.reasons()]
+        if self.failures.raises and self.failures.deferred:
+            everywhere: list[Any] = [None] * self.trainer.world_size
+            distributed.all_gather_object(everywhere, reasons)
+            reasons = [reason for some in everywhere for reason in some]
+        if reasons:
+            raise RuntimeError(f"explaining {self.maps.name} failed: {reasons[0]}")
+
     def _collector(self, index: int) -> Collector:
-        metrics = deepcopy(self.monitor.metrics) if len(self.loaders) > 1 else self.monitor.metrics
+        metrics = deepcopy(self.monitor.metrics) if self.loaders.count > 1 else self.monitor.metrics
         folder = self.maps / self.part(index) if self.writes else None
-        return self.monitor._collector(metrics, folder=folder, rank=self.trainer.global_rank, run=self.name)
+        failures = replace(self.failures, causes={}, waiting=[])
+        collector = self.monitor._collector(
+            metrics, folder=folder, rank=self.trainer.global_rank, run=self.name, failures=failures, order=self.loaders.orders[index]
+        )
+        self.collectors[index] = collector
+        return collector
 
 
 def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:
     return [callback for callback in trainer.callbacks if isinstance(callback, ExplanationMonitor)]  # type: ignore[attr-defined]
-
-
-def _loaders(trainer: Trainer, stage: str) -> list[Any]:
-    """List the data loaders, in the order of Lightning's ``dataloader_idx``."""
-    loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
-    return list(CombinedLoader(loaders, mode="sequential").flattened)
-
-
-def _positions(loader: Any, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-    """Make what turns places in a process' own data into positions in the whole, -1 where another has the sample."""
-    sampler = _sampler(loader)
-    if isinstance(sampler, DistributedSampler):
-        # It repeats samples to give every process as many.
-        dataset: Any = sampler.dataset
-        return lambda places: _below(places * sampler.num_replicas + sampler.rank, len(dataset))
-    share = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
-    world, rank = share["num_replicas"], share["rank"]
-    if isinstance(sampler, Sized):
-        # Every process goes through all the data.
-        return lambda places: torch.where(places % world == rank, places, -1)
-    return lambda places: places * world + rank
-
-
-def _sampler(loader: Any) -> Any:
-    """Find the sampler of a loader, also inside a batch sampler; None for iterable data."""
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):
-        return None
-    sampler = getattr(loader, "sampler", None)
-    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    return inner if isinstance(inner, DistributedSampler) else sampler
-
-
-def _below(positions: Tensor, length: int) -> Tensor:
-    return torch.where(positions < length, positions, -1)

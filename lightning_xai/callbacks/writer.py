@@ -127,7 +127,9 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
         hint = f" There are some in {', '.join(others)}." if others else ""
         raise FileNotFoundError(f"no explanations ({_SHARDS}) in {folder}.{hint}")
     shards = _read(folder, files)
-    joined = {name: _joined([shard[name] for shard in shards]) for name in sorted(shards[0])}
+    # A metric that failed in the course of a pass has no tensors in the later files, and is left out of it.
+    names = sorted(set.intersection(*(set(shard) for shard in shards)))
+    joined = {name: _joined([shard[name] for shard in shards]) for name in names}
     ids, order = joined["sample_id"].sort(stable=True)
     first = torch.cat([torch.ones(1, dtype=torch.bool), ids[1:] != ids[:-1]])
     if not first.all():
@@ -162,7 +164,7 @@ def _read(folder: Path, files: Sequence[Path]) -> list[dict[str, Tensor]]:
     for path, (run, tensors) in found.items():
         if run != latest:
             excluded.setdefault("of an earlier run", []).append(path.name)
-        elif shards and _schema(tensors) != _schema(shards[0]):
+        elif shards and not _fit(tensors, shards[0]):
             excluded.setdefault("with other tensors than the first", []).append(path.name)
         else:
             shards.append(tensors)
@@ -174,8 +176,10 @@ def _read(folder: Path, files: Sequence[Path]) -> list[dict[str, Tensor]]:
     return shards
 
 
-def _schema(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
-    return {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
+def _fit(tensors: Mapping[str, Tensor], first: Mapping[str, Tensor]) -> bool:
+    """Tell whether the tensors that two files have both are of the same type and number of axes."""
+    pairs = [(tensors[name], first[name]) for name in tensors.keys() & first.keys()]
+    return all(own.dtype == other.dtype and own.ndim == other.ndim for own, other in pairs)
 
 
 def _few(names: Sequence[object]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ def update_together(
     sample_ids: Ids = None,
     *,
     count: bool = True,
+    on_error: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, BatchExplanation]:
     """Update metrics so that those over the same regions share one sweep.
 
@@ -72,9 +73,11 @@ def update_together(
         sample_ids: The samples' ids [N]; 0..N-1 unless given.
         count: Whether the samples count. If not, the states only take the shapes they would have: a process without
             samples of its own needs them to synchronise with the others.
+        on_error: Called with the name of a metric that fails and the error; the others go on. Unless given, it is
+            raised. If ``on_error`` raises, no metric is updated.
 
     Returns:
-        What each metric found, per sample.
+        What each metric found, per sample; nothing of those that failed.
 
     Raises:
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
@@ -87,19 +90,40 @@ def update_together(
     >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
     (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
-    found = {
-        name: metric.run(model, inputs, target, sample_ids)
-        for name, metric in metrics.items()
-        if not isinstance(metric, SweepMetric)
-    }
+    found: dict[str, BatchExplanation] = {}
+    handle = on_error or _reraise
+    for name, metric in metrics.items():
+        if not isinstance(metric, SweepMetric):
+            try:
+                found[name] = metric.run(model, inputs, target, sample_ids)
+            except Exception as error:
+                handle(name, error)
     for plan, sharing in shared_sweeps(metrics):
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
         captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
-        swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
-        found.update((name, metric.explained(swept)) for name, metric in sharing.items())
-    for name, metric in metrics.items():
-        metric.accumulate(found[name] if count else found[name].without_samples())
+        try:
+            swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
+            found.update((name, metric.explained(swept)) for name, metric in sharing.items())
+        except Exception as error:
+            if len(sharing) == 1 or on_error is None:
+                handle(next(iter(sharing)), error)
+                continue
+            for name, metric in sharing.items():  # each alone, to tell which of them fails
+                try:
+                    found[name] = metric.run(model, inputs, target, sample_ids)
+                except Exception as own:
+                    handle(name, own)
+    for name in list(found):
+        try:
+            metrics[name].accumulate(found[name] if count else found[name].without_samples())
+        except Exception as error:
+            del found[name]
+            handle(name, error)
     return found
+
+
+def _reraise(_name: str, error: Exception) -> NoReturn:
+    raise error
 
 
 def shared_sweeps(metrics: Mapping[str, ExplanationMetric]) -> list[tuple[Plan, dict[str, SweepMetric]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,20 @@ class Ledger:
     biases: Tensor
     epsilon: Tensor
     remainder: dict[str, Tensor]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ledger]) -> Ledger:
+        """Join the ledgers of parts of a batch."""
+        start, received = (torch.cat([getattr(part, name) for part in parts]) for name in ("start", "received"))
+        biases, epsilon = (
+            torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("biases", "epsilon")
+        )
+        layers: dict[str, Tensor] = {}
+        remainder: dict[str, Tensor] = {}
+        for part in parts:
+            for sums, own in ((layers, part.layers), (remainder, part.remainder)):
+                sums.update({key: sums.get(key, 0) + value for key, value in own.items()})
+        return cls(start, received, layers, biases, epsilon, remainder)
 
     @property
     def balance(self) -> Tensor:

@@ -21,7 +21,7 @@ def pictures():
 def _without_pictures(request, monkeypatch):
     if "pictures" not in request.fixturenames:
         for module in MODULES:
-            monkeypatch.setattr(module, "draw", lambda *_: {})
+            monkeypatch.setattr(module, "draw", lambda *_: iter(()))
 
 
 @pytest.fixture

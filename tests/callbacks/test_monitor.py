@@ -403,7 +403,7 @@ class Fails(Classifier):
 @pytest.mark.parametrize("where", ["step", "forward"])
 @pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
 def test_a_run_that_fails_leaves_nothing_behind(trainer, where, bar):
-    module, monitor = Fails(), ExplanationMonitor(metrics(), max_samples=FIRST)
+    module, monitor = Fails(), ExplanationMonitor(metrics(), max_samples=FIRST, on_error="raise")
     module.where = where
     with pytest.raises(RuntimeError, match=f"the {where} fails"):
         trainer(callbacks=[monitor, bar()], enable_progress_bar=True).validate(module, loader(), verbose=False)

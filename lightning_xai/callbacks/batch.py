@@ -1,0 +1,123 @@
+"""What a data loader gives: inputs, targets and ids of a batch, and options about them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai._checks import as_integer
+from lightning_xai._guard import detach_for_autograd
+
+Unpack = Callable[[Any], Sequence[Any]]
+
+_INPUT_KEYS = ("input", "inputs", "image", "images", "x", "pixel_values", "signal", "features", "data")
+_TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class")
+
+
+def unpack_batch(batch: Any) -> tuple[Any, Any]:
+    """Find inputs and target of a batch: a tensor, a tuple that starts with them, or fields with the usual names.
+
+    Fields are those of a dict, a named tuple or a dataclass.
+
+    Raises:
+        TypeError: If it is none of these, or what stands first cannot be the inputs of a model.
+
+    >>> unpack_batch({"image": 1, "label": 2, "weight": 3})
+    (1, 2)
+    """
+    named = _named(batch)
+    if isinstance(batch, Tensor):
+        return batch, None
+    if named is not None:
+        inputs = [key for key in _INPUT_KEYS if named.get(key) is not None]
+        if len(inputs) == 1:
+            return named[inputs[0]], next((named[key] for key in _TARGET_KEYS if named.get(key) is not None), None)
+        what = f"a {type(batch).__name__} with the keys {list(named)}"
+    elif isinstance(batch, tuple | list) and batch:
+        first = batch[0]
+        if (
+            not isinstance(first, Tensor)
+            or _like_inputs(first)
+            or (first.ndim > 1 and not any(map(_like_inputs, batch)))
+        ):
+            return first, batch[1] if len(batch) > 1 else None
+        what = (
+            f"a {type(batch).__name__} that starts with {str(first.dtype).removeprefix('torch.')} {list(first.shape)}"
+        )
+    else:
+        what = f"a {type(batch).__name__}"
+    raise TypeError(
+        f"the batch is {what}, in which the inputs cannot be told; say which they are, e.g. "
+        f"unpack=lambda batch: (batch['image'], batch['label'])."
+    )
+
+
+def _like_inputs(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1
+
+
+def _named(batch: Any) -> Mapping[str, Any] | None:
+    if isinstance(batch, Mapping):
+        return batch
+    if is_dataclass(batch):
+        return {part.name: getattr(batch, part.name) for part in fields(batch)}
+    return dict(zip(batch._fields, batch, strict=True)) if hasattr(batch, "_fields") else None
+
+
+def read_batch(unpack: Unpack, batch: Any) -> tuple[Tensor, Any, Tensor | None]:
+    """Unpack a batch into inputs that autograd may see, labels, and the samples' own ids if it has some.
+
+    Raises:
+        TypeError: If ``unpack`` returns something else.
+        ValueError: If there are more or fewer ids than samples.
+    """
+    parts = unpack(batch)
+    if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3:
+        raise TypeError("unpack must return (inputs, target) or (inputs, target, sample_ids).")
+    inputs, labels = parts[0], parts[1]
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"the inputs of the batch are a {type(inputs).__name__}, not a tensor; say what to explain, e.g. "
+            f"unpack=lambda batch: (batch[0], batch[1])."
+        )
+    own_ids = torch.as_tensor(parts[2]) if len(parts) == 3 else None
+    if own_ids is not None and len(own_ids) != len(inputs):
+        raise ValueError(f"unpack returned {len(own_ids)} sample ids for {len(inputs)} samples.")
+    return detach_for_autograd(inputs), labels, own_ids
+
+
+def copy_containers(batch: Any) -> Any:
+    """Copy the dicts, lists and tuples of a batch, not its tensors: what takes parts out of one leaves the other.
+
+    >>> batch = {"image": [1], "label": 2}
+    >>> kept = copy_containers(batch)
+    >>> batch.pop("label"), batch["image"].append(3), kept
+    (2, None, {'image': [1], 'label': 2})
+    """
+    if type(batch) is tuple:
+        return tuple(map(copy_containers, batch))
+    if isinstance(batch, MutableMapping | list):
+        copied = copy.copy(batch)
+        for key, value in list(batch.items() if isinstance(batch, MutableMapping) else enumerate(batch)):
+            if isinstance(value, MutableMapping | list | tuple):
+                copied[key] = copy_containers(value)
+        return copied
+    return copy.copy(batch) if is_dataclass(batch) else batch
+
+
+def check_options(max_samples: int, target: str | int, unpack: Unpack | None = None) -> None:
+    """Refuse a number of samples, a target or a function of the batch that is not valid.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    as_integer("max_samples", max_samples, least=1)
+    if unpack is not None and not callable(unpack):
+        raise TypeError(f"unpack must be a function of a batch, got {unpack!r}.")
+    if not isinstance(target, int) and target not in ("label", "predicted"):
+        raise ValueError(f"target must be 'label', 'predicted' or a class index, got {target!r}.")

@@ -1,0 +1,316 @@
+"""Explanation of one data loader, batch after batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._files import check_file_name
+from lightning_xai._guard import isolated_eval
+from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
+from lightning_xai.callbacks.failures import Failures
+from lightning_xai.callbacks.order import Order
+from lightning_xai.callbacks.writer import ShardWriter, load_explanations
+from lightning_xai.figures.canvas import Pictures
+from lightning_xai.figures.results import DRAWN, draw_results
+from lightning_xai.figures.samples import draw_samples
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
+from lightning_xai.metrics.sweeps import shared_sweeps, update_together
+from lightning_xai.metrics.synchronisation import compute_together
+from lightning_xai.perturbation.sweep import evaluations
+from lightning_xai.results import declared
+from lightning_xai.scores import TargetRangeError, as_target
+
+Results = dict[str, dict[str, Any]]
+
+
+class Collector:
+    """Explains batch after batch of one data loader and adds up what it finds.
+
+    Args:
+        metrics: The metrics by name; reset at the start.
+        max_samples: Only the samples whose position is below this are explained.
+        target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
+        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
+        folder: Where per-sample results go, if anywhere.
+        rank: This process.
+        run: The name of the run that writes, the same for all its processes.
+        order: Which samples the process meets; those of a data set in its order unless given.
+        failures: What becomes of failures; they are raised unless given.
+        warned: The warnings that were given already; each is given once.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+        TypeError: If ``metrics`` is not a dict of explanation metrics by name.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, ExplanationMetric],
+        *,
+        max_samples: int = 64,
+        target: str | int = "label",
+        unpack: Unpack | None = None,
+        folder: Path | None = None,
+        rank: int = 0,
+        run: str | None = None,
+        order: Order | None = None,
+        failures: Failures | None = None,
+        warned: set[str] | None = None,
+    ) -> None:
+        check_metrics(metrics)
+        check_options(max_samples, target, unpack)
+        self.metrics = dict(metrics)
+        self.max_samples = max_samples
+        self.target = target
+        self.unpack = unpack or unpack_batch
+        self.folder = folder
+        self.order = order or Order()
+        self.failures = failures or Failures("the data", raises=True)
+        self._writer = None if folder is None else ShardWriter(folder, rank, run)
+        self.seen = 0
+        self._warned = set() if warned is None else warned
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def add(self, model: nn.Module, batch: Any) -> None:
+        """Explain those samples of a batch that are asked for.
+
+        Args:
+            model: The network; left as it was.
+            batch: What the data loader gave.
+        """
+        with torch.inference_mode(False), torch.no_grad(), self.failures.contain("every metric", self.metrics):
+            inputs, labels, own_ids = read_batch(self.unpack, batch)
+            places = torch.arange(self.seen, self.seen + len(inputs))
+            positions = self.order.positions(places)
+            self.seen += len(inputs)
+            wanted = (positions >= 0) & (positions < self.max_samples)
+            finite = inputs.isfinite().flatten(1).all(1).cpu()
+            self._exclude(wanted & ~finite, BROKEN)
+            targets = self._targets(labels, len(inputs))
+            labelled = targets.cpu() >= 0 if isinstance(targets, Tensor) else torch.ones_like(finite)
+            self._exclude(wanted & finite & ~labelled, UNLABELLED)
+            chosen = (wanted & finite & labelled).nonzero().flatten()
+            if len(chosen):
+                ids = self.order.ids(places)[chosen] if own_ids is None else own_ids.cpu()[chosen]
+                self._explain(model, inputs[chosen], _picked(targets, chosen), ids)
+            elif len(inputs) and not self._has_shapes():
+                stand_in = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                self._update(model, stand_in, "predicted", None, count=False)
+
+    def check(self, model: nn.Module, batch: Any) -> None:
+        """Raise the errors that :meth:`add` would raise for a batch, without explaining it."""
+        with torch.inference_mode(False), torch.no_grad():
+            inputs, labels, _ = read_batch(self.unpack, batch)
+            usable = inputs.isfinite().flatten(1).all(1).cpu()
+            targets = self._targets(labels, len(inputs))
+            if isinstance(targets, Tensor):
+                usable &= targets.cpu() >= 0
+            chosen = usable.nonzero().flatten()
+            if len(chosen):
+                for metric in self.metrics.values():
+                    try:
+                        metric.check(model, inputs[chosen], _picked(targets, chosen))
+                    except RuntimeError as error:
+                        raise _in_words(error) from error
+
+    def done(self) -> bool:
+        """Tell whether every sample that is asked for has been seen."""
+        return int(self.order.positions(torch.tensor([self.seen]))) >= self.max_samples and self._has_shapes()
+
+    def compute(self, *, alone: bool = False) -> Results:
+        """Compute the results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
+
+        With several processes this synchronises them, so all must call it, unless each is to answer ``alone``.
+        """
+        return compute_collected({0: self}, alone=alone)[0]
+
+    def discard(self) -> None:
+        """Remove what this process wrote."""
+        if self._writer is not None:
+            self._writer.remove()
+
+    def work(self, model: nn.Module, batch: Any) -> int:
+        """Count the perturbed inputs that a sample of this batch needs; 0 if it has none that can be explained."""
+        inputs, _, _ = read_batch(self.unpack, batch)
+        first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
+        if not len(first):
+            return 0
+        with isolated_eval(model):  # a label function may draw
+            total = 0
+            for plan, sharing in shared_sweeps(self.metrics):
+                requests = [request for metric in sharing.values() for request in metric.requests]
+                total += evaluations(requests, plan.regions.bind(first).count)
+            return total
+
+    def expected(self, dataloader: Any) -> int:
+        """Count the samples of a data loader that are asked for."""
+        dataset = getattr(dataloader, "dataset", None)
+        return min(self.max_samples, len(dataset)) if isinstance(dataset, Sized) else self.max_samples
+
+    def _targets(self, labels: Any, samples: int) -> Any:
+        if self.target != "label":
+            return self.target
+        if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool):
+            column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+            if column.ndim == 1:
+                return as_target(column, samples)
+        warn_once(self._warned, "the batch has no class labels [N]: the predicted class is explained instead.")
+        return "predicted"
+
+    def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
+        try:
+            found = self._update(model, inputs, target, ids)
+        except TargetRangeError as error:
+            if not isinstance(target, Tensor):
+                raise
+            known = (target < error.classes).cpu()
+            self._exclude(~known, UNLABELLED)
+            chosen = known.nonzero().flatten()
+            if not len(chosen):
+                return
+            inputs, ids = inputs[chosen], ids[chosen]
+            found = self._update(model, inputs, _picked(target, chosen), ids)
+        if self._writer is not None and found:
+            with self.failures.contain(f"what is written to {self.folder}"):
+                writer, self._writer = self._writer, None  # after a failure nothing more is written
+                writer.write(per_sample(found, inputs, ids))
+                self._writer = writer
+
+    def _update(
+        self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor | None, *, count: bool = True
+    ) -> dict[str, BatchExplanation]:
+        def handle(name: str, error: Exception) -> None:
+            if isinstance(error, TargetRangeError):
+                raise error
+            error = _in_words(error)
+            if not self.failures.add(name, error, [name]):
+                raise error
+
+        active = {name: metric for name, metric in self.metrics.items() if name not in self.failures.causes}
+        return update_together(active, model, inputs, target, ids, count=count, on_error=handle)
+
+    def _exclude(self, samples: Tensor, reason: str) -> None:
+        count = int(samples.sum())
+        if count:
+            warn_once(self._warned, reason)
+            for metric in self.metrics.values():
+                metric.exclude(count)
+
+    def _has_shapes(self) -> bool:
+        failed = self.failures.causes
+        return all(metric.update_called for name, metric in self.metrics.items() if name not in failed)
+
+
+BROKEN = "samples with NaN or infinite inputs are left out; `excluded` counts them."
+UNLABELLED = (
+    "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
+)
+INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
+
+
+def _in_words(error: Exception) -> Exception:
+    """Say what torch's word of inference tensors means here."""
+    if isinstance(error, RuntimeError) and "inference tensor" in str(error).lower():
+        return RuntimeError(INFERENCE_TENSOR).with_traceback(error.__traceback__)
+    return error
+
+
+def _picked(target: Any, chosen: Tensor) -> Any:
+    return target[chosen.to(target.device)] if isinstance(target, Tensor) else target
+
+
+def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = False) -> dict[int, Results]:
+    """Compute the results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
+
+    With several processes this synchronises them once for all, so all must call it, unless each answers ``alone``.
+    """
+    metrics = {(index, name): metric for index, some in collectors.items() for name, metric in some.metrics.items()}
+    failures = {index: some.failures for index, some in collectors.items()}
+    failed = {(index, name): cause for index, some in failures.items() for name, cause in some.causes.items()}
+    known = set(failed)
+
+    def handle(place: tuple[int, str], error: Exception) -> None:
+        index, name = place
+        if not failures[index].add(name, error, [name]):
+            raise error
+
+    with torch.inference_mode(False), torch.no_grad():
+        computed = compute_together(metrics, alone=alone, failed=failed, on_error=handle)
+        found = {place: _plain(result) for place, result in computed.items()}
+    for index, name in failed.keys() - known:
+        failures[index].note(name, failed[index, name])
+    return {
+        index: {name: found[index, name] for name in collector.metrics if (index, name) in found}
+        for index, collector in collectors.items()
+    }
+
+
+def draw(collector: Collector, results: Results, pictures: Pictures | None) -> Iterator[tuple[str, Any]]:
+    """Draw the pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
+    contain = collector.failures.contain
+    for name, found in results.items():
+        metric = collector.metrics[name]
+        if any(isinstance(result, DRAWN) for result in declared(metric.results, found).values()):
+            with contain(f"the picture of {name}"):
+                yield name, draw_results(metric.results, found, name, pictures, labels=metric.axis_labels)
+    columns = {
+        f"{name}/{key}": result for name in results for key, result in collector.metrics[name].sample_maps.items()
+    }
+    folder = collector.folder
+    if columns and folder is not None and any(folder.glob("*.safetensors")):
+        with contain("the picture of the samples"):
+            yield "samples", draw_samples(load_explanations(folder), columns, pictures)
+
+
+def write_tables(collector: Collector, results: Results, folder: Path) -> None:
+    """Write the tables of a data set as ``<metric>.<what is listed>.csv``."""
+    for name, found in results.items():
+        with collector.failures.contain(f"the tables of {name}"):
+            for what, table in collector.metrics[name].tables(found).items():
+                table.to_csv(folder / f"{name}.{what}.csv")
+
+
+def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """Collect the tensors of a batch that are written to disk."""
+    first = next(iter(found.values()))
+    tensors = {"sample_id": ids, "target": first.target, "prediction": first.prediction, "input": inputs}
+    for name, explained in found.items():
+        tensors.update((f"{name}/{key}", tensor) for key, tensor in explained.tensors.items())
+    return tensors
+
+
+def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
+    """Refuse anything but a dict of explanation metrics by name.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is empty, or a name cannot be that of a file.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a dict by name, e.g. {{'importance': Importance(...)}}, got {metrics!r}.")
+    if not metrics:
+        raise ValueError("metrics is empty: name at least one, e.g. {'importance': Importance(...)}.")
+    for name, metric in metrics.items():
+        check_file_name("metric", name)
+        if name == "samples":
+            raise ValueError("metric 'samples' needs another name: samples.png shows the samples with their maps.")
+        if not isinstance(metric, ExplanationMetric):
+            raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
+
+
+def warn_once(warned: set[str], message: str) -> None:
+    """Warn, unless the same warning was given."""
+    if message not in warned:
+        warned.add(message)
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _plain(result: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: value.detach().cpu() if value.ndim else value.item() for name, value in result.items()}

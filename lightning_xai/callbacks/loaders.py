@@ -1,0 +1,79 @@
+"""The data loaders of a stage, as Lightning numbers and names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+
+from lightning_xai.callbacks.batch import Unpack
+from lightning_xai.callbacks.order import Order, order_of
+
+UNKNOWN_PART = (
+    "which of the combined data loaders the inputs come from cannot be seen, as unpack makes them anew: sample ids are "
+    "the order in which they arrive, and what a shorter loader repeats is explained again."
+)
+
+
+class Loaders:
+    """The data loaders that Lightning goes through in a stage; every process must make it.
+
+    Args:
+        trainer: The trainer.
+        stage: ``"validate"`` or ``"test"``.
+
+    Attributes:
+        flattened: Every data loader.
+        count: How many Lightning numbers: all of them one after the other, or one that combines them.
+        orders: Which samples of each the process meets.
+    """
+
+    def __init__(self, trainer: Trainer, stage: str) -> None:
+        loop: Any = trainer.test_loop if stage == "test" else trainer.validate_loop
+        if trainer.state.fn == "fit":
+            loop = trainer.fit_loop.epoch_loop.val_loop
+        combined: CombinedLoader = loop._combined_loader
+        self.flattened = list(combined.flattened)
+        self._structure = combined.iterables
+        self._sequential = combined._mode == "sequential"
+        self._part: int | None = None
+        self.count = len(self.flattened) if self._sequential else 1
+        self.orders = [order_of(loader, trainer) for loader in self.flattened]
+        self._arriving = Order(trainer.world_size, trainer.global_rank, notes=(UNKNOWN_PART,))
+
+    def suffix(self, index: int) -> str:
+        """Return the suffix of the names of one data loader, Lightning's own."""
+        return f"/dataloader_idx_{index}" if self.count > 1 else ""
+
+    def order(self, index: int, batch: Any, unpack: Unpack) -> Order:
+        """Return which samples a data loader gives; of combined ones that from which the inputs are taken."""
+        if self._sequential or len(self.flattened) == 1:
+            return self.orders[index]
+        if self._part is None:
+            inputs = unpack(batch)[0]
+            held = list(_batches_in(self._structure, batch))
+            self._part = next((part for part, some in enumerate(held) if _holds(some, inputs)), len(held))
+        return (*self.orders, self._arriving)[self._part]
+
+
+def _batches_in(structure: Any, batch: Any) -> Iterator[Any]:
+    """List the batches of combined loaders in the order in which Lightning lists the loaders."""
+    if isinstance(structure, Mapping):
+        for key, part in structure.items():
+            yield from _batches_in(part, batch[key])
+    elif isinstance(structure, tuple | list):
+        for part, some in zip(structure, batch, strict=True):
+            yield from _batches_in(part, some)
+    else:
+        yield batch
+
+
+def _holds(batch: Any, inputs: Any) -> bool:
+    if isinstance(batch, Tensor) and isinstance(inputs, Tensor):
+        return batch.numel() > 0 and batch.untyped_storage().data_ptr() == inputs.untyped_storage().data_ptr()
+    if isinstance(batch, Mapping):
+        return any(_holds(part, inputs) for part in batch.values())
+    return isinstance(batch, tuple | list) and any(_holds(part, inputs) for part in batch)

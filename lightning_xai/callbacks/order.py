@@ -1,0 +1,150 @@
+"""Which samples a process meets in a data loader: their positions in the whole, and their ids."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, distributed
+from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
+
+OWN_ORDER = (
+    "the data loader draws its samples in an order of its own ({sampler}), so sample ids are places in that order: "
+    "random perturbations are drawn anew for a sample in every epoch, and its maps cannot be compared across epochs. "
+    "Let unpack return ids of your own, (inputs, target, ids), to change that."
+)
+SPLIT = (
+    "the sampler {sampler} is taken to give every process samples of its own, and sample ids are the order in which "
+    "they arrive; let unpack return ids of your own, (inputs, target, ids), if they matter."
+)
+UNSHARED = (
+    "every process draws from all the data in an order of its own ({sampler}), so some samples may be explained twice "
+    "and others never; leave use_distributed_sampler on, or use a sampler without chance for the validation data."
+)
+ITERABLE = "iterable data are taken to be split between the processes as they are."
+
+
+@dataclass(frozen=True)
+class Order:
+    """The samples that a process meets in a data loader.
+
+    Attributes:
+        world: How many processes go through data of their own; 1 if each goes through all of them.
+        rank: Which of them this is.
+        share: Of how many processes that go through the same data each explains its part: (which, of how many).
+        length: How many samples the process meets before the loader starts again; None if unknown.
+        total: How many samples there are in all, beyond which they are repeated; None if unknown.
+        indices: The samples' places in the data set, where they are known and differ from the positions.
+        notes: What cannot be known, to be said once.
+
+    >>> Order(world=2, rank=1, length=3, total=5).positions(torch.tensor([0, 1, 2, 3]))
+    tensor([ 1,  3, -1, -1])
+    """
+
+    world: int = 1
+    rank: int = 0
+    share: tuple[int, int] = (0, 1)
+    length: int | None = None
+    total: int | None = None
+    indices: Tensor | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def positions(self, places: Tensor) -> Tensor:
+        """Turn places in this process' data [N] into positions in the whole, -1 for what is not to be explained here.
+
+        Those are repetitions, and what another process explains.
+        """
+        which, of = self.share
+        positions = places * self.world + self.rank
+        own = places % of == which
+        if self.length is not None:
+            own &= places < self.length
+        if self.total is not None:
+            own &= positions < self.total
+        return torch.where(own, positions, -1)
+
+    def ids(self, places: Tensor) -> Tensor:
+        """Turn places in this process' data [N], explained here, into the ids of the samples."""
+        return places * self.world + self.rank if self.indices is None else self.indices[places]
+
+
+def order_of(loader: Any, trainer: Trainer) -> Order:
+    """Find out which samples a process meets; where there are several, all must call it.
+
+    What the sampler gives is taken where it draws nothing of its own; no random number is used up.
+    """
+    sampler = _sampler(loader)
+    world, rank, name = trainer.world_size, trainer.global_rank, type(sampler).__name__
+    if sampler is None:
+        return Order(world, rank, notes=(ITERABLE,) if world > 1 else ())
+    batched = sampler is loader.batch_sampler  # one of the user's own, whose length counts batches
+    length = len(sampler) if isinstance(sampler, Sized) and not batched else None
+    if isinstance(sampler, DistributedSampler):
+        indices, known = _distributed_indices(sampler)
+        notes = () if known else (OWN_ORDER.format(sampler=name),)
+        dataset: Any = sampler.dataset  # it repeats samples to give every process as many
+        return Order(
+            sampler.num_replicas, sampler.rank, length=length, total=len(dataset), indices=indices, notes=notes
+        )
+    indices = _fixed_indices(sampler)
+    length = length if indices is None else len(indices)
+    in_order = type(sampler) is SequentialSampler
+    notes = () if in_order or indices is not None else (OWN_ORDER.format(sampler=name),)
+    if world == 1:
+        return Order(length=length, indices=indices, notes=notes)
+    data = getattr(loader, "dataset", None)
+    drawing = type(sampler).__module__.startswith("torch.") and not in_order
+    if _gives_all(length, indices, in_order or drawing, len(data) if isinstance(data, Sized) else None):
+        return Order(
+            share=(rank, world),
+            length=length,
+            indices=indices,
+            notes=(UNSHARED.format(sampler=name),) if drawing else (),
+        )
+    return Order(world, rank, length=length, indices=indices, notes=(SPLIT.format(sampler=name),))
+
+
+def _sampler(loader: Any) -> Any:
+    """Find what gives the indices of a loader; None where samples do not come by index, one by one."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    batches = getattr(loader, "batch_sampler", None)
+    if batches is None:  # a loader that does not batch, or no loader at all
+        return None
+    return batches.sampler if type(batches) is BatchSampler else batches
+
+
+def _fixed_indices(sampler: Any) -> Tensor | None:
+    """Read indices that stand in a list, or in batches of them."""
+    if isinstance(sampler, str) or not isinstance(sampler, Sequence):
+        return None
+    flat = [index for entry in sampler for index in (entry if isinstance(entry, Sequence) else [entry])]
+    return torch.tensor(flat) if all(isinstance(index, int) for index in flat) else None
+
+
+def _distributed_indices(sampler: Any) -> tuple[Tensor | None, bool]:
+    """Read the indices that a distributed sampler gives, and whether ids are known; None if they are the positions."""
+    if type(sampler) is not DistributedSampler:  # Lightning's own around another sampler, or a user's
+        inner = getattr(sampler.dataset, "_sampler", None)
+        fixed = _fixed_indices(inner)
+        known = fixed is not None or type(inner) is SequentialSampler
+        if fixed is not None and not sampler.shuffle:
+            return fixed[torch.arange(sampler.rank, sampler.total_size, sampler.num_replicas) % len(fixed)], True
+        return None, known and not sampler.shuffle
+    return (torch.tensor(list(sampler)), True) if sampler.shuffle else (None, True)  # it has a generator of its own
+
+
+def _gives_all(length: int | None, indices: Tensor | None, known: bool, samples: int | None) -> bool:
+    """Tell whether every process goes through the same data, by what each says of its own."""
+    code = None if indices is None else zlib.crc32(indices.numpy().tobytes())
+    everywhere: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, (known, code, length))
+    if all(given for given, _, _ in everywhere):
+        return True
+    if code is not None:
+        return len({given for _, given, _ in everywhere}) == 1
+    return samples is not None and all(given == samples for _, _, given in everywhere)

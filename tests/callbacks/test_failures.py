@@ -1,0 +1,201 @@
+"""Whatever fails while explaining stays where it happened: the training ends as it would have without the monitor."""
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from subjects import REGIONS, ZERO, Classifier, Stop, equal, expected, loader, quiet, samples
+
+from lightning_xai import ExplanationMonitor, load_explanations
+from lightning_xai.callbacks.failures import Failures
+from lightning_xai.metrics import Importance, Relevance
+from lightning_xai.relevance import Saliency
+
+pytestmark = quiet
+MODULES = {
+    name: import_module(f"lightning_xai.callbacks.{name}") for name in ("collector", "monitor", "loaders", "order")
+}
+
+
+def metrics():
+    return {"zero": Importance(REGIONS, ZERO), "saliency": Relevance(Saliency())}
+
+
+def trained(trainer, *callbacks, epochs=2, **options):
+    """The weights and the state of the optimizer after a training; what was said; the trainer."""
+    torch.manual_seed(3)
+    module, run = Classifier(), trainer(callbacks=list(callbacks), max_epochs=epochs, **options)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.fit(module, loader(shuffle=True), loader())
+    state = [*module.state_dict().values(), torch.get_rng_state()]
+    state += [part["momentum_buffer"] for part in run.optimizers[0].state.values()]
+    return state, [str(one.message) for one in said], run
+
+
+def raising(*_args, **_kwargs):
+    raise RuntimeError("injected")
+
+
+# Every call of the monitor into user, torch, file or logger code: where it is made, and what is left out for it.
+CALLS = {
+    "unpack": (MODULES["collector"], "read_batch", "every metric"),
+    "positions of samples": (MODULES["order"].Order, "positions", "every metric"),
+    "run of a metric": (Relevance, "run", "saliency"),
+    "accumulation": (Relevance, "add", "saliency"),
+    "sweep": (Importance, "explained", "zero"),
+    "computing": (Relevance, "compute", "saliency"),
+    "shards": (MODULES["collector"].ShardWriter, "write", "what is written to"),
+    "logging": (MODULES["monitor"], "log_number", "what is logged of"),
+    "drawing": (MODULES["collector"], "draw_results", "the picture of zero"),
+    "samples": (MODULES["collector"], "draw_samples", "the picture of the samples"),
+    "files of pictures": (MODULES["monitor"], "save", "the file"),
+    "loggers": (MODULES["monitor"], "log_figure", "TensorBoardLogger"),
+    "tables": (Importance, "tables", "the tables of zero"),
+    "removal of old files": (MODULES["monitor"], "remove_pass", "the removal of"),
+}
+
+
+PICTURED = ("drawing", "samples", "files of pictures", "loggers")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return {}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_training_is_bit_identical_when_explaining_fails(trainer, monkeypatch, tmp_path, alone, call):
+    if not alone:
+        alone["state"] = trained(trainer)[0]
+    if call in PICTURED:
+        monkeypatch.undo()
+    place, name, left_out = CALLS[call]
+    monkeypatch.setattr(place, name, raising)
+    logger = {"logger": TensorBoardLogger(tmp_path)} if call == "loggers" else {}
+    state, said, run = trained(trainer, ExplanationMonitor(metrics(), max_samples=2), num_sanity_val_steps=0, **logger)
+    torch.testing.assert_close(state, alone["state"], rtol=0, atol=0)
+    assert run.current_epoch == 2
+    for epoch in range(2):
+        (own, *_) = [line for line in said if left_out in line and f"left out of validate-epoch{epoch}" in line]
+        assert "RuntimeError: injected" in own
+        assert "in raising" in Path(own.split("(traceback in ")[1].removesuffix(")")).read_text()
+
+
+def test_other_metrics_and_epochs_go_on(trainer, tmp_path, monkeypatch):
+    monitor, seen, run = ExplanationMonitor(metrics(), max_samples=6), [], Relevance.run
+
+    def sometimes(self, model, inputs, *args):
+        seen.append(len(inputs))
+        return raising() if len(seen) == 3 else run(self, model, inputs, *args)  # in the second epoch's first batch
+
+    monkeypatch.setattr(Relevance, "run", sometimes)
+    said, trained_by = trained(trainer, monitor, num_sanity_val_steps=0, epochs=2)[1:]
+    assert (
+        len([line for line in said if "saliency is left out of validate-epoch1: RuntimeError: injected" in line]) == 1
+    )
+    assert seen == [4, 2, 4]  # after a failure it is not asked again in that epoch
+    assert list(monitor.results) == ["zero"]
+    equal(monitor.results["zero"], expected(trained_by.lightning_module, names=["zero"])["zero"])
+    assert load_explanations(tmp_path / "explanations/validate-epoch0-step6")["saliency/map"].shape == (6, 6, 6)
+    assert load_explanations(tmp_path / "explanations/validate-epoch1-step12")["sample_id"].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("call", ["unpack", "run of a metric", "computing", "shards", "files of pictures"])
+@pytest.mark.usefixtures("pictures")
+def test_failures_are_raised_if_asked_for(trainer, monkeypatch, call):
+    monkeypatch.setattr(*CALLS[call][:2], raising)
+    with pytest.raises(RuntimeError, match="injected"):
+        trained(trainer, ExplanationMonitor(metrics(), on_error="raise"), num_sanity_val_steps=0)
+
+
+def test_what_the_training_depends_on_is_raised(trainer, monkeypatch):
+    stopping = EarlyStopping("val/saliency/gini", patience=9)
+    monkeypatch.setattr(Relevance, "compute", raising)
+    with pytest.raises(RuntimeError, match="injected"):
+        trained(trainer, ExplanationMonitor(metrics()), stopping)
+    other = EarlyStopping("val/zero/gini", patience=9)
+    assert trained(trainer, ExplanationMonitor(metrics()), other)[2].current_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("callback", "refused"),
+    [
+        (lambda: EarlyStopping("val/zero/gini"), "EarlyStopping"),
+        (lambda: EarlyStopping("val/zero/gini", strict=False), None),
+        (lambda: ModelCheckpoint(monitor="val/zero/gini"), "ModelCheckpoint"),
+        (lambda: ModelCheckpoint(monitor="val/zero/gini", every_n_epochs=4), None),
+        (lambda: ModelCheckpoint(monitor="val/zero/gini", every_n_epochs=3), "ModelCheckpoint"),
+    ],
+)
+def test_a_number_that_is_missing_in_some_epochs_is_refused_as_monitor(trainer, tmp_path, callback, refused):
+    monitor, run = ExplanationMonitor(metrics(), every_n_epochs=2), None
+    saving = {"enable_checkpointing": True, "default_root_dir": tmp_path}
+    if refused is None:
+        run = trained(trainer, monitor, callback(), epochs=4, **saving)[2]
+        assert run.current_epoch == 4
+    else:
+        with pytest.raises(
+            ValueError, match=rf"{refused} monitors 'val/zero/gini', .* every 2 epochs: use .*n_epochs=1"
+        ):
+            trained(trainer, monitor, callback(), Stop(), **saving)
+
+
+def test_a_scheduler_is_seen(trainer):
+    class Scheduled(Classifier):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/zero/gini"}}
+
+    run = trainer(callbacks=[ExplanationMonitor(metrics(), every_n_epochs=2), Stop()])
+    with pytest.raises(ValueError, match="ReduceLROnPlateau monitors 'val/zero/gini'"):
+        run.fit(Scheduled(), loader(), loader())
+
+
+def test_samples_without_a_class_are_left_out(trainer):
+    inputs, labels = samples()
+    labels[1], labels[4], labels[5] = -100, 255, 3
+    monitor = ExplanationMonitor({"zero": metrics()["zero"]}, max_samples=8)
+    module = Classifier()
+    with pytest.warns(UserWarning, match="whose label is no class"):
+        trainer(callbacks=[monitor], num_sanity_val_steps=0).fit(module, loader(), loader(inputs, labels))
+    known = torch.tensor([0, 2, 3, 6, 7])
+    alone = Importance(REGIONS, ZERO)
+    alone.update(module, inputs[known], labels[known], known)
+    assert monitor.results["zero"]["excluded"] == 3
+    torch.testing.assert_close(monitor.results["zero"]["map"], alone.compute()["map"])
+
+
+def test_what_a_step_takes_out_of_its_batch_is_explained(trainer):
+    class Pops(Classifier):
+        def validation_step(self, batch, batch_idx):
+            batch["more"].clear()
+            batch.pop("y")
+
+    class Named(torch.utils.data.Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return {"x": samples()[0][index], "y": samples()[1][index], "more": {"z": 1}}
+
+    module, monitor = Pops(), ExplanationMonitor({"zero": metrics()["zero"]})
+    trainer(callbacks=[monitor]).validate(module, torch.utils.data.DataLoader(Named(), 4), verbose=False)
+    equal(monitor.results["zero"], expected(module, names=["zero"])["zero"])
+
+
+def test_a_traceback_that_cannot_be_written_stands_in_the_warning(tmp_path):
+    (tmp_path / "file").touch()
+    failures = Failures("validate-epoch1-step12", file=tmp_path / "file" / "trace.txt")
+    with (
+        pytest.warns(UserWarning, match=r"(?s)zero is left out .*could not be written.*Traceback.*injected"),
+        failures.contain("zero", ["zero"]),
+    ):
+        raising()
+    with pytest.raises(KeyboardInterrupt), failures.contain("zero", ["zero"]):
+        raise KeyboardInterrupt
