@@ -5,14 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai._guard import set_forward_context
@@ -23,21 +21,15 @@ from lightning_xai.callbacks.collector import (
     check_metrics,
     compute_collected,
     draw,
-    warn_once,
     write_tables,
 )
-from lightning_xai.callbacks.dependents import check_dependents, metrics_depended_on
-from lightning_xai.callbacks.failures import Failures
-from lightning_xai.callbacks.loaders import Loaders
+from lightning_xai.callbacks.dependents import check_dependents
 from lightning_xai.callbacks.logging import log_figure, log_number
-from lightning_xai.callbacks.progress import BarTask
-from lightning_xai.callbacks.writer import new_run, pass_name, passes, remove_pass
+from lightning_xai.callbacks.run import PREFIX, Run
+from lightning_xai.callbacks.writer import passes
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
-from lightning_xai.perturbation.network import progress_to
 from lightning_xai.results import Number, declared
-
-_PREFIX = {"validate": "val", "test": "test"}
 
 
 class ExplanationMonitor(Callback):
@@ -125,9 +117,9 @@ class ExplanationMonitor(Callback):
         as_integer("every_n_epochs", every_n_epochs, least=1)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)
         if not stages:
-            raise ValueError(f"stages is empty: name at least one of {', '.join(_PREFIX)}.")
+            raise ValueError(f"stages is empty: name at least one of {', '.join(PREFIX)}.")
         for stage in stages:
-            check_known("stage", stage, _PREFIX)
+            check_known("stage", stage, PREFIX)
         if precision not in ("32", "trainer"):
             raise ValueError(f"precision must be '32' or 'trainer', got {precision!r}.")
         check_known("on_error", on_error, ("warn", "raise"))
@@ -145,9 +137,9 @@ class ExplanationMonitor(Callback):
         self.save_maps = as_flag("save_maps", save_maps)
         self.on_error = on_error
         self.results: Results = {}
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._batch: Any = None
-        self._warned: set[str] = set()
+        self.warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -201,7 +193,7 @@ class ExplanationMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of what an earlier run has left at steps that this one has still to reach."""
-        place = Path(trainer.log_dir or trainer.default_root_dir)  # collective, as below
+        place = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         left = [
@@ -251,7 +243,7 @@ class ExplanationMonitor(Callback):
             # What cannot be explained is said before any training is spent, and where none is at stake.
             first = self._run is not None and not self._run.collectors and trainer.state.fn != "fit"
             if first or (trainer.sanity_checking and "validate" in self.stages):
-                self._collector(self.metrics).check(self.network(pl_module), given)
+                self.collector(self.metrics).check(self.network(pl_module), given)
             if self._run is not None:
                 self._run.add(self.network(pl_module), given, dataloader_idx)
 
@@ -282,7 +274,7 @@ class ExplanationMonitor(Callback):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _draw(self, run: _Run, index: int, collector: Collector, found: Results, trainer: Trainer) -> None:
+    def _draw(self, run: Run, index: int, collector: Collector, found: Results, trainer: Trainer) -> None:
         contain, folder = collector.failures.contain, run.figures / run.part(index)
         for name, figure in draw(collector, found, self.pictures):
             if run.writes:
@@ -306,122 +298,27 @@ class ExplanationMonitor(Callback):
                     collector.discard()
         self._run = None
 
-    def _collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
+    def collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
+        """Make the collector of one data loader, with this monitor's choices."""
         what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
-        return Collector(metrics, warned=self._warned, **what, **place)
+        return Collector(metrics, warned=self.warned, **what, **place)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._run = None
         due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if trainer.sanity_checking or stage not in self.stages or not due:
             return
-        self._run = _Run(self, trainer, stage)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
+        monitors = [other for other in _monitors(trainer) if stage in other.stages]
+        among = f"monitor_{monitors.index(self)}" if len(monitors) > 1 else ""
+        self._run = Run(self, trainer, stage, among)
 
     def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
         # A plugin without autocast has put the model itself into its precision: there is no other to call it in.
         plugin = trainer.precision_plugin
         plain = self.precision == "32" and isinstance(plugin, MixedPrecision)
         return set_forward_context(nullcontext if plain else plugin.forward_context)
-
-
-class _Run:
-    """Explains one pass over the validation or test data.
-
-    Args:
-        monitor: Whose run it is.
-        trainer: The trainer.
-        stage: ``"validate"`` or ``"test"``.
-    """
-
-    def __init__(self, monitor: ExplanationMonitor, trainer: Trainer, stage: str) -> None:
-        self.monitor = monitor
-        self.trainer = trainer
-        self.prefix = _PREFIX[stage]
-        # log_dir is a collective call: every process asks for it.
-        place = Path(trainer.log_dir or trainer.default_root_dir)
-        self.maps = place / "explanations" / pass_name(stage, trainer.current_epoch, trainer.global_step)
-        self.figures = place / "figures" / self.maps.name
-        # It promises to leave no files. (Lightning gives the trainer this attribute elsewhere, as it does callbacks.)
-        self.writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
-        monitors = [other for other in _monitors(trainer) if stage in other.stages]
-        self.among = f"monitor_{monitors.index(monitor)}" if len(monitors) > 1 else ""
-        record = self.maps.parent / "failures" / f"{self.maps.name}-rank{trainer.global_rank}.txt"
-        self.failures = Failures(
-            self.maps.name,
-            raises=monitor.on_error == "raise",
-            critical=metrics_depended_on(trainer, monitor.metrics) if stage == "validate" else (),
-            file=record if self.writes else None,
-            deferred=trainer.world_size > 1,
-        )
-        self.loaders = Loaders(trainer, stage)
-        self.collectors: dict[int, Collector] = {}
-        self.bar: BarTask | None = None
-        self.name = trainer.strategy.broadcast(new_run())
-        self.clear(self.maps, self.figures)
-        if trainer.world_size > 1:  # every process takes part at the end, also one that gets no batch
-            for index in range(self.loaders.count):
-                self._collector(index)
-
-    def part(self, index: int) -> Path:
-        """Return the subfolder of a data loader, among the others and other monitors."""
-        return Path(self.among) / self.loaders.suffix(index).strip("/")
-
-    def add(self, network: nn.Module, batch: Any, index: int) -> None:
-        """Explain a batch of a data loader."""
-        collector = self.collectors.get(index) or self._collector(index)
-        with collector.failures.contain("every metric", collector.metrics):
-            collector.order = self.loaders.order(index, batch, collector.unpack)
-            for note in collector.order.notes:
-                warn_once(self.monitor._warned, note)
-            if collector.done():
-                return
-            if self.bar is None and self.trainer.progress_bar_callback is not None:
-                samples = sum(map(collector.expected, self.loaders.flattened)) / self.trainer.world_size
-                work = collector.work(network, batch)
-                self.bar = BarTask(self.trainer, round(work * samples)) if work else None
-        with nullcontext() if self.bar is None else progress_to(self.bar.advance):
-            collector.add(network, batch)
-
-    def close(self) -> None:
-        """Remove the progress line."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def clear(self, *folders: Path) -> None:
-        """Remove the files of this pass from some folders; every process waits until they are gone."""
-        self.trainer.strategy.barrier("files are no longer needed")
-        if self.trainer.is_global_zero and self.writes:
-            for folder in folders:
-                with self.failures.contain(f"the removal of {folder}"):
-                    for index in range(self.loaders.count):
-                        remove_pass(folder / self.part(index))
-                    for emptied in (folder, folder.parent):
-                        if emptied.is_dir() and not any(emptied.iterdir()):
-                            emptied.rmdir()
-        self.trainer.strategy.barrier("files are removed")
-
-    def raise_deferred(self) -> None:
-        """Raise what failed in any process, in all of them, if it is to be raised."""
-        parts = [self.failures, *(collector.failures for collector in self.collectors.values())]
-        reasons = [reason for failures in parts for reason in failures.reasons()]
-        if self.failures.raises and self.failures.deferred:
-            everywhere: list[Any] = [None] * self.trainer.world_size
-            distributed.all_gather_object(everywhere, reasons)
-            reasons = [reason for some in everywhere for reason in some]
-        if reasons:
-            raise RuntimeError(f"explaining {self.maps.name} failed: {reasons[0]}")
-
-    def _collector(self, index: int) -> Collector:
-        metrics = deepcopy(self.monitor.metrics) if self.loaders.count > 1 else self.monitor.metrics
-        folder = self.maps / self.part(index) if self.writes else None
-        failures = replace(self.failures, causes={}, waiting=[])
-        collector = self.monitor._collector(
-            metrics, folder=folder, rank=self.trainer.global_rank, run=self.name, failures=failures, order=self.loaders.orders[index]
-        )
-        self.collectors[index] = collector
-        return collector
 
 
 def _monitors(trainer: Trainer) -> list[ExplanationMonitor]:

@@ -99,12 +99,8 @@ def order_of(loader: Any, trainer: Trainer) -> Order:
     data = getattr(loader, "dataset", None)
     drawing = type(sampler).__module__.startswith("torch.") and not in_order
     if _gives_all(length, indices, in_order or drawing, len(data) if isinstance(data, Sized) else None):
-        return Order(
-            share=(rank, world),
-            length=length,
-            indices=indices,
-            notes=(UNSHARED.format(sampler=name),) if drawing else (),
-        )
+        notes = (UNSHARED.format(sampler=name),) if drawing else notes
+        return Order(share=(rank, world), length=length, indices=indices, notes=notes)
     return Order(world, rank, length=length, indices=indices, notes=(SPLIT.format(sampler=name),))
 
 

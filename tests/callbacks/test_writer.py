@@ -42,10 +42,17 @@ def test_a_damaged_file_is_named_and_the_others_are_read(tmp_path, ids, kept):
 def test_files_of_other_programs_and_with_other_tensors_are_left_out(tmp_path, ids):
     write(tmp_path, [0, 1], run="same")
     save_file({"sample_id": torch.tensor([7])}, tmp_path / "rank0-weights.safetensors")
-    write(tmp_path, [2], rank=1, run="same", target=torch.tensor([1]))
+    write(tmp_path, [2], rank=1, run="same", map=torch.tensor([2.0]))
     foreign, other = "not written by lightning_xai: rank0-weights.saf", "with other tensors than the first: rank1-0.saf"
     with pytest.warns(UserWarning, match=f"{foreign}.*{other}"):
         assert ids(tmp_path) == [0, 1]
+
+
+def test_a_tensor_that_later_files_lack_is_left_out(tmp_path, ids):
+    write(tmp_path, [0, 1], run="same", extra=torch.ones(2))
+    write(tmp_path, [2], rank=1, run="same")
+    assert ids(tmp_path) == [0, 1, 2]
+    assert set(load_explanations(tmp_path)) == {"map", "sample_id"}
 
 
 @pytest.mark.parametrize("latest", [0, 1])
