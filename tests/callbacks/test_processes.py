@@ -155,7 +155,7 @@ def test_processes_meet_once_at_the_end_of_an_epoch(found, monkeypatch):
 def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
     listen(monkeypatch)
     module = sys.modules["lightning_xai.callbacks.collector"]
-    one_by_one = lambda metrics, alone, failed: {name: metric.compute() for name, metric in metrics.items()}  # noqa: E731
+    one_by_one = lambda metrics, **_: {name: metric.compute() for name, metric in metrics.items()}  # noqa: E731
     monkeypatch.setattr(module, "compute_together", one_by_one)
     with pytest.raises(Exception, match="all_gather"):
         found("two", two(), monitor=Listening)
