@@ -5,8 +5,9 @@ import torch
 from networks import module
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import roi_align
 
-from lightning_xai.relevance import LRP, composites, rules
+from lightning_xai.relevance import LRP, composites, rule_table, rules
 
 D = {"dtype": torch.float64}
 PLACES = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -176,6 +177,30 @@ def test_product_of_a_scatter_is_refused_by_name():
     model = of(lambda h: h.scatter_reduce(1, PLACES.expand(3, -1), h, "prod"))
     with pytest.raises(ValueError, match=r"no rule for scatter_reduce .*'scatter_reduce', rules\.Gradient\(\)"):
         LRP()(model, draw(3, 4), 1)
+
+
+def test_operator_of_a_library_is_seen_when_it_is_called():
+    model, x = (
+        of(lambda h: roi_align(h.view(3, 1, 2, 3), [torch.tensor([[0.0, 0.0, 2.0, 1.0]], **D)] * 3, 2)),
+        draw(3, 4),
+    )
+    composite = composites.RuleList([("*", rules.Zero())])  # an interpolation, whose derivative conserves
+    found, ledger = LRP(composite).with_ledger(model, x, 1)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    close(found, x * gradient)
+    assert abs(ledger.balance) < 1e-12
+
+
+def test_function_of_parts_can_be_named_as_a_whole():
+    model, x = of(functional.glu), draw(3, 4)
+    whole = composites.RuleList([("glu", rules.Gradient()), ("*", rules.Zero())])
+    assert ("", "glu", "Gradient()") in rule_table(model, x, whole).rows
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    close(LRP(whole)(model, x, 1), x * gradient)
+    with pytest.raises(ValueError, match=r"'glu' gives ZPlus.* of no known kind; .* Rules for 'glu': Gradient"):
+        LRP(composites.RuleList([("glu", rules.ZPlus()), ("*", rules.Zero())]))(model, x, 1)
 
 
 # What constants have of the relevance.

@@ -195,9 +195,7 @@ def test_signal_takes_all_as_if_its_gate_were_a_constant(gated, detached):
 
 def test_gate_that_is_written_over_is_refused_and_products_without_one_are_halved():
     lrp = LRP(TAKE_ALL, score="value")
-    with pytest.raises(
-        ValueError, match=r"SignalTakeAll\(\) is no rule for mul .* which writes over the gate"
-    ):
+    with pytest.raises(ValueError, match=r"SignalTakeAll\(\) is no rule for mul .* which writes over the gate"):
         lrp(module(lambda x: x.sigmoid().mul_(x + 0)), draw(3, 4), 1)
     halves = LRP(composites.AttnLRP(), score="value")
     for product in (lambda x: x * x.tanh(), lambda x: x.sigmoid() * (2 * x).sigmoid()):

@@ -69,10 +69,11 @@ def first_match(entries: Sequence[tuple[str, Rule]], operation: Operation) -> tu
             if rule.serves(operation.kind):
                 return pattern, rule
             if any(_names_operations(word, operation) for word in pattern.split()):
+                kind = "no known kind" if operation.kind is None else f"the kind {operation.kind!r}"
                 raise ValueError(
-                    f"the pattern {pattern!r} gives {rule} to {operation}, an operation of the kind "
-                    f"{operation.kind!r}; it is a rule for {', '.join(sorted(rule.applies or ()))}. Rules for "
-                    f"{operation.kind!r}: {', '.join(rules_for(operation.kind))}."
+                    f"the pattern {pattern!r} gives {rule} to {operation}, an operation of {kind}; it is a rule for "
+                    f"{', '.join(sorted(rule.applies or ()))}. Rules for {operation.kind or operation.name!r}: "
+                    f"{', '.join(rules_for(operation.kind))}."
                 )
     return None
 
