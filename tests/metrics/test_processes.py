@@ -1,5 +1,6 @@
 """Two processes count what one does; no update may wait for another process, as they are not equally many."""
 
+import pickle
 import time
 from datetime import timedelta
 
@@ -76,6 +77,42 @@ def own_group(_rank):
     return "told"
 
 
+def without_data(rank):
+    """What the second of two processes gets that has nothing, not even the shapes."""
+    model, inputs, target = data()
+    found = metrics()
+    if rank == 0:
+        update_together(found, model, inputs, target)
+    return compute_together(found)
+
+
+def failing(rank):
+    """What each of two processes finds if the first failed in one metric and the other cannot compute another."""
+    model, inputs, target = data()
+    found, failed, said = metrics(), {"speed": "a reason"} if rank == 0 else {}, []
+    update_together(found, model, inputs[rank::2], target[rank::2], range(9)[rank::2])
+    if rank == 1:
+        found["synergy"].compute = lambda: 1 / 0
+    results = compute_together(found, failed=failed, on_error=lambda name, error: said.append((name, str(error))))
+    return list(results), failed, said
+
+
+def traffic(_rank):
+    """How many bytes of objects, whose size grows with the processes, are sent for states of some size."""
+    sent, gather = [], distributed.all_gather_object
+
+    def heard(everywhere, mine):
+        sent.append(len(pickle.dumps(mine)))
+        gather(everywhere, mine)
+
+    distributed.all_gather_object = heard
+    for size in (4, 12):
+        metric = Importance(Windows(2), kinds.Blur(), score="value")
+        metric.update(nn.Flatten(), torch.ones(1, 1, size, size), 0)
+        compute_together({"importance": metric})
+    return sent
+
+
 def work(rank, job, folder):
     torch.set_num_threads(1)
     meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(seconds=TIMEOUT)}
@@ -127,3 +164,23 @@ def test_a_group_of_its_own_is_refused(tmp_path):
 def test_explain_does_not_wait_for_other_processes(tmp_path):
     counts = [{int(value) for value in found.values()} for found in in_two_processes(alone, tmp_path)]
     assert counts == [{4}, {5}]
+
+
+def test_a_process_without_data_gets_the_results(tmp_path):
+    expected = explained(range(9), batch_size=9)[0]
+    for found in in_two_processes(without_data, tmp_path):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_fails_in_one_process_is_left_out_in_all(tmp_path):
+    (first, failed, said), (second, elsewhere, own) = in_two_processes(failing, tmp_path)
+    assert first == [name for name in metrics() if name != "speed"]
+    assert second == [name for name in metrics() if name not in ("speed", "synergy")]
+    assert failed["speed"] == "a reason"
+    assert elsewhere == {"speed": "in process 0: a reason"}
+    assert (said, own) == ([], [("synergy", "division by zero")])
+
+
+def test_what_is_gathered_does_not_grow_with_the_states(tmp_path):
+    (small, large), _ = in_two_processes(traffic, tmp_path)
+    assert large == small
