@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_fields, check_inputs, unknown
+from lightning_xai._checks import check_fields, check_inputs, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
@@ -140,6 +140,7 @@ class Attribution(ABC):
             TypeError: If the inputs are not floating-point numbers.
             ValueError: If the inputs or the target cannot be explained, or there is no such detail.
         """
+        check_model(model)
         ids = check_inputs(inputs, sample_ids)
         for name in details:
             if name not in self.details:

@@ -236,3 +236,10 @@ def test_ledger_books_what_enters_beside_the_input_with_the_biases(join):
     )[1]
     assert not {key for key, value in ledger.remainder.items() if abs(value) > 1e-12}
     close(ledger.biases, (token @ head.weight[1, 2:]).sum().detach())
+
+
+def test_sum_that_moves_numbers_hides_the_input_from_rules_of_the_first_layer():
+    head = nn.Linear(6, 3).double()
+    model = module(lambda x: head(torch.zeros_like(x).scatter_add(1, PLACES.expand(3, -1), x)), head=head)
+    with pytest.raises(ValueError, match=r"Flat\(\) was given to linear in 'head', but it does not multiply"):
+        LRP("epsilon_plus_flat")(model, draw(3, 6), 1)
