@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from lightning_xai._checks import check_fields, check_inputs, check_model, unkno
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Explanation:
         prediction: The predicted classes [N].
         classes: The number of classes; 0 if only the score knows.
         details: The further results that were asked for, by name: numbers [N], or an object.
+        layer: The layer that the map was made from, if it was made from one.
 
     >>> from lightning_xai.relevance import GradientXInput
     >>> model = nn.Linear(2, 2, bias=False)
@@ -42,6 +46,7 @@ class Explanation:
     prediction: Tensor
     classes: int
     details: dict[str, Any] = field(default_factory=dict)
+    layer: str | None = None
 
     @classmethod
     def of(cls, bound: BoundScore, score: Tensor, relevance: Tensor, **details: Any) -> Explanation:
@@ -61,7 +66,7 @@ class Explanation:
         first, *others = parts
         if not others:
             return first
-        tensors = {
+        tensors: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("map", "score", "target", "prediction")
         }
@@ -69,7 +74,7 @@ class Explanation:
         for name, detail in first.details.items():
             found = [part.details[name] for part in parts]
             details[name] = torch.cat(found) if isinstance(detail, Tensor) else type(detail).joined(found)
-        return cls(**tensors, classes=first.classes, details=details)
+        return replace(first, **tensors, details=details)
 
 
 class Attribution(ABC):
@@ -147,10 +152,11 @@ class Attribution(ABC):
                 raise ValueError(unknown(f"a detail of {type(self).__name__}", name, self.details))
         with torch.inference_mode(False):
             clean, labels = detach_for_autograd(inputs), as_target(target, len(ids))
+            how = self.resolved(model, clean, labels)
 
             def attribute(rows: slice) -> Explanation:
                 some = labels[rows] if isinstance(labels, Tensor) else labels
-                found = self.attribute(model, clean[rows], some, ids[rows], tuple(details))
+                found = how.attribute(model, clean[rows], some, ids[rows], tuple(details))
                 if not isinstance(found, Explanation):
                     name, got = type(self).__name__, type(found).__name__
                     raise TypeError(f"{name}.attribute must return an Explanation, got {got}.")
@@ -164,6 +170,13 @@ class Attribution(ABC):
             unscored = unscored.view(-1, *[1] * (explanation.map.ndim - 1))
             explanation = replace(explanation, map=explanation.map.masked_fill(unscored, float("nan")))
         return explanation
+
+    def resolved(self, model: nn.Module, inputs: Tensor, target: Target) -> Self:  # noqa: ARG002 - some need them
+        """Return this attribution with what it chooses by the inputs chosen, e.g. its layer.
+
+        :meth:`explain` asks for it once, so that parts of a batch, and noisy variants of it, are treated alike.
+        """
+        return self
 
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_xai._checks import named_layer
 from lightning_xai._guard import (
     detach_for_autograd,
     forward_context,
@@ -22,13 +23,14 @@ from lightning_xai._guard import (
     uncompiled,
 )
 from lightning_xai.operations import KINDS, Operations, operation_name, tensors_in, unwrapped
-from lightning_xai.shadow_rules import marginal, spread
+from lightning_xai.shadow_rules import compact, marginal, spread
 from lightning_xai.shadows import Shadow, ShadowedPass
 
 _ROWS = 2
 # An axis varies if by more than half a step of the longest one: at borders, and where kernels of several sizes stand
 # side by side, coordinates shift by less.
 _LEAST_STEP = 0.5 + 1e-6
+_LEAST_SPREAD = 1e-9
 # Coordinates of one cell agree to rounding; those of two are apart by no less than this share of the widest gap.
 _SAME_CELL = 0.05
 
@@ -148,15 +150,19 @@ class TracedOutput(NamedTuple):
 def trace_axes(model: nn.Module, inputs: Tensor, layers: Collection[str] | None = None) -> dict[str, TracedOutput]:
     """The facts of the outputs of some modules, or of all, inside :func:`lightning_xai._guard.isolated_eval`."""
     traced: dict[str, TracedOutput] = {}
+    first_names = {id(module): name for name, module in model.named_modules()}
+    names = {name: name for name in first_names.values()}
+    if layers is not None:  # a module of two names is told by its first one
+        names = {first_names[id(named_layer(model, layer))]: layer for layer in layers}
     rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
     shadows = ShadowedPass(model, rows)
 
     def see(name: str, output: Any) -> None:
         with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
-            if isinstance(output, Tensor) and (layers is None or name in layers):
-                traced.pop(name, None)
+            if isinstance(output, Tensor) and name in names:
+                traced.pop(names[name], None)
                 facts = facts_of(output, shadows.shadow_of(output))
-                traced[name] = TracedOutput(facts, shadows.unit_axis_of(output))
+                traced[names[name]] = TracedOutput(facts, shadows.unit_axis_of(output))
 
     with uncompiled(model), observe_modules(model, see), shadows, forward_context():
         model(rows)
@@ -166,12 +172,8 @@ def trace_axes(model: nn.Module, inputs: Tensor, layers: Collection[str] | None 
 # Operations whose result has the axes of what they read, as long as there are as many.
 _KEEPING_KINDS = """convolution affine_norm norm activation softmax sum product concatenation pooling interpolation
 dropout identity"""
-_KEEPING = {name for kind in _KEEPING_KINDS.split() for name in KINDS[kind].names} | {
-    "contiguous",
-    "pad",
-    "split",
-    "chunk",
-}
+_KEEPING = {name for kind in _KEEPING_KINDS.split() for name in KINDS[kind].names}
+_KEEPING = (_KEEPING | {"contiguous", "pad", "split", "chunk"}) - {"kron", "roi_align", "ps_roi_align", "roi_pool"}
 
 
 class _ChannelsFirst(Operations):
@@ -250,16 +252,14 @@ def facts_of(tensor: Tensor, shadow: Shadow | None) -> AxisFacts | None:
 
 def _varying(coordinate: Tensor) -> set[int]:
     """The axes along which a coordinate varies."""
-    if spread(coordinate) == 0:
+    values = compact(coordinate)
+    places = {axis: marginal(values, axis) for axis, length in enumerate(values.shape) if length > 1}
+    spreads = {axis: spread(along) for axis, along in places.items()}
+    longest = max(spreads, key=lambda axis: spreads[axis], default=None)
+    if longest is None or spreads[longest] <= _LEAST_SPREAD:
         return set()
-    marginals = [marginal(coordinate, axis) for axis in range(coordinate.ndim)]
-    spreads = [spread(values) for values in marginals]
-    longest = max(range(len(spreads)), key=spreads.__getitem__)
-    if spreads[longest] <= 1e-9:
-        return set()
-    places = marginals[longest]
-    step = float(places[places.isfinite()].sort().values.diff().max())
-    return {axis for axis, wide in enumerate(spreads) if wide > _LEAST_STEP * step}
+    steps = places[longest][places[longest].isfinite()].sort().values.diff()
+    return {axis for axis, wide in spreads.items() if wide > _LEAST_STEP * float(steps.max())}
 
 
 def _layout(coordinates: Sequence[Tensor], along: Sequence[set[int]], positions: Sequence[int]) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _layout(coordinates: Sequence[Tensor], along: Sequence[set[int]], positions:
 def _at_positions(coordinate: Tensor, positions: Sequence[int]) -> Tensor:
     """A coordinate at every position, the mean over all other axes."""
     others = [axis for axis in range(coordinate.ndim) if axis not in positions]
-    return coordinate.nanmean(others)
+    return compact(coordinate).nanmean(others).expand([coordinate.shape[axis] for axis in positions])
 
 
 def _rank(places: Tensor, there: Tensor, axes: Sequence[int], alone: bool) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,13 @@ from lightning_xai.operations import KINDS, arguments, is_in_place, kind_of, ope
 # A position is where the middle of its kernel lies: a tap counts 1/16 of its neighbour that is nearer to the middle.
 # A flat kernel would give all cells of a 2 x 2 map the same mean.
 _FALLOFF = 16.0
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_TRANSPOSED = ("stride", "padding", "output_padding", "dilation")
+_POOLINGS: dict[int, Callable[..., Tensor]]
+_POOLINGS = {n: getattr(functional, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)}
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_INTERPOLATIONS: dict[int, Callable[..., Tensor]]
+_INTERPOLATIONS = {n: partial(functional.interpolate, mode=mode) for n, mode in _MODES.items()}
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,15 @@ def rule_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 # The rules
 
 
-def elementwise(call: ShadowCall) -> Tensor | list[Tensor] | None:
-    """The operand that varies most, of those that have the size of the result: a broadcast gate or shift says less."""
-    operands = [tensor for tensor in tensors_in([call.args, call.kwargs]) if call.of(tensor) is not None]
-    full = [tensor for tensor in operands if tensor.shape == call.shape]
-    shadows = [call.of(tensor) for tensor in full or operands]
-    if not all(_expands(tensor.shape, call.shape) for tensor in full or operands):
+def elementwise(call: ShadowCall) -> list[Tensor] | None:
+    """The operand that varies most: what is pooled and broadcast, such as a gate, varies less."""
+    shadows = [shadow for tensor in tensors_in([call.args, call.kwargs]) if (shadow := call.of(tensor)) is not None]
+    if not all(_expands(shadow.shape, call.shape) for shadow in shadows):
         return None
-    spreads = [0.0 if shadow is None else spread(shadow) for shadow in shadows]
-    best = shadows[spreads.index(max(spreads))]
-    assert best is not None
+    best = max(shadows, key=spread) if len(shadows) > 1 else shadows[0]
     if call.is_row:  # a class token is a constant that belongs to a row once it is added to something that does
         for shadow in shadows:
-            best = best if shadow is None or shadow is best else torch.where(best.isnan(), shadow, best)
+            best = best if shadow is best else _filled(best, shadow)
     return [best.expand(call.shape)] * len(call.results)
 
 
@@ -176,7 +179,7 @@ def _product(call: ShadowCall, first: Tensor | None, second: Tensor | None) -> T
         best = columns if rows is None else rows
     elif varies(rows, -2) or not varies(columns, -1):
         # A class token is of no place, but belongs to a row.
-        best = torch.where(rows.isnan(), columns, rows) if call.is_row else rows
+        best = _filled(rows, columns) if call.is_row else rows
     else:
         best = columns
     return None if best is None else best.expand(call.shape)
@@ -203,13 +206,9 @@ def convolved(call: ShadowCall) -> Tensor | None:
     axes = int(call.name[-2])
     if found is None or len(call.shape) != axes + 2:
         return None
-    found, kernel = mean(found, 1), tuple(given["weight"].shape[2:])
-    if "transpose" in call.name:
-        step = {key: given[key] for key in ("stride", "padding", "output_padding", "dilation") if key in given}
-        weight = _taps(kernel, found)
-        convolve = getattr(functional, f"conv_transpose{axes}d")
-        return _valid_mean(found, lambda values: convolve(values, weight, **step)).expand(call.shape)
-    return _windowed(found, call.shape, kernel, given).expand(call.shape)
+    kernel = tuple(given["weight"].shape[2:])
+    windows = _spread_windows if "transpose" in call.name else _windows
+    return _along_space(mean(found, 1), call.shape, windows(call.shape, kernel, given))
 
 
 def pooled(call: ShadowCall) -> list[Tensor] | None:
@@ -218,21 +217,18 @@ def pooled(call: ShadowCall) -> list[Tensor] | None:
     axes = int(call.name.removesuffix("_with_indices")[-2])
     if found is None or len(call.shape) != axes + 2:
         return None
-    if "adaptive" in call.name:
-        pool = getattr(functional, f"adaptive_avg_pool{axes}d")
-        return [_valid_mean(found, lambda values: pool(values, call.shape[2:]))] * len(call.results)
-    kernel = per_axis(given["kernel_size"], axes)
+    kernel = per_axis(given.get("kernel_size", 1), axes)
     given = {**given, "stride": given.get("stride") or kernel}
-    values = mean(found, 1) if found.stride(1) == 0 else found
-    return [_windowed(values, call.shape, kernel, given).expand(call.shape)] * len(call.results)
+    windows = _resized(call.shape, _POOLINGS) if "adaptive" in call.name else _windows(call.shape, kernel, given)
+    return [_along_space(found, call.shape, windows)] * len(call.results)
 
 
 def interpolated(call: ShadowCall) -> Tensor | None:
     """Linear interpolation, whatever the mode, so that neighbours stay apart."""
-    found, axes = call.of(call.args[0]), len(call.shape) - 2
-    if found is None or axes not in _MODES:
+    found = call.of(call.args[0])
+    if found is None or not 3 <= len(call.shape) <= 5:
         return None
-    return _valid_mean(found, lambda values: functional.interpolate(values, call.shape[2:], mode=_MODES[axes]))
+    return _along_space(found, call.shape, _resized(call.shape, _INTERPOLATIONS))
 
 
 def folded(call: ShadowCall) -> Tensor | None:
@@ -254,14 +250,17 @@ _BY_KIND: dict[str, Rule] = {
 }
 _RULES_OF_NAMES: dict[str, Rule | None] = {
     "view view_as reshape reshape_as flatten unflatten ravel": reshaped,
-    "masked_fill tril triu contiguous": kept,
+    "masked_fill tril triu contiguous nan_to_num": kept,
     "matmul rmatmul mm bmm addmm baddbmm": multiplied,
     "maximum minimum max min": elementwise,
     "topk sort": scattered,
     "interpolate upsample upsample_nearest upsample_bilinear": interpolated,
     "fold unfold": folded,
-    " ".join(name for name in KINDS["pooling"].names if "pool" in name and "unpool" not in name): pooled,
-    "as_strided pad_sequence block_diag meshgrid embedding_bag lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell": None,
+    " ".join(name for name in KINDS["pooling"].names if name.startswith(("max_pool", "avg_pool", "adaptive"))): pooled,
+    # What brings in zeros, or puts numbers where their shapes do not say, is not followed.
+    "as_strided as_strided_scatter pad_sequence pad_packed_sequence diag diagflat diag_embed block_diag meshgrid": None,
+    "fill_diagonal cartesian_prod combinations scatter_add index_add outer ger kron embedding_bag": None,
+    "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell": None,
 }
 _BY_NAME = {name: rule for names, rule in _RULES_OF_NAMES.items() for name in names.split()}
 _FIRST = "conv#d conv_transpose#d batch_norm group_norm instance_norm"
@@ -303,6 +302,7 @@ def _pad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...]
 _NAMELESS_VALUE = {
     "where": _where,
     "pad": _pad,
+    "constant_pad_nd": _nan_in(2, "value"),
     "setitem": _nan_in(2, "value"),
     "fill": _nan_in(1, "value"),
     "zero": lambda args, kwargs: (args, kwargs),
@@ -324,6 +324,12 @@ def compact(values: Tensor) -> Tensor:
     for axis, stride in enumerate(values.stride()):
         values = values.narrow(axis, 0, 1) if stride == 0 and values.shape[axis] > 1 else values
     return values
+
+
+def _filled(values: Tensor, others: Tensor) -> Tensor:
+    """The values, with others where they are NaN."""
+    values, others = compact(values), compact(others)
+    return torch.where(values.isnan(), others, values)
 
 
 def marginal(values: Tensor, axis: int) -> Tensor:
@@ -377,21 +383,58 @@ def _taps(kernel: Sequence[int], like: Tensor) -> Tensor:
     return weights
 
 
-def _windowed(values: Tensor, shape: Sequence[int], kernel: Sequence[int], given: dict[str, Any]) -> Tensor:
-    """The weighted mean over the windows of a convolution or a pooling, without the padding."""
-    axes = len(kernel)
-    stride, dilation = (per_axis(given.get(key, 1), axes) for key in ("stride", "dilation"))
+_Windows = Callable[[Tensor, list[int]], Tensor]
+"""Takes values [M, 1, *lengths] and which spatial axes these are."""
+
+
+def _along_space(values: Tensor, shape: Sequence[int], windows: _Windows) -> Tensor:
+    """Combine windows along the spatial axes that hold more than copies; along the others the result is constant."""
+    values = compact(values)
+    live = [axis for axis in range(values.ndim - 2) if values.shape[2 + axis] > 1]
+    if live:
+        found = windows(values.reshape(-1, 1, *(values.shape[2 + axis] for axis in live)), live)
+        lengths = dict(zip(live, found.shape[2:], strict=True))
+        values = found.view(*values.shape[:2], *(lengths.get(axis, 1) for axis in range(values.ndim - 2)))
+    return values.expand(shape)
+
+
+def _windows(shape: Sequence[int], kernel: Sequence[int], given: dict[str, Any]) -> _Windows:
+    """Weighted means over the windows of a convolution or a pooling, without the padding."""
+    stride, dilation = (per_axis(given.get(key, 1), len(kernel)) for key in ("stride", "dilation"))
     padding = given.get("padding", 0)
     if isinstance(padding, str):
-        total = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-        before = [width // 2 for width in total]
-    else:
-        before = list(per_axis(padding, axes))
-    pads: list[int] = []
-    for axis in reversed(range(axes)):  # the last axis is padded first
-        reach = (shape[2 + axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1
-        pads += [before[axis], reach - values.shape[2 + axis] - before[axis]]
-    padded = functional.pad(values, pads, value=float("nan")).flatten(0, 1).unsqueeze(1)
-    convolve, weight = getattr(functional, f"conv{axes}d"), _taps(kernel, values)
-    found = _valid_mean(padded, lambda part: convolve(part, weight, stride=stride, dilation=dilation))
-    return found.view(*values.shape[:2], *found.shape[2:])
+        padding = [(k - 1) * d // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+    before = per_axis(padding, len(kernel))
+
+    def combine(values: Tensor, live: list[int]) -> Tensor:
+        pads: list[int] = []
+        for place, axis in reversed(list(enumerate(live))):  # the last axis is padded first
+            reach = (shape[2 + axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1
+            pads += [before[axis], reach - values.shape[2 + place] - before[axis]]
+        weight, step = _taps([kernel[axis] for axis in live], values), [stride[axis] for axis in live]
+        convolve = partial(_CONVOLUTIONS[len(live)], stride=step, dilation=[dilation[axis] for axis in live])
+        return _valid_mean(functional.pad(values, pads, value=float("nan")), lambda part: convolve(part, weight))
+
+    return combine
+
+
+def _spread_windows(_shape: Sequence[int], kernel: Sequence[int], given: dict[str, Any]) -> _Windows:
+    """Weighted means over what a transposed convolution adds up."""
+    steps = {key: per_axis(given[key], len(kernel)) for key in _TRANSPOSED if key in given}
+
+    def combine(values: Tensor, live: list[int]) -> Tensor:
+        weight = _taps([kernel[axis] for axis in live], values)
+        own = {key: [step[axis] for axis in live] for key, step in steps.items()}
+        convolve = getattr(functional, f"conv_transpose{len(live)}d")
+        return _valid_mean(values, lambda part: convolve(part, weight, **own))
+
+    return combine
+
+
+def _resized(shape: Sequence[int], resize: dict[int, Callable[..., Tensor]]) -> _Windows:
+    """Values at another size."""
+
+    def combine(values: Tensor, live: list[int]) -> Tensor:
+        return _valid_mean(values, lambda part: resize[len(live)](part, [shape[2 + axis] for axis in live]))
+
+    return combine

@@ -109,6 +109,35 @@ def test_units_lie_where_the_type_of_the_layer_says():
     assert found["gate.2"].positions == found["head"].positions == ()
 
 
+def test_small_maps_keep_their_places_under_wide_kernels():
+    """A flat mean over 3 x 3 cells is the same everywhere in a map of 2 x 2."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(2))
+    facts = axis_facts(model, torch.zeros(1, 3, 2, 2))["2"]
+    assert (read(facts), facts.grid, facts.order) == ((0, (2,), 1), (2, 2), None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "grid"),
+    [
+        (nn.Conv2d(3, 4, (4, 3), stride=(3, 2), padding=(1, 0), dilation=(1, 2)), (3, 3)),
+        (nn.Conv2d(3, 4, 3, padding="same", dilation=2), (10, 9)),
+        (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1), (20, 18)),
+        (nn.MaxPool2d(3, 2, ceil_mode=True), (5, 4)),
+        (nn.AvgPool2d((3, 2)), (3, 4)),
+        (nn.AdaptiveMaxPool2d((4, 9)), (4, 9)),
+        (nn.Upsample(scale_factor=2), (20, 18)),
+        (nn.ReplicationPad2d(2), None),
+        (nn.PixelShuffle(1), (10, 9)),
+    ],
+)
+def test_windows_of_any_form_make_a_grid(layer, grid):
+    facts = axis_facts(nn.Sequential(layer, nn.Flatten(2)), torch.zeros(1, 3, 10, 9))
+    assert (read(facts["0"]), facts["0"].grid) == ((0, (2, 3), 1), grid or (14, 13))
+    if grid is not None and max(grid) <= 10 and not isinstance(layer, nn.AdaptiveMaxPool2d):  # no two of one place
+        assert facts["1"].grid == grid
+        assert facts["1"].order is None
+
+
 def test_windows_and_heads_in_the_batch_are_told():
     def windows(x):
         return x.unflatten(2, (4, 3)).unflatten(4, (4, 3)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(0, 2)
@@ -127,6 +156,7 @@ MIXING = {
     "channel attention": lambda q: ((q.mT @ q).softmax(-1) @ q.mT).mT,
     "product with weights": lambda q: q @ WEIGHT,
     "gated": lambda q: q * q.mean(1, keepdim=True).sigmoid(),
+    "residual": lambda q: q.mean(1, keepdim=True).expand_as(q) + q,
     "centred": lambda q: q - q.mean(1, keepdim=True),
     "recurrent": lambda q: nn.LSTM(6, 6, batch_first=True)(q)[0],
 }

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import Layer, as_layer, layer_name
-from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, observe_modules, uncompiled
+from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.operations import check_visible, unwrapped
+from lightning_xai.axes import AxisFacts, TracedOutput, follow_channels, trace_axes
+from lightning_xai.operations import unwrapped
+from lightning_xai.relevance.default_layer import default_layer
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.scores import BoundScore, Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -32,11 +39,14 @@ class LayerAttribution(ScoreAttribution, ABC):
     r"""An attribution by the activation of one layer: a map [N, 1, \*S].
 
     Args:
-        layer: The layer, by its dotted name or the module itself. Unless given, the last one whose output has the
-            spatial axes of the inputs with more than one cell (before global pooling, in a classifier), which takes a
-            further pass of the first sample.
-        reshape: Turns the layer's output into [N, K, \*S'] where it has another form, e.g. tokens
-            ``lambda t: t[:, 1:].transpose(1, 2).unflatten(2, (14, 14))``: moves and drops elements, changes none.
+        layer: The layer, by its dotted name or the module itself. Unless given, the last one that runs once, has a
+            grid of positions with more than one cell, and of which the score's gradient is not 0 at more than half of
+            the cells and in more than one channel; linear layers and dropout are passed over. Finding it takes a
+            further pass of two rows. ``Explanation.layer`` says which it was.
+        reshape: Turns the layer's output into [N, K, \*S'], e.g. ``lambda t: t[:, 1:].transpose(1, 2).unflatten(2,
+            (14, 14))`` for tokens: moves and drops elements, changes none. Unless given, it is found by
+            :func:`~lightning_xai.axes.axis_facts`: units are moved to axis 1, tokens put in the order of the grid,
+            class tokens left out.
         upsample: ``"bilinear"``, to the size of the inputs, linear along every axis; None for the layer's own size.
         relu: Set what is negative to 0 (before upsampling).
         score: s.
@@ -61,18 +71,38 @@ class LayerAttribution(ScoreAttribution, ABC):
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
+        how = self.resolved(model, inputs, target)
+        model = unwrapped(model)
+        assert how.layer is not None
+        name = layer_name(model, how.layer)
+        with isolated_eval(model), uncompiled(model), ExitStack() as stack:
+            if how.reshape is None:
+                proved = stack.enter_context(follow_channels(model, inputs, [name]))
+                how = replace(how, reshape=_FoundLayout(model, inputs, name, proved))
+            explanation = how.map(model, name, inputs, target)
+            relevance = explanation.map.detach()
+            relevance = relevance.relu() if self.relu else relevance
+            relevance = relevance if self.upsample is None else upsampled(relevance, inputs)
+            return replace(explanation, map=relevance, layer=name)
+
+    def resolved(self, model: nn.Module, inputs: Tensor, target: Target) -> Self:
         if inputs.ndim < 3:
             raise ValueError(
                 f"{type(self).__name__} needs inputs with spatial axes [N, C, *S], got a table {list(inputs.shape)}: "
                 f"use a gradient method or LRP."
             )
+        if self.layer is not None:
+            return self
         model = unwrapped(model)
         with isolated_eval(model), uncompiled(model):
-            name = self._last_spatial(model, inputs) if self.layer is None else layer_name(model, self.layer)
-            explanation = self.map(model, name, inputs, target)
-            relevance = explanation.map.detach()
-            relevance = relevance.relu() if self.relu else relevance
-            return replace(explanation, map=relevance if self.upsample is None else upsampled(relevance, inputs))
+            name, facts = default_layer(model, inputs, lambda output: self.score_of_rows(output, target))
+        return replace(self, layer=name, reshape=facts.to_grid)
+
+    def score_of_rows(self, output: Any, target: Target) -> Tensor:
+        """The score [2] of an output for the first sample twice."""
+        first = target[:1].expand(2) if isinstance(target, Tensor) else target
+        bound: Tensor = self.bind(output, first, 2)(output)
+        return bound
 
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
         # The layer's own size is what `upsample=None` asks for.
@@ -91,10 +121,9 @@ class LayerAttribution(ScoreAttribution, ABC):
         maps = activation if self.reshape is None else self.reshape(activation)
         if not isinstance(maps, Tensor) or maps.ndim != x.ndim or len(maps) != len(x):
             got = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-            remedy = "give reshape=..." if self.reshape is None else "reshape must make it"
             raise ValueError(
                 f"layer {self.layer!r} gives {got}, which is not [{len(x)}, channels] and {x.ndim - 2} spatial axes; "
-                f"{remedy} such a tensor."
+                f"reshape must make it such a tensor."
             )
         return maps
 
@@ -105,25 +134,48 @@ class LayerAttribution(ScoreAttribution, ABC):
             bound, score = self.clean(model, x, target)
         return only(shown, layer), bound, score
 
-    def _last_spatial(self, model: nn.Module, x: Tensor) -> str:
-        spatial: list[str] = []
-        runs: dict[str, int] = {}
 
-        def see(name: str, output: Any) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(output, Tensor) and output.ndim == x.ndim and output.shape[2:].numel() > 1:
-                spatial.append(name)
+@dataclass(frozen=True, eq=False)
+class _FoundLayout:
+    """Lays out the output of a layer as [N, K, *S'] once it has run.
 
-        with observe_modules(model, see):
-            forward(model, x[:1])
-        once = [name for name in spatial if runs[name] == 1]
-        if not once:
-            check_visible(model)
-            raise ValueError(
-                f"no layer was found that runs once and returns [N, channels] and {x.ndim - 2} spatial axes with more "
-                f"than one cell: name one with layer='...', and for tokens say with reshape=... where they lie."
-            )
-        return once[-1]
+    Args:
+        model: The network.
+        inputs: Its inputs.
+        layer: The layer's dotted name.
+        proved: Holds the layer if it needs no reshaping.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    layer: str
+    proved: set[str]
+
+    @cached_property
+    def facts(self) -> AxisFacts | None:
+        """The facts of the layer's output; None if it has the axes [N, K, *S'] by the convention of its operation.
+
+        Raises:
+            ValueError: If neither is known.
+        """
+        traced = trace_axes(self.model, self.inputs, [self.layer])
+        facts, convention = traced.get(self.layer, TracedOutput(None, None))
+        if facts is not None and facts.has_rows and facts.grid is not None:
+            return facts
+        if facts is None and convention == 1:
+            return None
+        known = "" if facts is None else f" (known is {facts})"
+        raise ValueError(
+            f"the positions of layer {self.layer!r} do not form a grid over the input that can be found{known}: name "
+            f"another layer, or give reshape=..., a function that turns its output into [N, channels] and "
+            f"{self.inputs.ndim - 2} spatial axes."
+        )
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return an output, or what has its shape, as [N, K, *S']."""
+        if self.layer in self.proved and output.ndim == self.inputs.ndim:
+            return output
+        return output if self.facts is None else self.facts.to_grid(output)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ r"""Attributions averaged over noisy inputs."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +68,10 @@ class NoisyAttribution(Attribution, ABC):
         network = unwrapped(model)
         bound, score = self.clean(network, inputs, target)
         batches = Batches(network, inputs, self.chunk_size)
+        how = replace(self, attribution=self.attribution.resolved(network, inputs, bound.target))
 
         def smoothed(rows: slice) -> Tensor:
-            return self._smoothed(network, inputs[rows], bound.target[rows], sample_ids[rows], batches)
+            return how._smoothed(network, inputs[rows], bound.target[rows], sample_ids[rows], batches)
 
         return Explanation.of(bound, score, torch.cat(batches.map(smoothed, len(inputs), copies=self.draws)))
 

@@ -6,7 +6,9 @@ import warnings
 import numpy as np
 import pytest
 import pytorch_grad_cam as peers
+import timm
 import torch
+import torchvision
 from captum.attr import LayerGradCam
 from draws import close, draw
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -298,9 +300,114 @@ def test_reshape_lays_out_tokens(cam):
         close(cam("norm", reshape=as_grid, upsample=None, relu=False)(model, x, Y), expected)
 
 
+@every_cam
+@pytest.mark.parametrize("layer", ["norm", "block", "block.norm1"])
+def test_tokens_are_laid_out_by_their_places(cam, layer):
+    model, x = Tokens().eval(), draw(3, 2, 8, 10)
+    if cam is CAM and layer != "norm":
+        return
+    close(cam(layer)(model, x, Y), cam(layer, reshape=as_grid)(model, x, Y))
+
+
+def test_a_shared_module_is_laid_out_under_any_of_its_names():
+    model, x = Tokens().eval(), draw(3, 2, 8, 10)
+    model.other = model.norm
+    close(GradCAM("other")(model, x, Y), GradCAM("norm")(model, x, Y))
+
+
 def test_ablation_cam_refuses_a_reshape_that_computes():
     with pytest.raises(ValueError, match="a reshape that moves and drops elements but makes no new ones"):
         AblationCAM("norm", reshape=lambda tokens: as_grid(tokens) / 2)(Tokens(), draw(1, 2, 8, 10), 0)
+
+
+# Default layers
+
+
+def small(name, **fields):
+    return timm.create_model(name, num_classes=3, **fields)
+
+
+def with_head(vit):
+    vit.heads.head.reset_parameters()  # it starts at 0, where no layer has a gradient
+    return vit
+
+
+NETWORKS = {
+    "resnet": (lambda: torchvision.models.resnet18(num_classes=3), "layer4"),
+    "densenet": (lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=3), "features"),
+    "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(num_classes=3), "features"),
+    "swin": (
+        lambda: torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 4], [2, 2], num_classes=3),
+        "permute",
+    ),
+    "vit": (
+        lambda: with_head(torchvision.models.VisionTransformer(64, 16, 2, 2, 12, 20, num_classes=3)),
+        "encoder.layers.encoder_layer_1.ln_1",
+    ),
+    "timm vit": (
+        lambda: small("vit_tiny_patch16_224", depth=2, embed_dim=12, num_heads=2, img_size=64),
+        "blocks.1.norm1",
+    ),
+    "timm registers": (
+        lambda: small("vit_small_patch14_reg4_dinov2", depth=2, embed_dim=12, num_heads=2, img_size=56, patch_size=14),
+        "blocks.1.norm1",
+    ),
+    "timm swin": (
+        lambda: small(
+            "swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=8, num_heads=(2, 2), window_size=2, img_size=64
+        ),
+        "norm",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "layer"), NETWORKS.values(), ids=NETWORKS)
+def test_default_layers_of_known_networks(make, layer):
+    model = make().double().eval()
+    size = 56 if hasattr(model, "reg_token") and model.reg_token is not None else 64
+    x = draw(1, 3, size, size)
+    found = GradCAM(upsample=None).explain(model, x, 1)
+    assert found.layer == layer
+    assert found.map.shape[2] == found.map.shape[3] > 1
+    close(GradCAM(layer, upsample=None)(model, x, 1), found.map)
+
+
+@pytest.mark.parametrize("read", ["mean", "class"])
+def test_default_layer_of_tokens_is_one_that_the_score_depends_on(read):
+    model, x = Tokens(read).eval(), draw(3, 2, 8, 10)
+    found = GradCAM().explain(model, x, Y)
+    assert found.layer == ("norm" if read == "mean" else "patches")  # all that follows the block is read at one token
+    assert found.map.abs().amax((1, 2, 3)).min() > 0
+
+
+class OneStep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mix = nn.Conv1d(1, 8, 1), nn.Linear(8, 2)
+        self.double()
+
+    def forward(self, x):
+        return self.mix(self.conv(x).mT)[:, 5]
+
+
+@every_cam
+def test_network_that_reads_one_step_has_no_default_layer(cam):
+    with pytest.raises(ValueError, match=r"no layer was found .* name one with layer='...', and say with reshape"):
+        cam()(OneStep(), draw(2, 1, 40), 0)
+    assert cam is CAM or cam("conv")(OneStep(), draw(2, 1, 40), 0).shape == (2, 1, 40)
+
+
+def test_passes_of_a_named_and_of_a_default_layer():
+    model, x = Net(SHAPES["plane"], "flat"), draw(*SHAPES["plane"])
+    tokens, rows = Tokens().eval(), []
+    for net in (model, tokens):
+        net.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    GradCAM("top")(model, x, Y)
+    assert rows == [3]
+    GradCAM()(model, x, Y)
+    assert rows == [3, 2, 3]
+    GradCAM("norm")(tokens, x, Y)  # the layout of other layers takes two rows
+    assert rows == [3, 2, 3, 3, 2]
 
 
 # Cost
@@ -349,10 +456,23 @@ def test_network_without_spatial_layer_is_refused(cam):
         cam()(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.ones(2, 2, 4), 0)
 
 
+class Scrambled(Tokens):
+    """Tokens whose places cannot be followed."""
+
+    def forward(self, x):
+        return super().forward(torch.fft.ifft(torch.fft.fft(x)).real)
+
+
 @every_cam
-def test_tokens_without_reshape_are_refused(cam):
-    with pytest.raises(ValueError, match=r"layer 'norm' gives \[1, 21, 6\], which is not .* give reshape=..."):
-        cam("norm")(Tokens(), draw(1, 2, 8, 10), 0)
+def test_tokens_of_unknown_places_are_refused(cam):
+    with pytest.raises(
+        ValueError, match=r"positions of layer 'norm' do not form a grid .* or give reshape=..., a func"
+    ):
+        cam("norm")(Scrambled(), draw(1, 2, 8, 10), 0)
+    with pytest.raises(ValueError, match=r"layer 'head' do not form a grid .*known is \[2 rows, 3 units\]"):
+        cam("head")(Tokens(), draw(1, 2, 8, 10), 0)
+    if cam is not CAM:  # a convolution tells its units
+        assert cam("patches")(Scrambled(), draw(1, 2, 8, 10), 0).shape == (1, 1, 8, 10)
 
 
 @every_cam

@@ -159,3 +159,20 @@ def test_score_and_size_are_those_of_the_attribution(cnn, x):
 def test_invalid_fields_are_refused(average, fields, error, message):
     with pytest.raises(error, match=message):
         average(**fields)
+
+
+def test_the_layer_of_a_class_activation_map_is_chosen_once():
+    chosen = []
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(1, 2, 1), nn.Linear(2, 2)
+
+        def forward(self, x):
+            chosen.append(len(x))
+            return self.head(self.conv(x).mean(2))
+
+    model, x = Net().double(), draw(3, 1, 5)
+    SmoothGrad(GradCAM(), draws=4, chunk_size=3)(model, x, 1)
+    assert chosen == [3, 2, 3, 3, 3, 3]  # the clean score, the choice, and the draws

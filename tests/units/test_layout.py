@@ -57,6 +57,23 @@ def test_units_are_moved_to_the_second_axis(model):
     assert torch.equal(top_samples(model, X, layer="last", n=1).value[:, 0], maps.amax((0, 2, 3)))
 
 
+def test_batch_norm_of_rows_of_tokens_is_followed():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.norm, self.head = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            tokens = self.up(x.mT)
+            return self.head(self.norm(tokens.flatten(0, 1)).view_as(tokens).relu().mean(1))
+
+    torch.manual_seed(0)
+    model, x = Normed().eval(), torch.randn(4, 2, 5)
+    model.norm.running_mean.normal_()
+    expected = model.norm(model.up(x.mT).flatten(0, 1)).view(4, 5, 3).relu().mT
+    torch.testing.assert_close(unit_activations(model, x, layer="up"), expected.detach())
+
+
 def test_thresholds_and_positions_of_tokens(model):
     ranked = model.tokens(model.conv(X).flatten(2).mT).relu().detach()
     found = activation_threshold(model, X, layer="tokens", p=0.25)

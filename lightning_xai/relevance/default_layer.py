@@ -1,0 +1,82 @@
+"""The layer that class activation maps look at unless one is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_xai._guard import forward_context, observe_modules
+from lightning_xai.axes import AxisFacts, facts_of
+from lightning_xai.operations import check_visible, unwrapped
+from lightning_xai.shadows import Shadow, ShadowedPass
+
+# A linear layer is a branch of a block or the classifier itself; the others are what stands before them.
+_PASSED_OVER = (nn.Linear, nn.Identity, _DropoutNd)
+
+
+def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -> tuple[str, AxisFacts]:
+    """Find the last layer that has a grid of positions and that the score depends on at most of them.
+
+    It runs once, gives one row per sample, one axis of units and a full grid of more than one cell, and is no linear
+    layer, identity or dropout. The gradient of the score is not 0 at more than half of its cells, which leaves out what
+    follows the choice of a class token, and in more than one channel, which leaves out the map of a class itself. It
+    takes one pass of two rows, forward and backward.
+
+    Args:
+        model: The network, inside :func:`lightning_xai._guard.isolated_eval`.
+        x: Inputs; the first one is used.
+        score: The score of each of two rows of an output of the model.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    rows = x[:1].expand(2, *x.shape[1:]).clone()
+    runs: Counter[str] = Counter()
+    seen: dict[str, tuple[Tensor, Shadow]] = {}
+
+    def see(name: str, output: Any) -> None:
+        runs[name] += 1
+        if isinstance(output, Tensor) and output.is_floating_point():
+            with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
+                shadow = shadows.shadow_of(output)
+            seen.pop(name, None)
+            if shadow is not None and not isinstance(model.get_submodule(name), _PASSED_OVER):
+                seen[name] = output, shadow
+
+    with torch.enable_grad():
+        inputs = rows.requires_grad_().clone()  # a leaf may not be changed in place
+        shadows = ShadowedPass(unwrapped(model), inputs)
+        with observe_modules(model, see), shadows, forward_context():
+            output = model(inputs)
+        value = score(output).sum()
+        once = {name: found for name, found in seen.items() if runs[name] == 1}
+        gradients: dict[str, Tensor | None] = {}
+        if value.requires_grad:  # otherwise no layer is better than another
+            reached = [name for name, (output, _) in once.items() if output.requires_grad]
+            once = {name: once[name] for name in reached}
+            if once:
+                slopes = torch.autograd.grad(value, [output for output, _ in once.values()], allow_unused=True)
+                gradients = dict(zip(once, slopes, strict=True))
+    for name, (output, shadow) in reversed(once.items()):
+        facts = facts_of(output, shadow)
+        if facts is not None and facts.has_rows and facts.grid is not None and torch.Size(facts.grid).numel() > 1:
+            slope = gradients.get(name)
+            if not value.requires_grad or (slope is not None and _is_read(facts.to_grid(slope)[0])):
+                return name, facts
+    check_visible(model)
+    raise ValueError(
+        "no layer was found that runs once and returns channels at a grid of positions of the input, at most of which "
+        "the score depends on them: name one with layer='...', and say with reshape=... where its positions lie, if "
+        "that cannot be told."
+    )
+
+
+def _is_read(gradient: Tensor) -> bool:
+    """Whether a gradient [K, *grid] is not 0 at more than half of the cells and in more than one channel."""
+    used = gradient.flatten(1) != 0
+    return float(used.any(0).double().mean()) > 0.5 and int(used.any(1).sum()) > 1
