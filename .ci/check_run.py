@@ -161,7 +161,8 @@ def main(run: Path) -> None:
     check_numbers(json.loads(present(run / "results.json").read_text()), logged, maps)
     check_pictures(figures)
     check_report(run / "report.html", figures, samples)
-    check("${" not in present(run / "config.yaml").read_text(), "config.yaml is not resolved")
+    references = re.findall(r"\$\{.*?\}", present(run / "config.yaml").read_text())
+    check(set(references) == {"${folder}", "${hydra:runtime.output_dir}"}, f"config.yaml refers to {references}")
     present(run / "last.ckpt")
     print(f"default run: {samples} samples explained, everything written")
 

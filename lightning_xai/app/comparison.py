@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lightning_xai._files import write_csv
+from lightning_xai.app.folder import relative_path
 from lightning_xai.app.report import format_number, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import save
@@ -58,7 +59,8 @@ class Comparison(Callback):
             write_csv(folder / "comparison.csv", ["result", *runs], lines)
             for metric, figure in _side_by_side(places).items():
                 save(figure, folder / f"comparison.{metric}.png")
-            write_comparison(folder, places, labels)
+            page = write_comparison(folder, places, labels)
+            Console().print(f"comparison: {relative_path(page)}", markup=False, highlight=False, soft_wrap=True)
         if len(done) < len(jobs):
             raise SystemExit(f"lightning-xai: {len(jobs) - len(done)} of {len(jobs)} runs failed.")
 

@@ -7,36 +7,46 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
+from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from rich.columns import Columns
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_xai._checks import unknown
+from lightning_xai._checks import check_known
 from lightning_xai._files import write_text
+from lightning_xai.app.errors import build, error_message
+from lightning_xai.app.folder import (
+    OUTPUTS,
+    WholeCheckpointIO,
+    check_unused,
+    config_to_run_again,
+    process_rank,
+    relative_path,
+)
 from lightning_xai.app.maximized import Maximization
 from lightning_xai.app.report import format_number, listed, results_of, write_report
 from lightning_xai.app.rules import rules_of
@@ -48,22 +58,7 @@ from lightning_xai.scores import CombClasses, Probability
 
 Numbers = dict[str, dict[str, float]]
 
-_EXPECTED_ERRORS = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
-_NOT_ARGUMENTS = ("_target_", "_convert_", "_partial_", "hydra")
-_COMMAND_LINE_HINTS = {  # what some messages, written for Python, recommend
-    "unpack=lambda": "'monitor.unpack={_target_:my_module.unpack,_partial_:true}'",
-    "(output=...)": "score.output=key",
-    "ExplanationMonitor(model=...)": "monitor.model=...",
-    "No supported gpu backend": "trainer.accelerator=cpu",
-}
 _TABLE_ROWS = 5  # rows of a table in the terminal; the rest is in its file
-_OUTPUTS = {
-    "report": "report.html",
-    "pictures": "figures",
-    "maps": "explanations",
-    "numbers": "results.json",
-    "network": "last.ckpt",
-}
 _SILENCED_WARNINGS = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -77,30 +72,74 @@ _SILENCED_WARNINGS = (
 
 def main() -> None:
     """Run the console script. Modules of the current folder can be named in ``_target_``."""
+    if "--version" in sys.argv[1:]:
+        print(f"lightning-xai {version('lightning-xai')}")
+        return
     sys.path.insert(0, str(Path.cwd()))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    for place, word in enumerate(sys.argv):
+        flag, equals, folder = word.rpartition("=")
+        if (flag or sys.argv[place - 1]) in ("-cp", "--config-path") and Path(folder).is_dir():
+            sys.argv[place] = f"{flag}{equals}{Path(folder).resolve()}"  # Hydra would look beside this file
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:
         raise SystemExit(f"lightning-xai: {error_message(error)}") from None
+    except OSError as error:  # of the folder, which Hydra makes
+        if error.filename is None:
+            raise
+        raise SystemExit(f"lightning-xai: {error_message(error)}. Name another folder: hydra.run.dir=...") from None
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_xai.conf", config_name="config")
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float | None:
     try:
-        run(config)
+        return objective_of(config, run(config))
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        raise SystemExit(_interrupted(Path(config.folder)) if process_rank() == 0 else 1) from None
     except Exception as error:
-        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", 0)))
-        trace = Path(config.folder, f"error-{rank}.txt" if rank else "error.txt")
-        write_text(trace, traceback.format_exc())
-        if rank:
-            time.sleep(3)
-            if trace.with_name("error.txt").exists():  # the first process has printed it
-                raise SystemExit(1) from None
-        message = f"lightning-xai: {error_message(error)}\nThe whole trace is in {_relative_path(trace)}."
+        message = f"lightning-xai: {error_message(error)}\n{_write_trace(Path(config.folder))}"
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(message) from None
         print(message, file=sys.stderr)  # the other runs go on; the comparison says that this one is missing
+        return None if config.objective is None else math.nan
+
+
+def _write_trace(folder: Path) -> str:
+    rank = process_rank()
+    trace = folder / (f"error-{rank}.txt" if rank else "error.txt")
+    try:
+        write_text(trace, traceback.format_exc())
+    except OSError as error:
+        return f"Nothing can be written to {relative_path(folder)} ({error}): name another folder by hydra.run.dir=..."
+    if rank:
+        time.sleep(3)
+        if trace.with_name("error.txt").exists():  # the first process has printed it
+            raise SystemExit(1) from None
+    return f"The whole trace is in {relative_path(trace)}."
+
+
+def _interrupted(folder: Path) -> str:
+    written = [name for name in (*OUTPUTS.values(), "metrics.csv") if (folder / name).exists()]
+    message = f"lightning-xai: interrupted. {relative_path(folder)} holds {', '.join(written) or 'no result'}."
+    checkpoint = folder / "last.ckpt"
+    again = f" The network of the last whole epoch is explained by checkpoint={relative_path(checkpoint)}."
+    return message + again * checkpoint.exists()
+
+
+def objective_of(config: DictConfig, numbers: Numbers) -> float | None:
+    """Return the number that ``objective`` names, for sweepers that optimise; None if it names none.
+
+    Raises:
+        ValueError: If there is no such number.
+    """
+    if config.objective is None or not numbers:
+        return None
+    found = {f"{metric}/{key}": number for metric, result in numbers.items() for key, number in result.items()}
+    check_known("objective", config.objective, found)
+    return float(found[config.objective])
 
 
 def run(config: DictConfig) -> Numbers:
@@ -119,6 +158,7 @@ def run(config: DictConfig) -> Numbers:
     _silence_warnings()
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    check_unused(folder)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
     if config.checkpoint is not None and not is_zipfile(config.checkpoint):
@@ -126,15 +166,17 @@ def run(config: DictConfig) -> Numbers:
         raise ValueError(f"checkpoint={config.checkpoint} {wrong}: name a file that Lightning has saved.")
     seed_everything(config.seed, workers=True, verbose=False)
     monitor = build_monitor(config)
+    if config.objective is not None:  # what its key may be is known at the end
+        check_known("objective", config.objective.partition("/")[0], ["network", "test", *monitor.metrics])
     maximization: Maximization | None = instantiate(config.get("maximization"))
-    model: LightningModule = instantiate(config.model)
-    data: LightningDataModule = instantiate(config.data)
+    model: LightningModule = build("model", with_saved_arguments(config.model, config.checkpoint))
+    data: LightningDataModule = build("data", config.data)
     if config.show_rules:
         _print(str(rules_of(build_attribution(config), monitor, model, data)))
         return {}
     trainer = _trainer(config, monitor)
     write = rank_zero_only(write_text)
-    write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write(folder / "config.yaml", config_to_run_again(config))
     first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
     _print(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
@@ -144,9 +186,9 @@ def run(config: DictConfig) -> Numbers:
     rank_zero_only(write_report)(folder, monitor.metrics, f"What {type(model).__name__} looked at", monitor.pictures)
     _print(_table(numbers, monitor.metrics))
     _print_tables(folder, monitor)
-    for what, name in _OUTPUTS.items():
+    for what, name in OUTPUTS.items():
         if (folder / name).exists():
-            _print(f"{what:>10}: {_relative_path(folder / name)}")
+            _print(f"{what:>10}: {relative_path(folder / name)}")
     return numbers
 
 
@@ -188,9 +230,23 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         elif missing.get("strengths", ...) is None:
             _print(f"{name} is left out: {kind} has no perturbation.strengths to vary.")
             continue
-        metrics[str(name)] = _build(f"metrics.{name}", entry, **missing)
-    monitor: ExplanationMonitor = _build("monitor", config.monitor, metrics)
+        metrics[str(name)] = build(f"metrics.{name}", entry, **missing)
+    if config.monitor.every_n_epochs is None:  # once: in the last epoch, or after training where that is not known
+        epochs = config.trainer.get("max_epochs")
+        if not isinstance(epochs, int | None):
+            raise TypeError(f"trainer.max_epochs must be an integer or null, got {epochs!r}.")
+        config.monitor.every_n_epochs = epochs if epochs and epochs > 0 else sys.maxsize
+    monitor: ExplanationMonitor = build("monitor", config.monitor, metrics)
     return monitor
+
+
+def with_saved_arguments(entry: DictConfig, checkpoint: str | None) -> DictConfig:
+    """Add the arguments that a checkpoint has saved of its network, by ``save_hyperparameters``; those given count."""
+    if checkpoint is None:
+        return entry
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("hyper_parameters", {})
+    taken = inspect.signature(get_object(entry._target_)).parameters
+    return OmegaConf.merge({name: value for name, value in saved.items() if name in taken}, entry)  # type: ignore[return-value]
 
 
 def build_attribution(config: DictConfig) -> Attribution:
@@ -218,37 +274,6 @@ def build_attribution(config: DictConfig) -> Attribution:
     return attribution
 
 
-def _build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
-    make = instantiate(entry, _partial_=True)
-    try:
-        return make(*found, **missing)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{place}: {error}") from error
-
-
-def error_message(error: BaseException) -> str:
-    """Say what went wrong and where, without what Hydra wraps around it."""
-    place = ""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        place = next((f"{key}: " for key in re.findall("full_key: (.+)", str(error))), place)
-        error = error.__cause__
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return unknown(group, name, error.options)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} must be given: {error.full_key}=..."
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
-        key, siblings = str(cause.full_key), [str(name) for name in cause.parent_node if name not in _NOT_ARGUMENTS]
-        known = [".".join([*key.split(".")[:-1], name]) for name in siblings]
-        message = unknown("argument", key, known) if known else f"argument {key!r} is not in the config."
-        return f"{message} An argument that the config leaves to its default is added with a plus: +{key}=..."
-    kind = "" if isinstance(error, _EXPECTED_ERRORS) else f"{type(error).__name__}: "
-    message = str(error).partition("\n\nConfig search path:")[0]
-    hints = [f" On the command line: {hint}." for words, hint in _COMMAND_LINE_HINTS.items() if words in message]
-    return "".join([place, kind, message, *hints])
-
-
 def _trainer(config: DictConfig, monitor: ExplanationMonitor) -> Trainer:
     folder, own = Path(config.folder), config.trainer
     callbacks: list[Callback] = [*instantiate(own.get("callbacks") or []), monitor]
@@ -258,6 +283,8 @@ def _trainer(config: DictConfig, monitor: ExplanationMonitor) -> Trainer:
         callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
     logger = instantiate(config.logger)
     trainer: Trainer = instantiate(own, default_root_dir=str(folder), callbacks=callbacks, logger=logger)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if multirun and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):  # it runs the command once more
         raise ValueError("a multirun needs trainer.strategy=ddp_spawn to use several devices.")
@@ -340,10 +367,6 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
                 shown[-1].add_row(*row)
         if shown:
             _print(Columns(shown, padding=(0, 2)))
-
-
-def _relative_path(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if parent_process() is not None:  # a process that Lightning has spawned

@@ -72,6 +72,8 @@ def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, 
 def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, str]) -> Path:
     """Write ``comparison.html`` about the runs of a multirun, with links to their reports.
 
+    The pictures that lie in the folder, ``comparison.<metric>.png``, are part of it.
+
     Args:
         folder: The multirun's folder.
         runs: The folder of every run, by what is special about it.
@@ -89,7 +91,11 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, 
         for name, run in runs.items()
     ]
     path = folder / "comparison.html"
-    return _render(path, title="Comparison", subtitle=f"{len(shown)} runs", runs=shown, rows=rows)
+    pictures = [
+        {"metric": picture.stem.partition(".")[2], "source": _png(picture.read_bytes())}
+        for picture in sorted(folder.glob("comparison.*.png"))
+    ]
+    return _render(path, title="Comparison", subtitle=f"{len(shown)} runs", runs=shown, rows=rows, pictures=pictures)
 
 
 def results_of(

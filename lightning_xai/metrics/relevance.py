@@ -56,7 +56,7 @@ class Relevance(MapMetric):
         **options: Options of ``torchmetrics.Metric``.
 
     Raises:
-        TypeError: If the attribution or the regions are none.
+        TypeError: If the attribution or the regions are none, or a score is given.
         ValueError: If the part is unknown, or the regions are not the same for all samples.
 
     Example:
@@ -110,6 +110,8 @@ class Relevance(MapMetric):
         ledger: bool = True,
         **options: Any,
     ) -> None:
+        if "score" in options:
+            raise TypeError("Relevance takes no score: it explains that of its attribution, e.g. LRP(score=...).")
         super().__init__(**options)
         if not isinstance(attribution, Attribution):
             raise TypeError(

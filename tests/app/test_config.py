@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 
 from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, regions, relevance, scores
 from lightning_xai.app.main import build_attribution, build_monitor
@@ -20,7 +21,7 @@ EVEN = regions.Slice(step=2)
 FILES = sorted(
     f"{group.name}/{file.name.removesuffix('.yaml')}"
     for group in CONF.iterdir()
-    if group.is_dir() and not group.name.startswith("__")
+    if group.is_dir() and group.name != "hydra" and not group.name.startswith("__")
     for file in group.iterdir()
 )
 MANDATORY = {
@@ -33,6 +34,8 @@ MANDATORY = {
         "metrics.dissection.threshold=0.5",
         "metrics.dissection.segmenter={_target_:torch.Tensor.long,_partial_:true}",
     ],
+    "perturbation/custom": ["perturbation.factor=0.5"],
+    "perturbation/custom_sum": ["perturbation.summand=0.5"],
     "select/custom": ["regions.select.keep=[true,false]"],
     "select/first": ["regions.select.n=3"],
     "rule/rule_list": ["rule.rules={linear:{_target_:lightning_xai.relevance.rules.Epsilon}}"],
@@ -48,6 +51,8 @@ KINDS = [
 # A demonstration on images in [0, 1]: windows fade away altogether, or are replaced by other digits.
 OTHER_VALUES = {
     ("negative", "delta"): 1.0,
+    ("custom", "factor"): "???",  # 1 and 0 would change nothing
+    ("custom_sum", "summand"): "???",
     ("replace", "background"): {"_target_": "lightning_xai.app.data.mnist_images", "count": 100},
 }
 
@@ -103,7 +108,7 @@ def test_a_logger_whose_package_is_missing_takes_its_arguments(file, composed):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_has_a_file_with_its_defaults(kind, composed):
     name = snake_case(kind.__name__)
-    entry = dict(composed(f"perturbation={name}").perturbation)
+    entry = OmegaConf.to_container(composed(f"perturbation={name}").perturbation)
     strengths = entry.pop("strengths")
     assert get_object(entry.pop("_target_")) is kind
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}

@@ -1,5 +1,6 @@
 """The report of a run: everything in one file, whatever the data look like."""
 
+import base64
 import html.parser
 import re
 
@@ -92,11 +93,13 @@ def test_a_comparison_links_the_reports_and_holds_the_pictures(a_run, tmp_path):
     for name, folder in runs.items():
         folder.mkdir()
         numbers[name] = a_run((1, 4, 4), folder=folder).numbers
+    (tmp_path / "comparison.importance.png").write_bytes(b"maps side by side")
     page = Page(
         write_comparison(
             tmp_path, runs, {"importance/gini": "the label", "pairs/samples": "s", "none/there": "n"}
         ).read_text()
     )
     assert [link["href"] for link in page.all("a")] == ["0: zero/report.html", "1: blur & <mean>/report.html"]
+    assert page.all("img").pop(0)["src"].endswith(base64.b64encode(b"maps side by side").decode())
     assert f"the label {numbers['0: zero']['importance']['gini']:.4g}" in page.text
-    assert len(page.all("img")) == 2
+    assert len(page.all("img")) == 3
