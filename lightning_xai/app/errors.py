@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
@@ -38,7 +38,8 @@ def build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
     Raises:
         ValueError: If the class does not take an argument, or must be given one that is left open.
     """
-    parameters = signature(get_object(entry._target_)).parameters
+    make = instantiate(entry, _partial_=True)
+    parameters = signature(make.func).parameters
     names = [str(name) for name in entry if name not in _NOT_ARGUMENTS]
     if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         for name in names:
@@ -48,7 +49,6 @@ def build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
     for name in names:
         if OmegaConf.is_missing(entry, name):
             raise ValueError(f"{place}.{name} must be given: {place}.{name}=...")
-    make = instantiate(entry, _partial_=True)
     try:
         return make(*found, **missing)
     except (ValueError, TypeError) as error:
