@@ -380,6 +380,23 @@ def test_default_layer_of_tokens_is_one_that_the_score_depends_on(read):
     assert found.map.abs().amax((1, 2, 3)).min() > 0
 
 
+def test_default_layer_is_not_the_map_of_the_class():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert GradCAM().explain(model.double(), draw(2, 2, 6, 6), 1).layer == "1"
+
+
+def test_default_layer_runs_once():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again, self.head = nn.Conv1d(2, 4, 1), nn.Tanh(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.again(self.again(self.first(x))).mean(2))
+
+    assert GradCAM().explain(Again().double(), draw(2, 2, 6), 1).layer == "first"
+
+
 class OneStep(nn.Module):
     def __init__(self):
         super().__init__()
