@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, named_layer
+from lightning_xai._state import WriteWatch, held_state, is_watched
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
 
@@ -24,7 +25,8 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
     """Run ``model`` in eval mode, outside inference mode and autocast, and leave no trace of it.
 
     Restored at the end, also when the model raises: the training flag of every module, buffers that the model
-    replaced or wrote to, and the global random states of torch (CPU and the model's CUDA devices), numpy and Python.
+    replaced or wrote to, what else :func:`watch_writes` has seen it change, and the global random states of torch (CPU
+    and the model's CUDA devices), numpy and Python.
     While it is active, calls of ``self.log`` made by a ``LightningModule`` in its ``forward`` are ignored, and fused
     inference paths that answer differently from the layers they replace (multi-head attention) are off.
 
@@ -46,6 +48,7 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_random_states(devices))
         stack.enter_context(_buffers(modules))
+        stack.enter_context(held_state(model))
         stack.enter_context(_modes(model, modules))
         stack.enter_context(_silence(modules))
         stack.enter_context(_plain_attention())
@@ -73,6 +76,17 @@ def forward(model: nn.Module, inputs: Tensor) -> Any:
         return model(inputs.clone())
 
 
+def watch_writes(model: nn.Module, inputs: Tensor) -> None:
+    """See once, by one pass, what a model changes outside its buffers, so that it is restored, too, from now on.
+
+    Models whose modules are sharded are left out, as their passes wait for those of other processes.
+    """
+    sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
+    if not (is_watched(model) or sharded):
+        with isolated_eval(model), WriteWatch(model):
+            forward(model, inputs)
+
+
 def detach_for_autograd(tensor: Tensor) -> Tensor:
     """``tensor`` detached, and copied if it was made in inference mode, so that autograd can save it."""
     with torch.inference_mode(False):
@@ -89,6 +103,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter in trained:
+            if not parameter.is_leaf:  # the model has written to it
+                parameter.detach_()
             parameter.requires_grad_(True)
 
 

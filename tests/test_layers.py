@@ -13,6 +13,7 @@ BASE = {
     "_files",
     "_lazy",
     "_guard",
+    "_state",
     "results",
     "scores",
     "regions",

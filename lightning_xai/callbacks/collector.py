@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._files import check_file_name
-from lightning_xai._guard import isolated_eval
+from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order
@@ -98,6 +98,7 @@ class Collector:
             self._exclude(wanted & finite & ~labelled, UNLABELLED)
             chosen = (wanted & finite & labelled).nonzero().flatten()
             if len(chosen):
+                watch_writes(model, inputs[chosen][:1])
                 ids = self.order.ids(places)[chosen] if own_ids is None else own_ids.cpu()[chosen]
                 self._explain(model, inputs[chosen], _picked(targets, chosen), ids)
             elif len(inputs) and not self._has_shapes():
@@ -114,6 +115,7 @@ class Collector:
                 usable &= targets.cpu() >= 0
             chosen = usable.nonzero().flatten()
             if len(chosen):
+                watch_writes(model, inputs[chosen][:1])
                 for metric in self.metrics.values():
                     try:
                         metric.check(model, inputs[chosen], _picked(targets, chosen))

@@ -48,6 +48,7 @@ NO_QUANTITY = {
     "lightning_xai.relevance.gradients.GradientAttribution": "what the gradient methods share",
     "lightning_xai.scores.as_target": "brings arguments into one form",
     "lightning_xai.scores.check_range": "checks arguments",
+    "lightning_xai.scores.TargetRangeError": "says what it found",
     "lightning_xai.metrics.base.ExplanationMetric": "what the metrics share",
     "lightning_xai.metrics.base.BatchExplanation": "carries what a metric found",
     "lightning_xai.metrics.sweeps.update_together": "shares sweeps between metrics",

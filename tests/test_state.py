@@ -1,0 +1,98 @@
+"""What a forward pass changes outside the buffers of a model is put back."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_xai._guard import forward, isolated_eval, watch_writes
+from lightning_xai.relevance import LRP
+
+
+class Busy(nn.Module):
+    """Changes everything that a forward pass can change, in every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.code = nn.Parameter(torch.arange(3.0), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(3))
+        self.memory = torch.zeros(3)
+        self.kept = {"last": torch.zeros(3), "list": 1}
+        self.history, self.count, self.last = [], 0, None
+        self.generator = torch.Generator().manual_seed(2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.code.mul_(0.5)
+            self.scale.data.add_(1.0)
+            self.memory += x.detach()[0]
+            self.kept["last"].copy_(x[0])
+        self.kept["new"] = 2
+        self.history.append(len(x))
+        self.count += 1
+        self.last = self.made_up = x
+        noise = torch.randn(3, generator=self.generator)
+        return x * (self.scale + noise) - self.code
+
+
+def state(model):
+    plain = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+    tensors = [model.code, model.scale, model.memory, model.kept["last"], model.generator.get_state()]
+    names = {name: list(value) if isinstance(value, dict | list) else id(value) for name, value in plain.items()}
+    return [tensor.tolist() for tensor in tensors], names
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_pass_leaves_no_trace(gradients):
+    model, x = Busy(), torch.randn(2, 3)
+    expected = state(model)
+    watch_writes(model, x[:1])
+    assert state(model) == expected
+    with isolated_eval(model, gradients=gradients):
+        outputs = [forward(model, x) for _ in range(2)]
+    assert not torch.equal(*outputs)  # it has changed on the way
+    assert state(model) == expected
+    assert (model.code.requires_grad, model.scale.requires_grad, model.scale.is_leaf) == (False, True, True)
+
+
+def test_an_error_leaves_no_trace():
+    model, x = Busy(), torch.randn(2, 3)
+    watch_writes(model, x)
+    expected = state(model)
+    with isolated_eval(model):
+        forward(model, x)
+        with pytest.raises(RuntimeError, match="size"):
+            forward(model, torch.ones(1, 4))
+    assert state(model) == expected
+
+
+def test_lrp_leaves_parameters_that_are_written_to_as_they_were():
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 3)
+            self.code = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+        def forward(self, x):
+            y = self.net(x)
+            with torch.no_grad():
+                self.code.mul_(0.9).add_(0.1 * y.mean(0))
+            return y - self.code
+
+    model = Quantised()
+    watch_writes(model, torch.ones(1, 4))
+    LRP()(model, torch.ones(2, 4), 0)
+    assert model.code.tolist() == [0.0, 0.0, 0.0]
+    assert (model.code.is_leaf, model.code.requires_grad) == (True, False)
+
+
+def test_what_is_not_written_to_is_not_copied(monkeypatch):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout())
+    watch_writes(model, torch.ones(1, 4))
+    copied, clone = [], torch.Tensor.clone
+    monkeypatch.setattr(
+        torch.Tensor, "clone", lambda tensor, **how: (copied.append(tensor.shape), clone(tensor, **how))[1]
+    )
+    with isolated_eval(model):
+        pass
+    assert torch.Size([3, 4]) not in copied
+    assert model[0].weight.is_leaf
