@@ -10,11 +10,12 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
 from lightning_xai.callbacks.batch import Unpack
+from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order, order_of
 
 UNKNOWN_PART = (
-    "which of the combined data loaders the inputs come from cannot be seen, as unpack makes them anew: sample ids are "
-    "the order in which they arrive, and what a shorter loader repeats is explained again."
+    "which samples the data loader gives cannot be seen (of combined ones, unpack must return a tensor of the batch as "
+    "it is): sample ids are the order in which they arrive, and what a shorter loader repeats is explained again."
 )
 
 
@@ -24,6 +25,7 @@ class Loaders:
     Args:
         trainer: The trainer.
         stage: ``"validate"`` or ``"test"``.
+        failures: What becomes of a loader that cannot be understood.
 
     Attributes:
         flattened: Every data loader.
@@ -31,7 +33,7 @@ class Loaders:
         orders: Which samples of each the process meets.
     """
 
-    def __init__(self, trainer: Trainer, stage: str) -> None:
+    def __init__(self, trainer: Trainer, stage: str, failures: Failures) -> None:
         loop: Any = trainer.test_loop if stage == "test" else trainer.validate_loop
         if trainer.state.fn == "fit":
             loop = trainer.fit_loop.epoch_loop.val_loop
@@ -41,8 +43,11 @@ class Loaders:
         self._sequential = combined._mode == "sequential"
         self._part: int | None = None
         self.count = len(self.flattened) if self._sequential else 1
-        self.orders = [order_of(loader, trainer) for loader in self.flattened]
         self._arriving = Order(trainer.world_size, trainer.global_rank, notes=(UNKNOWN_PART,))
+        self.orders = [self._arriving] * len(self.flattened)
+        for index, loader in enumerate(self.flattened):
+            with failures.contain("the order of a data loader"):
+                self.orders[index] = order_of(loader, trainer)
 
     def suffix(self, index: int) -> str:
         """Return the suffix of the names of one data loader, Lightning's own."""

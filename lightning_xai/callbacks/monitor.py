@@ -238,10 +238,10 @@ class ExplanationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain a batch."""
-        given, self._batch = self._batch, None
+        given, self._batch = batch if self._batch is None else self._batch, None
         with self._precision(trainer):
             # What cannot be explained is said before any training is spent, and where none is at stake.
-            first = self._run is not None and not self._run.collectors and trainer.state.fn != "fit"
+            first = self._run is not None and not self._run.begun and trainer.state.fn != "fit"
             if first or (trainer.sanity_checking and "validate" in self.stages):
                 self.collector(self.metrics).check(self.network(pl_module), given)
             if self._run is not None:

@@ -34,6 +34,9 @@ class Run:
         trainer: The trainer.
         stage: ``"validate"`` or ``"test"``.
         among: The subfolder of this monitor, if there are several.
+
+    Attributes:
+        begun: Whether a batch has come.
     """
 
     def __init__(self, monitor: ExplanationMonitor, trainer: Trainer, stage: str, among: str = "") -> None:
@@ -55,7 +58,8 @@ class Run:
             file=record if self.writes else None,
             deferred=trainer.world_size > 1,
         )
-        self.loaders = Loaders(trainer, stage)
+        self.loaders = Loaders(trainer, stage, self.failures)
+        self.begun = False
         self.collectors: dict[int, Collector] = {}
         self.bar: BarTask | None = None
         self.name = trainer.strategy.broadcast(new_run())
@@ -70,6 +74,7 @@ class Run:
 
     def add(self, network: nn.Module, batch: Any, index: int) -> None:
         """Explain a batch of a data loader."""
+        self.begun = True
         collector = self.collectors.get(index) or self._collector(index)
         with collector.failures.contain("every metric", collector.metrics):
             collector.order = self.loaders.order(index, batch, collector.unpack)

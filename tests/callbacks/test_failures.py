@@ -196,3 +196,14 @@ def test_a_traceback_that_cannot_be_written_stands_in_the_warning(tmp_path):
         raising()
     with pytest.raises(KeyboardInterrupt), failures.contain("zero", ["zero"]):
         raise KeyboardInterrupt
+
+
+def test_a_loader_that_cannot_be_understood_is_explained_in_its_order(trainer, monkeypatch):
+    monkeypatch.setattr(import_module("lightning_xai.callbacks.loaders"), "order_of", raising)
+    module, monitor = Classifier(), ExplanationMonitor({"zero": metrics()["zero"]}, max_samples=6)
+    with (
+        pytest.warns(UserWarning, match="order of a data loader is left out of .*injected"),
+        pytest.warns(UserWarning, match="which samples the data loader gives cannot be seen"),
+    ):
+        trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
+    equal(monitor.results["zero"], expected(module, names=["zero"])["zero"])
