@@ -51,7 +51,6 @@ def met(loader, trainer=ALONE):
         {"sampler": DistributedSampler(DATA, 3, 2, shuffle=False)},
         {"sampler": DistributedSampler(DATA, 3, 0, shuffle=True, drop_last=True)},
     ],
-    ids=str,
 )
 def test_an_id_is_the_place_in_the_data(how):
     pairs, notes = met(DataLoader(DATA, **how))
@@ -69,7 +68,6 @@ def test_an_id_is_the_place_in_the_data(how):
         {"sampler": Reversed(DATA)},
         {"batch_sampler": BatchSampler(RandomSampler(DATA), 2, drop_last=False)},
     ],
-    ids=str,
 )
 def test_an_order_that_cannot_be_known_is_said(how):
     pairs, (note,) = met(DataLoader(DATA, **how))
@@ -106,7 +104,6 @@ def in_processes(monkeypatch, *loaders):
         ([{"sampler": Reversed(range(4))}] * 2, [[3, 2, 1, 0]] * 2, "Reversed is taken to give every process"),
         ([{"shuffle": True}] * 2, None, "some samples may be explained twice"),
     ],
-    ids=str,
 )
 def test_processes_share_what_all_go_through_and_keep_what_is_their_own(monkeypatch, how, expected, words):
     found = in_processes(monkeypatch, *(DataLoader(DATA, batch_size=2, **options) for options in how))
