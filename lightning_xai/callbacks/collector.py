@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._checks import check_inputs
 from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
@@ -98,7 +99,7 @@ class Collector:
             self._exclude(wanted & finite & ~labelled, UNLABELLED)
             chosen = (wanted & finite & labelled).nonzero().flatten()
             if len(chosen):
-                watch_writes(model, inputs[chosen][:1])
+                _watch(model, inputs[chosen])
                 ids = self.order.ids(places)[chosen] if own_ids is None else own_ids.cpu()[chosen]
                 self._explain(model, inputs[chosen], _picked(targets, chosen), ids)
             elif len(inputs) and not self._has_shapes():
@@ -115,7 +116,7 @@ class Collector:
                 usable &= targets.cpu() >= 0
             chosen = usable.nonzero().flatten()
             if len(chosen):
-                watch_writes(model, inputs[chosen][:1])
+                _watch(model, inputs[chosen])
                 for metric in self.metrics.values():
                     try:
                         metric.check(model, inputs[chosen], _picked(targets, chosen))
@@ -215,6 +216,14 @@ UNLABELLED = (
     "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
 )
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
+
+
+def _watch(model: nn.Module, inputs: Tensor) -> None:
+    check_inputs(inputs)
+    try:
+        watch_writes(model, inputs[:1])
+    except RuntimeError as error:
+        raise _in_words(error) from error
 
 
 def _in_words(error: Exception) -> Exception:

@@ -72,7 +72,7 @@ def test_the_default_run_writes_what_it_found(trained):
     }
     assert (run / "last.ckpt").is_file()
     config = OmegaConf.load(run / "config.yaml")
-    assert (config.trainer.max_epochs, config.regions.size) == (3, 7)
+    assert (config.trainer.max_epochs, config.regions.size) == (3, 4)
 
 
 def test_the_csv_logger_has_the_same_numbers(trained):
