@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,21 +15,36 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _OWN = frozenset(vars(nn.Module()))  # what torch keeps of every module
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, deque)
 
 _seen: WeakKeyDictionary[nn.Module, Changes] = WeakKeyDictionary()
 
 
+class Place(NamedTuple):
+    """Where a model holds a tensor: the module's name, the attribute, and the key if that is a list or dict."""
+
+    module: str
+    attribute: str
+    key: Any = None
+
+    def find(self, model: nn.Module) -> Tensor | None:
+        """The tensor that is there now; None if there is none."""
+        held = getattr(model.get_submodule(self.module), self.attribute, None)
+        if isinstance(held, list | dict) and self.key is not None:
+            held = held[self.key] if self.key in (held if isinstance(held, dict) else range(len(held))) else None
+        return held if isinstance(held, Tensor) else None
+
+
 @dataclass
 class Changes:
-    """What a pass of a model changes outside its buffers.
+    """What a pass of a model changes that is not restored anyway.
 
     Attributes:
-        tensors: The tensors that it writes to.
-        attributes: Whether it replaces plain attributes, or changes lists, dicts or generators among them.
+        places: The tensors that it writes to; places, as the training may put others there.
+        attributes: Whether it replaces plain attributes, or changes containers or generators among them.
     """
 
-    tensors: list[Tensor] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     attributes: bool = False
 
 
@@ -36,7 +52,8 @@ class Changes:
 def held_state(model: nn.Module) -> Iterator[None]:
     """Put back what a pass of the model was seen to change; see :class:`WriteWatch`."""
     changes = _seen.get(model, Changes())
-    before = [(tensor, tensor.detach().clone()) for tensor in changes.tensors]
+    tensors = [tensor for place in changes.places if (tensor := place.find(model)) is not None]
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
     with _Attributes(model) if changes.attributes else nullcontext():
         try:
             yield
@@ -46,7 +63,7 @@ def held_state(model: nn.Module) -> Iterator[None]:
 
 
 class _Attributes:
-    """Puts back plain attributes, the contents of lists, dicts and sets among them, and states of generators.
+    """Puts back plain attributes, the contents of containers among them, and states of generators.
 
     Attributes:
         changed: Whether something had to be put back.
@@ -56,7 +73,7 @@ class _Attributes:
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._before = [(vars(module), _plain(module)) for module in modules]
         values = [value for _, attributes in self._before for value in attributes.values()]
-        self._contents = [(value, copy.copy(value)) for value in values if type(value) in _CONTAINERS]
+        self._contents = [(held, copy.copy(held)) for held in _containers(values)]
         self._generators = [(value, value.get_state()) for value in values if isinstance(value, torch.Generator)]
         self.changed = False
 
@@ -75,7 +92,7 @@ class _Attributes:
             if not _same(container, content):
                 self.changed = True
                 container.clear()
-                (container.extend if isinstance(container, list) else container.update)(content)
+                (container.extend if isinstance(container, list | deque) else container.update)(content)
         for generator, state in self._generators:
             self.changed |= not torch.equal(generator.get_state(), state)
             generator.set_state(state)
@@ -94,8 +111,11 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
-        self._watched = {_address(tensor): tensor for tensor in _tensors(model) if _address(tensor)}
-        self._before: dict[int, Tensor] = {}
+        self._watched: dict[int, list[Place]] = {}  # several views may lie in one memory
+        for place, tensor in _tensors(model):
+            self._watched.setdefault(_address(tensor), []).append(place)
+        self._watched.pop(0, None)
+        self._before: dict[Place, tuple[Tensor, Tensor]] = {}
         self._attributes = _Attributes(model)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,17 +126,19 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _save(self, target: Any) -> None:
-        for tensor in target if isinstance(target, list | tuple) else [target]:
-            place = _address(tensor) if isinstance(tensor, Tensor) else 0
-            if place in self._watched and place not in self._before:
-                self._before[place] = self._watched[place].detach().clone()
+        for written in target if isinstance(target, list | tuple) else [target]:
+            for place in self._watched.get(_address(written), ()) if isinstance(written, Tensor) else ():
+                tensor = place.find(self._model)
+                if tensor is not None and place not in self._before:
+                    self._before[place] = tensor, tensor.detach().clone()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._attributes.__exit__(*error)
-        for place, value in self._before.items():
-            _put_back(self._watched[place], value)
-        _seen[self._model] = Changes([self._watched[place] for place in self._before], self._attributes.changed)
+        for tensor, value in self._before.values():
+            _put_back(tensor, value)
+        if error[0] is None:  # a pass that failed may have left out the rest
+            _seen[self._model] = Changes(list(self._before), self._attributes.changed)
 
 
 def is_watched(model: nn.Module) -> bool:
@@ -128,15 +150,30 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OWN}
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """List the parameters, and the tensors among plain attributes and in their lists and dicts."""
-    yield from model.parameters()
-    for module in model.modules():
-        for value in _plain(module).values():
-            parts: Iterable[Any] = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-            )
-            yield from (part for part in parts if isinstance(part, Tensor) and not part.is_inference())
+def _tensors(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
+    """List parameters, buffers, and the tensors among plain attributes and in their lists and dicts."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for attribute, value in {**module._parameters, **module._buffers, **_plain(module)}.items():
+            keyed: Iterable[tuple[Any, Any]] = [(None, value)]
+            if isinstance(value, list | dict):
+                keyed = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, part in keyed:
+                if isinstance(part, Tensor) and not part.is_inference():
+                    yield Place(name, attribute, key), part
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    """List containers, also those inside others, each once."""
+    found: dict[int, Any] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _CONTAINERS) and id(value) not in found:
+            found[id(value)] = value
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return list(found.values())
 
 
 def _address(tensor: Tensor) -> int:

@@ -18,6 +18,9 @@ class Busy(nn.Module):
         self.memory = torch.zeros(3)
         self.kept = {"last": torch.zeros(3), "list": 1}
         self.history, self.count, self.last = [], 0, None
+        self.nested = {"x": [0]}
+        self.register_buffer("size", torch.ones(3))
+        self.h, self.c = torch.zeros(2, 3)  # views of one memory
         self.generator = torch.Generator().manual_seed(2)
 
     def forward(self, x):
@@ -26,8 +29,12 @@ class Busy(nn.Module):
             self.scale.data.add_(1.0)
             self.memory += x.detach()[0]
             self.kept["last"].copy_(x[0])
+            self.size.data.mul_(2.0)
+            self.h.add_(1.0)
+            self.c.add_(2.0)
         self.kept["new"] = 2
         self.history.append(len(x))
+        self.nested["x"].append(1)
         self.count += 1
         self.last = self.made_up = x
         noise = torch.randn(3, generator=self.generator)
@@ -36,9 +43,18 @@ class Busy(nn.Module):
 
 def state(model):
     plain = {name: value for name, value in vars(model).items() if not name.startswith("_")}
-    tensors = [model.code, model.scale, model.memory, model.kept["last"], model.generator.get_state()]
+    tensors = [
+        model.code,
+        model.scale,
+        model.memory,
+        model.kept["last"],
+        model.size,
+        model.h,
+        model.c,
+        model.generator.get_state(),
+    ]
     names = {name: list(value) if isinstance(value, dict | list) else id(value) for name, value in plain.items()}
-    return [tensor.tolist() for tensor in tensors], names
+    return [tensor.tolist() for tensor in tensors], names, list(model.nested["x"])
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -52,6 +68,19 @@ def test_a_pass_leaves_no_trace(gradients):
     assert not torch.equal(*outputs)  # it has changed on the way
     assert state(model) == expected
     assert (model.code.requires_grad, model.scale.requires_grad, model.scale.is_leaf) == (False, True, True)
+
+
+def test_what_the_training_puts_in_its_place_is_restored_and_a_failed_pass_teaches_nothing():
+    model, x = Busy(), torch.randn(2, 3)
+    with pytest.raises(RuntimeError, match="size"):
+        watch_writes(model, torch.ones(1, 4))
+    watch_writes(model, x)
+    model.memory, model.count = torch.ones(3), 7
+    expected = state(model)
+    with isolated_eval(model):
+        forward(model, x)
+    assert state(model) == expected
+    assert model.count == 7
 
 
 def test_an_error_leaves_no_trace():

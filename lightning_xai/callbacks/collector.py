@@ -100,11 +100,10 @@ class Collector:
             chosen = (wanted & finite & labelled).nonzero().flatten()
             if len(chosen):
                 _watch(model, inputs[chosen])
-                ids = self.order.ids(places)[chosen] if own_ids is None else own_ids.cpu()[chosen]
+                ids = self.order.ids(places[chosen]) if own_ids is None else own_ids.cpu()[chosen]
                 self._explain(model, inputs[chosen], _picked(targets, chosen), ids)
-            elif len(inputs) and not self._has_shapes():
-                stand_in = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                self._update(model, stand_in, "predicted", None, count=False)
+            else:
+                self._stand_in(model, inputs)
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """Raise the errors that :meth:`add` would raise for a batch, without explaining it."""
@@ -168,23 +167,31 @@ class Collector:
         return "predicted"
 
     def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
-        try:
-            found = self._update(model, inputs, target, ids)
-        except TargetRangeError as error:
-            if not isinstance(target, Tensor):
-                raise
-            known = (target < error.classes).cpu()
+        while True:
+            try:
+                found = self._update(model, inputs, target, ids)
+                break
+            except TargetRangeError as error:
+                if not isinstance(target, Tensor):
+                    raise
+                known = (target < error.classes).cpu()
             self._exclude(~known, UNLABELLED)
             chosen = known.nonzero().flatten()
             if not len(chosen):
+                self._stand_in(model, inputs)
                 return
-            inputs, ids = inputs[chosen], ids[chosen]
-            found = self._update(model, inputs, _picked(target, chosen), ids)
+            inputs, target, ids = inputs[chosen], _picked(target, chosen), ids[chosen]
         if self._writer is not None and found:
             with self.failures.contain(f"what is written to {self.folder}"):
                 writer, self._writer = self._writer, None  # after a failure nothing more is written
                 writer.write(per_sample(found, inputs, ids))
                 self._writer = writer
+
+    def _stand_in(self, model: nn.Module, inputs: Tensor) -> None:
+        """Give the states the shapes of those of other processes, by a sample that does not count."""
+        if len(inputs) and not self._has_shapes():
+            sample = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            self._update(model, sample, "predicted", None, count=False)
 
     def _update(
         self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor | None, *, count: bool = True
@@ -268,15 +275,15 @@ def draw(collector: Collector, results: Results, pictures: Pictures | None) -> I
     contain = collector.failures.contain
     for name, found in results.items():
         metric = collector.metrics[name]
-        if any(isinstance(result, DRAWN) for result in declared(metric.results, found).values()):
-            with contain(f"the picture of {name}"):
+        with contain(f"the picture of {name}"):
+            if any(isinstance(result, DRAWN) for result in declared(metric.results, found).values()):
                 yield name, draw_results(metric.results, found, name, pictures, labels=metric.axis_labels)
-    columns = {
-        f"{name}/{key}": result for name in results for key, result in collector.metrics[name].sample_maps.items()
-    }
-    folder = collector.folder
-    if columns and folder is not None and any(folder.glob("*.safetensors")):
-        with contain("the picture of the samples"):
+    with contain("the picture of the samples"):
+        columns = {
+            f"{name}/{key}": shown for name in results for key, shown in collector.metrics[name].sample_maps.items()
+        }
+        folder = collector.folder
+        if columns and folder is not None and any(folder.glob("*.safetensors")):
             yield "samples", draw_samples(load_explanations(folder), columns, pictures)
 
 

@@ -88,11 +88,11 @@ class Failures:
         if self.file is not None:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                with self.file.open("a") as file:
+                with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(f"{message}\n{trace}\n")
                     file.flush()
                     os.fsync(file.fileno())
                 where = f" (traceback in {self.file})"
-            except OSError as unwritten:  # of a disk that is full, say: the warning is all that is left
+            except (OSError, ValueError) as unwritten:  # a full disk, a bad name: the warning is all that is left
                 where = f" (its traceback could not be written: {unwritten})\n{trace}"
         warnings.warn(message + where, UserWarning, stacklevel=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_xai.callbacks.batch import Unpack
 from lightning_xai.callbacks.failures import Failures
-from lightning_xai.callbacks.order import Order, order_of
+from lightning_xai.callbacks.order import Order, Source, orders_of, source_of
 
 UNKNOWN_PART = (
     "which samples the data loader gives cannot be seen (of combined ones, unpack must return a tensor of the batch as "
@@ -43,11 +43,13 @@ class Loaders:
         self._sequential = combined._mode == "sequential"
         self._part: int | None = None
         self.count = len(self.flattened) if self._sequential else 1
-        self._arriving = Order(trainer.world_size, trainer.global_rank, notes=(UNKNOWN_PART,))
-        self.orders = [self._arriving] * len(self.flattened)
+        world, rank = trainer.world_size, trainer.global_rank
+        self._arriving = Order(world, rank, notes=(UNKNOWN_PART,))
+        sources = [Source(self._arriving)] * len(self.flattened)
         for index, loader in enumerate(self.flattened):
             with failures.contain("the order of a data loader"):
-                self.orders[index] = order_of(loader, trainer)
+                sources[index] = source_of(loader, world, rank)
+        self.orders = orders_of(sources, world, rank)
 
     def suffix(self, index: int) -> str:
         """Return the suffix of the names of one data loader, Lightning's own."""

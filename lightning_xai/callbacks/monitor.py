@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,10 @@ class ExplanationMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep what the loader gave, as a step may take parts out of its batch."""
-        if self._run is not None or trainer.sanity_checking:
+        if self._run is not None:
+            with self._run.failures.contain("the batch as the loader gave it"):
+                self._batch = copy_containers(batch)
+        elif trainer.sanity_checking:
             self._batch = copy_containers(batch)
 
     on_test_batch_start = on_validation_batch_start
@@ -290,13 +294,17 @@ class ExplanationMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the progress line, and maps that are stored only until the pictures are drawn."""
-        if self._run is not None:
-            self._run.close()
-            if not self.save_maps:
-                # Each process its own: the others may not come to meet this one.
-                for collector in self._run.collectors.values():
+        run, self._run, self._batch = self._run, None, None
+        if run is None:
+            return
+        failures = replace(run.failures, raises=False, critical=())  # the training has its own exception to raise
+        with failures.contain("the progress line"):
+            run.close()
+        if not self.save_maps:
+            # Each process its own: the others may not come to meet this one.
+            for collector in run.collectors.values():
+                with failures.contain(f"the removal of {collector.folder}"):
                     collector.discard()
-        self._run = None
 
     def collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
         """Make the collector of one data loader, with this monitor's choices."""

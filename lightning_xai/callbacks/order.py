@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, distributed
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
 
@@ -24,6 +23,10 @@ SPLIT = (
 UNSHARED = (
     "every process draws from all the data in an order of its own ({sampler}), so some samples may be explained twice "
     "and others never; leave use_distributed_sampler on, or use a sampler without chance for the validation data."
+)
+SHARED = (
+    "every process is taken to go through the same data, of which each explains its part; where each has a part of its "
+    "own already, let a DistributedSampler share them out."
 )
 ITERABLE = "iterable data are taken to be split between the processes as they are."
 
@@ -72,36 +75,89 @@ class Order:
         return places * self.world + self.rank if self.indices is None else self.indices[places]
 
 
-def order_of(loader: Any, trainer: Trainer) -> Order:
-    """Find out which samples a process meets; where there are several, all must call it.
+@dataclass(frozen=True)
+class Source:
+    """What a data loader says of the samples that it gives in this process.
+
+    Attributes:
+        order: The samples, if the others need not be asked: each process has its own, or there is only this one.
+        name: What gives the indices.
+        length: How many samples there are; None if unknown.
+        indices: Their places in the data set, if they stand in a list.
+        in_order: Whether it is the data set in its order.
+        drawing: Whether torch draws them.
+        samples: How many the data set has; None if unknown.
+    """
+
+    order: Order | None = None
+    name: str = ""
+    length: int | None = None
+    indices: Tensor | None = None
+    in_order: bool = False
+    drawing: bool = False
+    samples: int | None = None
+
+    def claim(self) -> tuple[bool, int | None, int | None]:
+        """What the other processes are told: whether all goes through all data, a code of the indices, the length."""
+        code = None if self.indices is None else zlib.crc32(self.indices.numpy().tobytes())
+        return self.in_order or self.drawing, code, self.length
+
+    def settle(self, claims: Sequence[tuple[bool, int | None, int | None]], world: int, rank: int) -> Order:
+        """The order, once the claims of all processes are known."""
+        if self.order is not None:
+            return self.order
+        known, code, length = self.claim()
+        alike = all(claim == claims[0] for claim in claims)
+        if alike and (known or code is not None or (length is not None and length == self.samples)):
+            words = SHARED if self.in_order else UNSHARED if self.drawing else OWN_ORDER
+            notes = () if code is not None else (words.format(sampler=self.name),)
+            return Order(share=(rank, world), length=self.length, indices=self.indices, notes=notes)
+        split = SPLIT.format(sampler=self.name)
+        return Order(world, rank, length=self.length, indices=self.indices, notes=(split,))
+
+
+def source_of(loader: Any, world: int, rank: int) -> Source:
+    """Find out which samples a loader gives.
 
     What the sampler gives is taken where it draws nothing of its own; no random number is used up.
     """
     sampler = _sampler(loader)
-    world, rank, name = trainer.world_size, trainer.global_rank, type(sampler).__name__
+    name = type(sampler).__name__
     if sampler is None:
-        return Order(world, rank, notes=(ITERABLE,) if world > 1 else ())
-    batched = sampler is loader.batch_sampler  # one of the user's own, whose length counts batches
+        return Source(Order(world, rank, notes=(ITERABLE,) if world > 1 else ()))
+    batches = loader.batch_sampler
+    batched = sampler is batches  # one of the user's own, whose length counts batches
     length = len(sampler) if isinstance(sampler, Sized) and not batched else None
+    indices = _fixed_indices(sampler)
+    length = length if indices is None else len(indices)
+    if length is not None and not batched and batches.drop_last:
+        length -= length % batches.batch_size
     if isinstance(sampler, DistributedSampler):
         indices, known = _distributed_indices(sampler)
         notes = () if known else (OWN_ORDER.format(sampler=name),)
-        dataset: Any = sampler.dataset  # it repeats samples to give every process as many
-        return Order(
-            sampler.num_replicas, sampler.rank, length=length, total=len(dataset), indices=indices, notes=notes
-        )
-    indices = _fixed_indices(sampler)
-    length = length if indices is None else len(indices)
+        total = len(sampler.dataset)  # type: ignore[arg-type]  # it repeats samples to give every process as many
+        order = Order(sampler.num_replicas, sampler.rank, length=length, total=total, indices=indices, notes=notes)
+        return Source(order)
     in_order = type(sampler) is SequentialSampler
-    notes = () if in_order or indices is not None else (OWN_ORDER.format(sampler=name),)
     if world == 1:
-        return Order(length=length, indices=indices, notes=notes)
+        notes = () if in_order or indices is not None else (OWN_ORDER.format(sampler=name),)
+        return Source(Order(length=length, indices=indices, notes=notes))
     data = getattr(loader, "dataset", None)
     drawing = type(sampler).__module__.startswith("torch.") and not in_order
-    if _gives_all(length, indices, in_order or drawing, len(data) if isinstance(data, Sized) else None):
-        notes = (UNSHARED.format(sampler=name),) if drawing else notes
-        return Order(share=(rank, world), length=length, indices=indices, notes=notes)
-    return Order(world, rank, length=length, indices=indices, notes=(SPLIT.format(sampler=name),))
+    samples = len(data) if isinstance(data, Sized) else None
+    return Source(None, name, length, indices, in_order, drawing, samples)
+
+
+def orders_of(sources: Sequence[Source], world: int, rank: int) -> list[Order]:
+    """Settle which samples this process meets in data loaders; where there are several processes, all must call it."""
+    everywhere: list[Any] = [None] * world
+    claims = [source.claim() for source in sources]
+    if world > 1:
+        distributed.all_gather_object(everywhere, claims)
+    else:
+        everywhere = [claims]
+    each = zip(sources, zip(*everywhere, strict=True), strict=True)
+    return [source.settle(claims, world, rank) for source, claims in each]
 
 
 def _sampler(loader: Any) -> Any:
@@ -132,15 +188,3 @@ def _distributed_indices(sampler: Any) -> tuple[Tensor | None, bool]:
             return fixed[torch.arange(sampler.rank, sampler.total_size, sampler.num_replicas) % len(fixed)], True
         return None, known and not sampler.shuffle
     return (torch.tensor(list(sampler)), True) if sampler.shuffle else (None, True)  # it has a generator of its own
-
-
-def _gives_all(length: int | None, indices: Tensor | None, known: bool, samples: int | None) -> bool:
-    """Tell whether every process goes through the same data, by what each says of its own."""
-    code = None if indices is None else zlib.crc32(indices.numpy().tobytes())
-    everywhere: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everywhere, (known, code, length))
-    if all(given for given, _, _ in everywhere):
-        return True
-    if code is not None:
-        return len({given for _, given, _ in everywhere}) == 1
-    return samples is not None and all(given == samples for _, _, given in everywhere)

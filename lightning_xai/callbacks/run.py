@@ -82,7 +82,8 @@ class Run:
                 warn_once(self.monitor.warned, note)
             if collector.done():
                 return
-            if self.bar is None and self.trainer.progress_bar_callback is not None:
+        if self.bar is None and self.trainer.progress_bar_callback is not None:
+            with collector.failures.contain("the progress bar"):
                 samples = sum(map(collector.expected, self.loaders.flattened)) / self.trainer.world_size
                 work = collector.work(network, batch)
                 self.bar = BarTask(self.trainer, round(work * samples)) if work else None
@@ -111,7 +112,7 @@ class Run:
         """Raise what failed in any process, in all of them, if it is to be raised."""
         parts = [self.failures, *(collector.failures for collector in self.collectors.values())]
         reasons = [reason for failures in parts for reason in failures.reasons()]
-        if self.failures.raises and self.failures.deferred:
+        if self.failures.deferred and (self.failures.raises or self.failures.critical):
             everywhere: list[Any] = [None] * self.trainer.world_size
             distributed.all_gather_object(everywhere, reasons)
             reasons = [reason for some in everywhere for reason in some]

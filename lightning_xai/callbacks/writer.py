@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -90,9 +91,10 @@ def remove_pass(folder: Path) -> None:
 
 def _remove(folder: Path, *patterns: str) -> None:
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process may be as fast
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def load_explanations(folder: str | Path) -> dict[str, Tensor]:

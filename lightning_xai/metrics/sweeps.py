@@ -74,7 +74,7 @@ def update_together(
         count: Whether the samples count. If not, the states only take the shapes they would have: a process without
             samples of its own needs them to synchronise with the others.
         on_error: Called with the name of a metric that fails and the error; the others go on. Unless given, it is
-            raised. If ``on_error`` raises, no metric is updated.
+            raised. If ``on_error`` raises while the batch is explained, no metric is updated.
 
     Returns:
         What each metric found, per sample; nothing of those that failed.
@@ -101,18 +101,22 @@ def update_together(
     for plan, sharing in shared_sweeps(metrics):
         requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
         captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
+        apart: Mapping[str, SweepMetric] = {}
         try:
             swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
             found.update((name, metric.explained(swept)) for name, metric in sharing.items())
         except Exception as error:
             if len(sharing) == 1 or on_error is None:
                 handle(next(iter(sharing)), error)
-                continue
-            for name, metric in sharing.items():  # each alone, to tell which of them fails
-                try:
-                    found[name] = metric.run(model, inputs, target, sample_ids)
-                except Exception as own:
-                    handle(name, own)
+            else:
+                apart = sharing
+        # Out of the handler, whose traceback keeps the tensors of the failed sweep alive.
+        for name, metric in apart.items():  # each alone, to tell which of them fails
+            try:
+                found[name] = metric.run(model, inputs, target, sample_ids)
+            except Exception as error:
+                found.pop(name, None)
+                handle(name, error)
     for name in list(found):
         try:
             metrics[name].accumulate(found[name] if count else found[name].without_samples())

@@ -61,9 +61,11 @@ def compute_together(
         return _results(computes, on_error)
     for name, metric in metrics.items():
         if metric.process_group is not None:
-            raise ValueError(
+            causes[name] = (
                 f"metric {name!r} has a process group of its own: call its compute(), or leave the group out."
             )
+            if failed is None:
+                raise ValueError(causes[name])
     everywhere = _exchange_layouts(metrics, causes)
     for name in metrics:
         found = [layouts[name] for layouts in everywhere]
@@ -71,6 +73,8 @@ def compute_together(
         shapes = [layout for layout in found if isinstance(layout, tuple)]
         if elsewhere:
             causes.setdefault(name, "; ".join(elsewhere))
+            if failed is None:
+                raise ValueError(f"{name}: {causes[name]}")
         elif any(layout != shapes[0] for layout in shapes):
             causes[name] = _OTHER_SHAPES
             if failed is None:
@@ -120,8 +124,12 @@ def _exchange_layouts(
     """Tell every process what each has of each metric: the layout of its states, why it failed, or None for no data."""
     mine: dict[_Name, _Layout | str | None] = {}
     for name, metric in metrics.items():
-        states = _states(metric) if metric.update_called and name not in causes else []
-        mine[name] = causes.get(name) or (tuple(state for state, _ in states) or None)
+        try:
+            states = _states(metric) if metric.update_called and name not in causes else []
+        except Exception as error:  # to be told to the others, who would wait
+            mine[name] = f"{type(error).__name__}: {error}"
+        else:
+            mine[name] = causes.get(name) or (tuple(state for state, _ in states) or None)
     everywhere: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(everywhere, mine)
     if any(list(layouts) != list(mine) for layouts in everywhere):
@@ -210,7 +218,7 @@ def _results(
     found = {}
     for name, compute in computes.items():
         try:
-            found[name] = compute()
+            found[name] = {key: torch.as_tensor(value) for key, value in compute().items()}
         except Exception as error:
             if on_error is None:
                 raise

@@ -198,8 +198,42 @@ def test_a_traceback_that_cannot_be_written_stands_in_the_warning(tmp_path):
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("value", [0.5, "no number", None])
+def test_results_that_are_no_tensors(trainer, monkeypatch, value):
+    compute = Relevance.compute
+    monkeypatch.setattr(Relevance, "compute", lambda self: {**compute(self), "gini": value})
+    monitor = ExplanationMonitor(metrics(), max_samples=2)
+    said = trained(trainer, monitor, num_sanity_val_steps=0, epochs=1)[1]
+    assert ("saliency" in monitor.results) == (value == 0.5)
+    assert any("saliency is left out" in line for line in said) == (value != 0.5)
+    assert "zero" in monitor.results
+
+
+def test_labels_beyond_the_classes_alone_leave_the_results_empty(trainer):
+    inputs, labels = samples()
+    monitor = ExplanationMonitor({"zero": metrics()["zero"]}, max_samples=4)
+    with pytest.warns(UserWarning, match="whose label is no class"):
+        trainer(callbacks=[monitor], num_sanity_val_steps=0).fit(Classifier(), loader(), loader(inputs, labels + 7))
+    assert (monitor.results["zero"]["samples"], monitor.results["zero"]["excluded"]) == (0, 4)
+
+
+def test_an_exception_of_the_training_is_the_one_that_is_raised(trainer, monkeypatch):
+    class Breaks(Classifier):
+        def validation_step(self, batch, batch_idx):
+            if batch_idx:
+                raise KeyError("of the training")
+
+    monkeypatch.setattr(MODULES["collector"].ShardWriter, "remove", raising)
+    monitor = ExplanationMonitor({"zero": metrics()["zero"]}, save_maps=False)
+    with (
+        pytest.raises(KeyError, match="of the training"),
+        pytest.warns(UserWarning, match="the removal of .* injected"),
+    ):
+        trainer(callbacks=[monitor]).validate(Breaks(), loader(), verbose=False)
+
+
 def test_a_loader_that_cannot_be_understood_is_explained_in_its_order(trainer, monkeypatch):
-    monkeypatch.setattr(import_module("lightning_xai.callbacks.loaders"), "order_of", raising)
+    monkeypatch.setattr(import_module("lightning_xai.callbacks.loaders"), "source_of", raising)
     module, monitor = Classifier(), ExplanationMonitor({"zero": metrics()["zero"]}, max_samples=6)
     with (
         pytest.warns(UserWarning, match="order of a data loader is left out of .*injected"),

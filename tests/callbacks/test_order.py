@@ -18,11 +18,16 @@ from torch.utils.data import (
 
 from lightning_xai import ExplanationMonitor
 from lightning_xai.callbacks import order
-from lightning_xai.callbacks.order import order_of
+from lightning_xai.callbacks.order import orders_of, source_of
 from lightning_xai.metrics import Importance
 
 DATA = TensorDataset(torch.arange(7.0))
 ALONE = SimpleNamespace(world_size=1, global_rank=0)
+
+
+def order_of(loader, trainer):
+    world, rank = trainer.world_size, trainer.global_rank
+    return orders_of([source_of(loader, world, rank)], world, rank)[0]
 
 
 class Reversed(SequentialSampler):
@@ -75,6 +80,11 @@ def test_an_order_that_cannot_be_known_is_said(how):
     assert "sample ids are places in that order" in note
 
 
+def test_a_last_batch_that_is_dropped_is_no_sample():
+    order = order_of(DataLoader(DATA, batch_size=3, drop_last=True), ALONE)
+    assert order.positions(torch.arange(8)).tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+
+
 def test_looking_at_the_order_draws_nothing():
     loader, state = DataLoader(DATA, shuffle=True), torch.get_rng_state()
     order_of(loader, ALONE)
@@ -97,11 +107,12 @@ def in_processes(monkeypatch, *loaders):
 @pytest.mark.parametrize(
     ("how", "expected", "words"),
     [
-        ([{}, {}], [[0, 2, 4, 6], [1, 3, 5]], ""),
+        ([{}, {}], [[0, 2, 4, 6], [1, 3, 5]], "is taken to go through the same data"),
         ([{"sampler": [6, 1, 2]}] * 2, [[6, 2], [1]], ""),
         ([{"sampler": [6, 1]}, {"sampler": [0, 5]}], [[6, 1], [0, 5]], "list is taken to give every process"),
         ([{"sampler": Reversed(DATA)}] * 2, [[6, 4, 2, 0], [5, 3, 1]], "in an order of its own"),
         ([{"sampler": Reversed(range(4))}] * 2, [[3, 2, 1, 0]] * 2, "Reversed is taken to give every process"),
+        ([{}, {"sampler": [0, 1]}], None, "SequentialSampler is taken to give every process"),
         ([{"shuffle": True}] * 2, None, "some samples may be explained twice"),
     ],
 )
@@ -109,8 +120,8 @@ def test_processes_share_what_all_go_through_and_keep_what_is_their_own(monkeypa
     found = in_processes(monkeypatch, *(DataLoader(DATA, batch_size=2, **options) for options in how))
     if expected is not None:
         assert [[sample for _, sample in pairs] for pairs, _ in found] == expected
-    positions = [place for pairs, _ in found for place, _ in pairs]
-    assert len(positions) == len(set(positions))
+        positions = [place for pairs, _ in found for place, _ in pairs]
+        assert len(positions) == len(set(positions))
     assert words in " ".join(found[0][1])
 
 

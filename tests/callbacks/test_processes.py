@@ -161,6 +161,7 @@ def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
         found("two", two(), monitor=Listening)
 
 
+@pytest.mark.filterwarnings("ignore:every process is taken to go through the same data")
 def test_without_a_distributed_sampler_the_processes_share_the_data(found, tmp_path):
     whole = {**two(), "use_distributed_sampler": False}
     one, more = found("one", {}), found("two", whole)
