@@ -160,7 +160,18 @@ class ExplanationMonitor(Callback):
         self.results = state_dict["results"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the network, and names that two monitors would log under, before any training is spent."""
+        """Find the network, and names that two monitors would log under, before any training is spent.
+
+        Raises:
+            TypeError: If the trainer is not one of ``lightning.pytorch``.
+            ValueError: If the network is not found, or a name or monitored key cannot serve.
+        """
+        if not isinstance(trainer, Trainer):
+            raise TypeError(
+                f"ExplanationMonitor is for a Trainer of lightning.pytorch, not of "
+                f"{type(trainer).__module__.partition('.')[0]}: write `import lightning.pytorch as pl`, in the module "
+                f"that is trained, too."
+            )
         self.network(pl_module)
         for other in _monitors(trainer):
             stages, names = set(self.stages) & set(other.stages), sorted(self.metrics.keys() & other.metrics.keys())

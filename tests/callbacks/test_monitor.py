@@ -457,3 +457,9 @@ def test_a_model_in_another_precision_is_explained_in_that(trainer, trains_in, p
     monitor = ExplanationMonitor(only(), max_samples=2, precision=precision)
     trainer(callbacks=[monitor], precision=trains_in).validate(MakesTensors(), loader(), verbose=False)
     assert monitor.results["zero"]["samples"] == 2
+
+
+def test_a_trainer_of_another_package_is_refused():
+    other = type("Trainer", (), {"__module__": "pytorch_lightning.trainer.trainer"})()
+    with pytest.raises(TypeError, match=r"of lightning.pytorch, not of pytorch_lightning: write `import lightning.pyt"):
+        ExplanationMonitor(metrics()).setup(other, Classifier(), "fit")
