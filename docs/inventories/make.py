@@ -11,9 +11,11 @@ from pathlib import Path
 PYTHON = {
     "py:class": {
         "collections.abc.Callable": "library/collections.abc.html",
+        "collections.abc.Collection": "library/collections.abc.html",
         "collections.abc.Iterable": "library/collections.abc.html",
         "collections.abc.Iterator": "library/collections.abc.html",
         "collections.abc.Mapping": "library/collections.abc.html",
+        "collections.abc.MutableMapping": "library/collections.abc.html",
         "collections.abc.Sequence": "library/collections.abc.html",
         "contextlib.AbstractContextManager": "library/contextlib.html",
         "dict": "library/stdtypes.html",
