@@ -105,7 +105,7 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
     kept.
 
     Args:
-        folder: ``<run>/explanations/<stage>-epoch<E>-step<S>``.
+        folder: ``<run>/explanations/<stage>-epoch<E>-step<S>``; without the step if the epoch has one pass only.
 
     Returns:
         Tensors [N, ...] by name: ``sample_id``, ``target``, ``prediction``, ``input``, and ``<metric>/<tensor>``.
@@ -123,9 +123,13 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
     {'lime': tensor([[0.1000], [0.3000]]), 'sample_id': tensor([1, 3])}
     """
     folder = Path(folder)
+    if not folder.exists():
+        steps = sorted(folder.parent.glob(f"{folder.name}-step*"))
+        folder = steps[0] if len(steps) == 1 else folder
     files = sorted(folder.glob(_SHARDS))
     if not files:
-        others = sorted({str(path.parent) for path in folder.glob(f"**/{_SHARDS}")})
+        inside = (path.parent for path in folder.glob(f"**/{_SHARDS}"))
+        others = sorted({str(path) for path in (*inside, *folder.parent.glob(f"{folder.name}-step*"))})
         hint = f" There are some in {', '.join(others)}." if others else ""
         raise FileNotFoundError(f"no explanations ({_SHARDS}) in {folder}.{hint}")
     shards = _read(folder, files)

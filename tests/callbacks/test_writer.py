@@ -86,3 +86,12 @@ def test_leftovers_of_a_killed_run_go_with_its_files(tmp_path):
     assert load_explanations(tmp_path)["sample_id"].tolist() == [0]
     remove_explanations(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_epoch_with_one_pass_needs_no_step(tmp_path, ids):
+    write(tmp_path / "validate-epoch1-step12", [1, 0])
+    write(tmp_path / "validate-epoch10-step120", [5])
+    assert ids(tmp_path / "validate-epoch1") == [0, 1]
+    write(tmp_path / "validate-epoch1-step16", [7])
+    with pytest.raises(FileNotFoundError, match=r"There are some in .*epoch1-step12, .*epoch1-step16\.$"):
+        load_explanations(tmp_path / "validate-epoch1")
