@@ -38,9 +38,7 @@ class Collector:
         max_samples: Only the samples whose position is below this are explained.
         target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
-        folder: Where per-sample results go, if anywhere.
-        rank: This process.
-        run: The name of the run that writes, the same for all its processes.
+        writer: Writes per-sample results; they are written nowhere unless given.
         order: Which samples the process meets; those of a data set in its order unless given.
         failures: What becomes of failures; they are raised unless given.
         warned: The warnings that were given already; each is given once.
@@ -57,9 +55,7 @@ class Collector:
         max_samples: int = 64,
         target: str | int = "label",
         unpack: Unpack | None = None,
-        folder: Path | None = None,
-        rank: int = 0,
-        run: str | None = None,
+        writer: ShardWriter | None = None,
         order: Order | None = None,
         failures: Failures | None = None,
         warned: set[str] | None = None,
@@ -70,10 +66,10 @@ class Collector:
         self.max_samples = max_samples
         self.target = target
         self.unpack = unpack or unpack_batch
-        self.folder = folder
+        self.folder = None if writer is None else writer.folder
         self.order = order or Order()
         self.failures = failures or Failures("the data", raises=True)
-        self._writer = None if folder is None else ShardWriter(folder, rank, run)
+        self._writer = writer
         self.seen = 0
         self._warned = set() if warned is None else warned
         for metric in self.metrics.values():
@@ -92,10 +88,9 @@ class Collector:
             positions = self.order.positions(places)
             self.seen += len(inputs)
             wanted = (positions >= 0) & (positions < self.max_samples)
-            finite = inputs.isfinite().flatten(1).all(1).cpu()
-            self._exclude(wanted & ~finite, BROKEN)
             targets = self._targets(labels, len(inputs))
-            labelled = targets.cpu() >= 0 if isinstance(targets, Tensor) else torch.ones_like(finite)
+            finite, labelled = _usable(inputs, targets)
+            self._exclude(wanted & ~finite, BROKEN)
             self._exclude(wanted & finite & ~labelled, UNLABELLED)
             chosen = (wanted & finite & labelled).nonzero().flatten()
             if len(chosen):
@@ -106,14 +101,12 @@ class Collector:
                 self._stand_in(model, inputs)
 
     def check(self, model: nn.Module, batch: Any) -> None:
-        """Raise the errors that :meth:`add` would raise for a batch, without explaining it."""
+        """Raise the errors of explaining a batch, without explaining it; labels beyond the last class are one."""
         with torch.inference_mode(False), torch.no_grad():
             inputs, labels, _ = read_batch(self.unpack, batch)
-            usable = inputs.isfinite().flatten(1).all(1).cpu()
             targets = self._targets(labels, len(inputs))
-            if isinstance(targets, Tensor):
-                usable &= targets.cpu() >= 0
-            chosen = usable.nonzero().flatten()
+            finite, labelled = _usable(inputs, targets)
+            chosen = (finite & labelled).nonzero().flatten()
             if len(chosen):
                 _watch(model, inputs[chosen])
                 for metric in self.metrics.values():
@@ -223,6 +216,12 @@ UNLABELLED = (
     "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
 )
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
+
+
+def _usable(inputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+    """Tell which samples [N] have finite inputs, and which have a label that can be a class."""
+    finite = inputs.isfinite().flatten(1).all(1).cpu()
+    return finite, targets.cpu() >= 0 if isinstance(targets, Tensor) else torch.ones_like(finite)
 
 
 def _watch(model: nn.Module, inputs: Tensor) -> None:

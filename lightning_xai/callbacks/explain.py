@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lightning_xai._checks import as_flag, check_model
 from lightning_xai.callbacks.batch import Unpack
 from lightning_xai.callbacks.collector import Collector, Results, draw, write_tables
-from lightning_xai.callbacks.writer import remove_explanations
+from lightning_xai.callbacks.writer import ShardWriter, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.network import progress_to
@@ -68,7 +68,8 @@ def explain(
     if maps is not None:
         remove_explanations(maps)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, folder=maps)
+    writer = None if maps is None else ShardWriter(maps)
+    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, writer=writer)
     for metric in metrics.values():
         metric.to(device)
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))

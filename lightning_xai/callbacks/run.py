@@ -16,7 +16,7 @@ from lightning_xai.callbacks.dependents import metrics_depended_on
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.loaders import Loaders
 from lightning_xai.callbacks.progress import BarTask
-from lightning_xai.callbacks.writer import new_run, pass_name, remove_pass
+from lightning_xai.callbacks.writer import ShardWriter, new_run, pass_name, remove_pass
 from lightning_xai.perturbation.network import progress_to
 
 if TYPE_CHECKING:
@@ -121,15 +121,8 @@ class Run:
 
     def _collector(self, index: int) -> Collector:
         metrics = deepcopy(self.monitor.metrics) if self.loaders.count > 1 else self.monitor.metrics
-        folder = self.maps / self.part(index) if self.writes else None
+        writer = ShardWriter(self.maps / self.part(index), self.trainer.global_rank, self.name) if self.writes else None
         failures = replace(self.failures, causes={}, waiting=[])
-        collector = self.monitor.collector(
-            metrics,
-            folder=folder,
-            rank=self.trainer.global_rank,
-            run=self.name,
-            failures=failures,
-            order=self.loaders.orders[index],
-        )
+        collector = self.monitor.collector(metrics, writer=writer, failures=failures, order=self.loaders.orders[index])
         self.collectors[index] = collector
         return collector

@@ -3,6 +3,7 @@
 import warnings
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from subjects import REGIONS, ZERO, Classifier, Stop, equal, expected, loader, q
 
 from lightning_xai import ExplanationMonitor, load_explanations
 from lightning_xai.callbacks.failures import Failures
+from lightning_xai.callbacks.run import Run
 from lightning_xai.metrics import Importance, Relevance
 from lightning_xai.relevance import Saliency
 
@@ -241,3 +243,17 @@ def test_a_loader_that_cannot_be_understood_is_explained_in_its_order(trainer, m
     ):
         trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
     equal(monitor.results["zero"], expected(module, names=["zero"])["zero"])
+
+
+@pytest.mark.parametrize("critical", [(), ("zero",)])
+def test_what_another_process_raises_is_raised_here_too(monkeypatch, critical):
+    run, module = Run.__new__(Run), MODULES["run"]
+    run.maps, run.collectors, run.trainer = Path("validate-epoch0-step6"), {}, SimpleNamespace(world_size=2)
+    run.failures = Failures("validate-epoch0-step6", critical=critical, deferred=True)
+    gather = lambda everywhere, mine: everywhere.__setitem__(slice(None), [mine, ["zero: injected"]])  # noqa: E731
+    monkeypatch.setattr(module, "distributed", SimpleNamespace(all_gather_object=gather))
+    if not critical:
+        run.raise_deferred()  # nobody meets, as nothing is to be raised
+        return
+    with pytest.raises(RuntimeError, match="explaining validate-epoch0-step6 failed: zero: injected"):
+        run.raise_deferred()
