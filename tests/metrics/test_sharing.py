@@ -111,3 +111,20 @@ def test_samples_that_do_not_count_leave_only_shapes(kind):
     plain = make(kind)
     plain.update(model, inputs, target, ids)
     torch.testing.assert_close(metric.compute(), plain.compute(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_of_metrics_that_share_a_sweep_only_the_one_that_fails_is_left_out():
+    class Broken(kinds.Constant):
+        def perturb(self, values, keys):
+            raise RuntimeError("injected")
+
+    model, target = torch.nn.Linear(6, 3).double(), torch.tensor([0, 1, 2, 0])
+    inputs = torch.rand(4, 6, dtype=torch.float64)
+    good, bad, said = Importance(Windows(2), kinds.Constant(0.0)), Importance(Windows(2), Broken(1.0)), []
+    found = update_together(
+        {"bad": bad, "good": good}, model, inputs, target, on_error=lambda name, error: said.append((name, str(error)))
+    )
+    alone = Importance(Windows(2), kinds.Constant(0.0))
+    alone.update(model, inputs, target)
+    assert (list(found), said, bad.update_called) == (["good"], [("bad", "injected")], False)
+    torch.testing.assert_close(good.compute(), alone.compute(), rtol=0, atol=0, equal_nan=True)
