@@ -1,7 +1,7 @@
-r"""The one perturb-and-forward loop: the scores of :math:`R_j x` for every feature, in chunks.
+r"""The sweep over the features: the scores of :math:`R_j x` for every feature, block by block.
 
 Everything of chapter 1 asks for a :class:`Request`; requests that need the same perturbed inputs share their forward
-passes.
+passes. How perturbed inputs get their scores is up to an :class:`~lightning_xai.perturbation.engine.Engine`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
-from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, Watch, active
-from lightning_xai.perturbation.kinds.base import COMBINATIONS, Keys, Perturbation, as_perturbation
+from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, active
+from lightning_xai.perturbation.dense import Dense
+from lightning_xai.perturbation.engine import Engine, Features, Samples
+from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 
 ENGINES = ("auto", "dense")
 
-Features = tuple[int, ...]
 Pairing = int | tuple[int, ...] | str | None
 
 # A sweep that captures makes its clean pass as large as a perturbed one: with this many of these that costs little.
@@ -145,13 +146,15 @@ def sweep(
         bound = plan.regions.bind(inputs)
         pairings = {r: _per_sample(r.pairing, bound.count, len(inputs)) for r in requests}
         network = Network(model, inputs, plan.chunk_size, [request.capture for request in captures])
+        engine = Dense(network)
 
         def run(rows: slice) -> _Block:
             network.start()
-            samples = _Samples(inputs[rows], bound.rows(rows), ids[rows], network)
+            own = inputs[rows]
+            samples = Samples(own, bound.rows(rows), ids[rows], torch.arange(len(own), device=own.device))
             wanted = target[rows] if isinstance(target, Tensor) else target
             chosen = {r: pairing[rows] if isinstance(pairing, Tensor) else pairing for r, pairing in pairings.items()}
-            block = samples.run(wanted, chosen, captures)
+            block = _Sweep(samples, engine).run(wanted, chosen, captures)
             network.finish()
             return block
 
@@ -204,33 +207,31 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """Samples that are swept together: at most as many as go into one pass."""
+class _Sweep:
+    """The sweep of the samples of one block: its clean pass, and the scores of every pairing by an engine."""
 
-    inputs: Tensor
-    regions: BoundRegions
-    ids: tuple[int, ...]
-    network: Network
+    samples: Samples
+    engine: Engine
 
     def run(
         self, target: Target, requests: dict[Request, _SamplePairing], captures: Sequence[CaptureRequest] = ()
     ) -> _Block:
         """Return the clean scores, the arms [A, n, F] of every request, and the results of the captures."""
-        per_pass, samples = self._features_per_pass() if captures else 1, len(self.ids)
-        watches = self.network.watches.values()
+        network, samples = self.engine.network, len(self.samples.ids)
+        per_pass = self._features_per_pass() if captures else 1
+        watches = network.watches.values()
         for watch in watches:
             watch.start()
         # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
         with active(watches):
-            output = self.network(self.inputs.repeat(per_pass, *[1] * (self.inputs.ndim - 1)), watches)
+            output = self.engine.clean(self.samples, per_pass, watches)
         for watch in watches:
             watch.on_clean(samples)
         wanted = target.repeat(per_pass) if isinstance(target, Tensor) else target
         scores = {r.score: r.score.bind(output, wanted, per_pass * samples) for r in requests}
         clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}
         if per_pass > 1:
-            rows = torch.arange(samples, device=self.inputs.device)
-            scores = {score: bound.at(rows) for score, bound in scores.items()}
+            scores = {score: bound.at(self.samples.rows) for score, bound in scores.items()}
         del output
         found: dict[Request, Tensor] = {}
         captured: dict[CaptureRequest, CaptureResult] = {}
@@ -239,7 +240,7 @@ class _Samples:
             same = [r for r in requests if (r.perturbation, r.pairing) == (kind, pairing)]
             wanting = [c for c in captures if c.perturbation == kind] if pairing is None else []
             bound_scores = [scores[r.score] for r in same]
-            buffer = CaptureBuffer([self.network.watches[c.capture] for c in wanting], per_pass) if wanting else None
+            buffer = CaptureBuffer([network.watches[c.capture] for c in wanting], per_pass) if wanting else None
             with active(buffer.watches if buffer else ()):
                 arms = self._paired_scores(kind, requests[same[0]] if same else None, bound_scores, buffer)
             found.update(zip(same, arms, strict=True))
@@ -249,109 +250,47 @@ class _Samples:
 
     def _features_per_pass(self) -> int:
         """The number of features in every pass of a sweep that captures."""
-        count = self.regions.count
-        most = min(self.network.features_per_pass(len(self.ids)), max(1, count // _PASSES_PER_CLEAN_PASS))
+        count = self.samples.regions.count
+        most = min(
+            self.engine.network.features_per_pass(len(self.samples.ids)), max(1, count // _PASSES_PER_CLEAN_PASS)
+        )
         return -(-count // -(-count // most))
 
     def _paired_scores(
         self, kind: Perturbation, pairing: _SamplePairing, bound_scores: list[BoundScore], buffer: CaptureBuffer | None
     ) -> Tensor:
         """The arms [scores, A, n, F] of the features of a pairing."""
-        count = self.regions.count
+        count = self.samples.regions.count
         if not isinstance(pairing, Tensor):
             together = itertools.combinations(range(count), 1 if pairing is None else 2)
-            return self._scores(kind, list(together), bound_scores, buffer)
+            return self._scores(self.samples, kind, list(together), bound_scores, buffer)
         found: Tensor | None = None
         for anchor in sorted(set(pairing.tolist())):
             rows = (pairing == anchor).nonzero().flatten()
             others = [feature for feature in range(count) if feature != anchor]
-            ids = tuple(self.ids[row] for row in rows)
-            samples = _Samples(self.inputs[rows], self.regions.rows(rows), ids, self.network)
             pairs: list[Features] = [(anchor, other) for other in others]
-            arms = samples._scores(kind, pairs, [bound.at(rows) for bound in bound_scores], None)
+            arms = self._scores(self.samples.at(rows), kind, pairs, [bound.at(rows) for bound in bound_scores], None)
             if found is None:
-                found = arms.new_full((*arms.shape[:2], len(self.ids), count), float("nan"))
+                found = arms.new_full((*arms.shape[:2], len(pairing), count), float("nan"))
             found[:, :, rows.unsqueeze(1), torch.tensor(others, dtype=torch.long, device=rows.device)] = arms
         assert found is not None
         return found
 
     def _scores(
-        self, kind: Perturbation, features: list[Features], bound_scores: list[BoundScore], buffer: CaptureBuffer | None
+        self,
+        samples: Samples,
+        kind: Perturbation,
+        features: list[Features],
+        bound_scores: list[BoundScore],
+        buffer: CaptureBuffer | None,
     ) -> Tensor:
-        """The scores [scores, A, n, F] of features that are perturbed together, block by block."""
-        samples = len(self.ids)
-        values = self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
-        copies = [None] if kind.windowed else list(kind.arms(values, Keys(self.ids)))
-        suspect = any(copy is None or not bool(copy.isfinite().all()) for copy in copies)
-        per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
-        scores = [values.new_empty(len(bound_scores), len(copies), samples, 0)]
-        block = self.network.features_per_block(self.inputs, per_pass)
-        for first in range(0, len(features), block):
-            some = features[first : first + block]
-            # What captures compares rows of batches of one size, so the last pass is filled up with clean inputs.
-            size = -(-len(some) // per_pass) * per_pass if buffer else len(some)
-            rows = torch.arange(samples, device=values.device).repeat(size)
-            batch = values.new_empty(len(copies), size, *values.shape).copy_(values)
-            for copy, arm in zip(copies, batch, strict=True):
-                for perturbed, together in zip(arm, some, strict=False):
-                    for feature in sorted(together, reverse=True):
-                        if copy is None:
-                            self._write_window(perturbed, values, kind, feature)
-                        else:
-                            self.regions.write(perturbed, copy, feature)
-            if buffer:
-                buffer.add_change(batch[:, : len(some)], values)
-            scores.append(self._read(batch, some, [b.at(rows) for b in bound_scores], suspect, buffer))
-        found = _nan_unless_finite(torch.cat(scores, 3))
-        present = self.regions.present()
+        """The scores [scores, A, n, F] of an engine; NaN where one is not finite or a sample lacks the feature."""
+        found = _nan_unless_finite(self.engine.scores(samples, kind, features, bound_scores, buffer))
+        present = samples.regions.present()
         if present is not None and features:
             index = torch.tensor(features, device=present.device)
             found = torch.where(present[:, index].all(2), found, float("nan"))
         return found
-
-    def _write_window(self, target: Tensor, values: Tensor, kind: Perturbation, feature: int) -> None:
-        for rows, cells in self.regions.cells(values, feature):
-            if cells.shape[2]:
-                perturbed = kind.arms(cells, Keys(self.ids[rows], feature))
-                self.regions.put(target, rows, perturbed[0], feature)
-
-    def _read(
-        self,
-        batch: Tensor,
-        features: list[Features],
-        bound_scores: list[BoundScore],
-        suspect: bool,
-        buffer: CaptureBuffer | None,
-    ) -> Tensor:
-        """The scores [scores, A, n, F] of perturbed inputs [A, F, n, C, *S]; NaN where a cell is not finite."""
-        arms, size, samples = batch.shape[:3]
-        flat = batch.view(arms, size * samples, *self.inputs.shape[1:])
-        broken = None
-        if suspect:
-            broken = ~flat.isfinite().flatten(2).all(2)
-            flat.masked_fill_(broken.view(*broken.shape, *[1] * (flat.ndim - 2)), 0.0)
-        columns: list[list[list[Tensor]]] = [[[] for _ in range(arms)] for _ in bound_scores]
-        per_pass = buffer.features_per_pass if buffer else self.network.features_per_pass(samples)
-        watches: list[Watch] = buffer.watches if buffer else []
-        for first in range(0, size, per_pass):
-            some, rows = features[first : first + per_pass], slice(first * samples, (first + per_pass) * samples)
-            for arm in range(arms):
-                inputs = flat[arm, rows]
-                output = self.network(inputs, watches)
-                for watch in watches:
-                    watch.on_perturbed(None if broken is None else broken[arm, rows])
-                for bound, per_arm in zip(bound_scores, columns, strict=True):
-                    per_arm[arm].append(bound.columns(output, len(inputs)))
-                self.network.report(len(some) * samples)
-            if buffer:
-                buffer.collect([together[0] for together in some])
-        if not bound_scores:
-            return batch.new_empty(0, arms, samples, len(features))
-        pairs = [(bound, parts) for bound, per_arm in zip(bound_scores, columns, strict=True) for parts in per_arm]
-        scores = torch.stack([bound.read(torch.cat(parts)) for bound, parts in pairs]).view(len(columns), arms, -1)
-        if broken is not None:
-            scores = scores.masked_fill(broken, float("nan"))
-        return scores.view(len(bound_scores), arms, size, samples)[:, :, : len(features)].transpose(2, 3)
 
 
 def _nan_unless_finite(scores: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+"""How perturbed inputs get their scores: an open set of engines, which must all give the same."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.perturbation.capture import CaptureBuffer, Watch
+from lightning_xai.perturbation.kinds.base import Keys, Perturbation
+from lightning_xai.perturbation.network import Network
+from lightning_xai.regions import BoundRegions
+from lightning_xai.scores import BoundScore
+
+Features = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples that are swept together: at most as many as go into one pass.
+
+    Attributes:
+        inputs: Their inputs [n, C, *S], or a table [n, F].
+        regions: The features, bound to them.
+        ids: Their ids.
+        rows: Their places among the samples of the clean pass.
+    """
+
+    inputs: Tensor
+    regions: BoundRegions
+    ids: tuple[int, ...]
+    rows: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """The inputs [n, C, *S]; a table has one channel."""
+        return self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
+
+    def at(self, rows: Tensor) -> Samples:
+        """Select some of the samples."""
+        ids = tuple(self.ids[row] for row in rows)
+        return Samples(self.inputs[rows], self.regions.rows(rows), ids, self.rows[rows])
+
+    def arms(self, kind: Perturbation) -> list[Tensor | None]:
+        """The whole perturbed copies [n, C, *S], one per arm; None for a kind whose values depend on the window."""
+        return [None] if kind.windowed else list(kind.arms(self.values, Keys(self.ids)))
+
+    def perturb(
+        self, kind: Perturbation, arms: Sequence[Tensor | None], features: Sequence[Features], size: int
+    ) -> Tensor:
+        """The inputs with features perturbed together, [A, F, n, C, *S]; F is ``size``, filled up with clean ones."""
+        values = self.values
+        batch = values.new_empty(len(arms), size, *values.shape).copy_(values)
+        for copy, arm in zip(arms, batch, strict=True):
+            for perturbed, together in zip(arm, features, strict=False):
+                for feature in sorted(together, reverse=True):
+                    if copy is None:
+                        self._write_window(perturbed, kind, feature)
+                    else:
+                        self.regions.write(perturbed, copy, feature)
+        return batch
+
+    def _write_window(self, target: Tensor, kind: Perturbation, feature: int) -> None:
+        for rows, cells in self.regions.cells(self.values, feature):
+            if cells.shape[2]:
+                perturbed = kind.arms(cells, Keys(self.ids[rows], feature))
+                self.regions.put(target, rows, perturbed[0], feature)
+
+
+class Engine(ABC):
+    """Scores perturbed inputs of one model.
+
+    Args:
+        network: The model, its watches and the size of its passes.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> Any:
+        """Return the model's output for the clean inputs, repeated; the samples are those of the scores to come."""
+        return self.network(samples.inputs.repeat(copies, *[1] * (samples.inputs.ndim - 1)), watches)
+
+    @abstractmethod
+    def scores(
+        self,
+        samples: Samples,
+        kind: Perturbation,
+        features: Sequence[Features],
+        bound_scores: Sequence[BoundScore],
+        buffer: CaptureBuffer | None,
+    ) -> Tensor:
+        """Score features that are perturbed together.
+
+        Args:
+            samples: All samples of the clean pass, or some of them.
+            kind: R.
+            features: F tuples of features.
+            bound_scores: What reads the outputs, bound to these samples.
+            buffer: Takes what is captured in the passes.
+
+        Returns:
+            The scores [scores, A, n, F]; not finite where the score is not, NaN where a perturbed cell is not finite.
+        """
+
+
+def mask_broken(batch: Tensor) -> Tensor:
+    """Set perturbed inputs [..., n, C, *S] with a cell that is not finite to 0; return which they are [..., n]."""
+    broken = ~batch.isfinite().flatten(3).all(3)
+    batch.masked_fill_(broken.view(*broken.shape, *[1] * (batch.ndim - 3)), 0.0)
+    return broken
+
+
+def all_finite(arms: Sequence[Tensor | None]) -> bool:
+    """Tell whether whole perturbed copies are known to hold finite numbers only."""
+    return all(copy is not None and bool(torch.isfinite(copy).all()) for copy in arms)
