@@ -43,8 +43,10 @@ def write_report(
         pictures: Class names, and how inputs are turned back into what people look at.
     """
     numbers = json.loads((folder / "results.json").read_text())
-    counts = sorted({result["samples"] for result in numbers.values() if "samples" in result})
-    samples = " and ".join(f"{count:,}" for count in counts)
+    counts = sorted(
+        {(result["samples"], result.get("skipped", 0)) for result in numbers.values() if "samples" in result}
+    )
+    samples = " and ".join(f"{count:,}" + (f" of {count + left:,}" if left else "") for count, left in counts)
     return _render(
         folder / "report.html",
         title=title,

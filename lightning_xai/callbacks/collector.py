@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning_xai._checks import check_inputs
 from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
+from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations
@@ -41,6 +42,7 @@ class Collector:
         writer: Writes per-sample results; they are written nowhere unless given.
         order: Which samples the process meets; those of a data set in its order unless given.
         failures: What becomes of failures; they are raised unless given.
+        in_time: Tells whether there is time for the n-th block of samples; there is for all unless given.
         warned: The warnings that were given already; each is given once.
 
     Raises:
@@ -58,6 +60,7 @@ class Collector:
         writer: ShardWriter | None = None,
         order: Order | None = None,
         failures: Failures | None = None,
+        in_time: Callable[[int], bool] | None = None,
         warned: set[str] | None = None,
     ) -> None:
         check_metrics(metrics)
@@ -69,6 +72,7 @@ class Collector:
         self.folder = None if writer is None else writer.folder
         self.order = order or Order()
         self.failures = failures or Failures("the data", raises=True)
+        self._in_time = in_time
         self._writer = writer
         self.seen = 0
         self._warned = set() if warned is None else warned
@@ -95,8 +99,9 @@ class Collector:
             chosen = (wanted & finite & labelled).nonzero().flatten()
             if len(chosen):
                 _watch(model, inputs[chosen])
-                ids = self.order.ids(places[chosen]) if own_ids is None else own_ids.cpu()[chosen]
-                self._explain(model, inputs[chosen], _picked(targets, chosen), ids)
+                ids = self.order.ids(places) if own_ids is None else own_ids.cpu()
+                for rows in self._within_time(places, chosen):
+                    self._explain(model, inputs[rows], _picked(targets, rows), ids[rows])
             else:
                 self._stand_in(model, inputs)
 
@@ -180,6 +185,19 @@ class Collector:
                 writer.write(per_sample(found, inputs, ids))
                 self._writer = writer
 
+    def _within_time(self, places: Tensor, chosen: Tensor) -> Iterator[Tensor]:
+        """Yield the chosen rows in the blocks for which there is time, and count the others."""
+        if self._in_time is None:
+            yield chosen
+            return
+        for block, rows in by_block(places, chosen):
+            if self._in_time(block):
+                yield rows
+            else:
+                warn_once(self._warned, OUT_OF_TIME)
+                for metric in self.metrics.values():
+                    metric.skip(len(rows))
+
     def _stand_in(self, model: nn.Module, inputs: Tensor) -> None:
         """Give the states the shapes of those of other processes, by a sample that does not count."""
         if len(inputs) and not self._has_shapes():
@@ -215,6 +233,7 @@ BROKEN = "samples with NaN or infinite inputs are left out; `excluded` counts th
 UNLABELLED = (
     "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
 )
+OUT_OF_TIME = "the time to explain is up before the last sample that is asked for; `skipped` counts those left."
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from lightning_xai._checks import as_flag, check_model
 from lightning_xai.callbacks.batch import Unpack
+from lightning_xai.callbacks.budget import TimeBudget, check_seconds
 from lightning_xai.callbacks.collector import Collector, Results, draw, write_tables
 from lightning_xai.callbacks.writer import ShardWriter, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
@@ -27,6 +29,7 @@ def explain(
     metrics: Mapping[str, ExplanationMetric],
     *,
     max_samples: int = 64,
+    max_seconds: float | None = None,
     target: str | int = "label",
     unpack: Unpack | None = None,
     folder: str | Path | None = None,
@@ -42,6 +45,8 @@ def explain(
         dataloader: Gives batches.
         metrics: The metrics by name; they are reset first.
         max_samples: How many samples, from the first one on.
+        max_seconds: How long explaining may take; the clock is looked at every 8 samples, and the number ``skipped``
+            counts the samples that are left.
         target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
         unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
             keys are understood without.
@@ -69,7 +74,11 @@ def explain(
         remove_explanations(maps)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     writer = None if maps is None else ShardWriter(maps)
-    collector = Collector(metrics, max_samples=max_samples, target=target, unpack=unpack, writer=writer)
+    check_seconds("max_seconds", max_seconds)
+    budget = None if max_seconds is None else TimeBudget(max_seconds)
+    in_time = None if budget is None else partial(budget.allows, "")
+    what: dict[str, Any] = {"max_samples": max_samples, "target": target, "unpack": unpack}
+    collector = Collector(metrics, writer=writer, in_time=in_time, **what)
     for metric in metrics.values():
         metric.to(device)
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))
@@ -77,7 +86,8 @@ def explain(
         for batch in map(partial(move_data_to_device, device=device), dataloader):
             if progress and not bar.total:
                 bar.total = collector.work(model, batch) * collector.expected(dataloader) or None
-            collector.add(model, batch)
+            with nullcontext() if budget is None else budget.running():
+                collector.add(model, batch)
             if collector.done():
                 break
     if collector.seen == 0:

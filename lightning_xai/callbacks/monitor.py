@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai._guard import set_forward_context
 from lightning_xai.callbacks.batch import Unpack, check_options, copy_containers
+from lightning_xai.callbacks.budget import check_seconds
 from lightning_xai.callbacks.collector import (
     Collector,
     Results,
@@ -49,6 +50,9 @@ class ExplanationMonitor(Callback):
         every_n_epochs: Explain the validations of every n-th training epoch, the n-th first. Runs of
             ``trainer.validate`` and ``trainer.test`` are always explained.
         max_samples: How many samples of each data loader, from the first one on.
+        max_seconds_per_epoch: How long explaining may take in an epoch. Then it stops in all processes at the same
+            sample, looking at the clock every 8 samples of a process, the first 8 of each data loader apart; the
+            number ``skipped`` counts the samples that are left.
         stages: ``"validate"``, ``"test"``, or both.
         target: ``"label"``, the batch's class labels (the predicted class, with a warning, where it has none);
             ``"predicted"``; or a class index for all.
@@ -104,6 +108,7 @@ class ExplanationMonitor(Callback):
         *,
         every_n_epochs: int = 1,
         max_samples: int = 64,
+        max_seconds_per_epoch: float | None = None,
         stages: Sequence[str] = ("validate",),
         target: str | int = "label",
         unpack: Unpack | None = None,
@@ -116,6 +121,7 @@ class ExplanationMonitor(Callback):
         check_metrics(metrics)
         check_options(max_samples, target, unpack)
         as_integer("every_n_epochs", every_n_epochs, least=1)
+        check_seconds("max_seconds_per_epoch", max_seconds_per_epoch)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)
         if not stages:
             raise ValueError(f"stages is empty: name at least one of {', '.join(PREFIX)}.")
@@ -129,6 +135,7 @@ class ExplanationMonitor(Callback):
         self.metrics = dict(metrics)
         self.every_n_epochs = every_n_epochs
         self.max_samples = max_samples
+        self.max_seconds_per_epoch = max_seconds_per_epoch
         self.stages = stages
         self.target = target
         self.unpack = unpack

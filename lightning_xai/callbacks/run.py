@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from torch import distributed, nn
 
+from lightning_xai.callbacks.budget import TimeBudget, shared_store
 from lightning_xai.callbacks.collector import Collector, warn_once
 from lightning_xai.callbacks.dependents import metrics_depended_on
 from lightning_xai.callbacks.failures import Failures
@@ -63,6 +65,9 @@ class Run:
         self.collectors: dict[int, Collector] = {}
         self.bar: BarTask | None = None
         self.name = trainer.strategy.broadcast(new_run())
+        self.budget: TimeBudget | None = None
+        if monitor.max_seconds_per_epoch is not None:
+            self.budget = TimeBudget(monitor.max_seconds_per_epoch, shared_store(f"lightning_xai/{self.name}"))
         self.clear(self.maps, self.figures)
         if trainer.world_size > 1:  # every process takes part at the end, also one that gets no batch
             for index in range(self.loaders.count):
@@ -87,7 +92,8 @@ class Run:
                 samples = sum(map(collector.expected, self.loaders.flattened)) / self.trainer.world_size
                 work = collector.work(network, batch)
                 self.bar = BarTask(self.trainer, round(work * samples)) if work else None
-        with nullcontext() if self.bar is None else progress_to(self.bar.advance):
+        progress = nullcontext() if self.bar is None else progress_to(self.bar.advance)
+        with progress, nullcontext() if self.budget is None else self.budget.running():
             collector.add(network, batch)
 
     def close(self) -> None:
@@ -123,6 +129,8 @@ class Run:
         metrics = deepcopy(self.monitor.metrics) if self.loaders.count > 1 else self.monitor.metrics
         writer = ShardWriter(self.maps / self.part(index), self.trainer.global_rank, self.name) if self.writes else None
         failures = replace(self.failures, causes={}, waiting=[])
-        collector = self.monitor.collector(metrics, writer=writer, failures=failures, order=self.loaders.orders[index])
+        in_time = None if self.budget is None else partial(self.budget.allows, str(index))
+        own: dict[str, Any] = {"order": self.loaders.orders[index], "in_time": in_time}
+        collector = self.monitor.collector(metrics, writer=writer, failures=failures, **own)
         self.collectors[index] = collector
         return collector

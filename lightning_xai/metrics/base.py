@@ -81,6 +81,7 @@ class ExplanationMetric(Metric, ABC):
             "values that are not finite", "", "How many values are NaN or infinite and enter no result."
         ),
         "excluded": Number("samples left out", "", "How many samples were left out, as their inputs are not finite."),
+        "skipped": Number("samples skipped", "", "How many samples were not explained, as the time was up."),
     }
     sample_maps: ClassVar[Mapping[str, Result]] = {}
     formula: ClassVar[str] = ""
@@ -92,11 +93,12 @@ class ExplanationMetric(Metric, ABC):
     samples: Tensor
     nonfinite: Tensor
     excluded: Tensor
+    skipped: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.fingerprint()  # the first state, as torchmetrics 1.5 compares no other
-        self.add_sum_state("samples", "nonfinite", "excluded", dtype=torch.long)
+        self.add_sum_state("samples", "nonfinite", "excluded", "skipped", dtype=torch.long)
 
     @abstractmethod
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
@@ -134,6 +136,10 @@ class ExplanationMetric(Metric, ABC):
     def exclude(self, count: int) -> None:
         """Count samples that could not be explained."""
         self.excluded = self.excluded + count
+
+    def skip(self, count: int) -> None:
+        """Count samples for which there was no time."""
+        self.skipped = self.skipped + count
 
     @property
     def axis_labels(self) -> Labels:
@@ -195,8 +201,8 @@ class ExplanationMetric(Metric, ABC):
         self.add_state("configuration", bits, dist_reduce_fx="max")
 
     def sample_counts(self) -> dict[str, Tensor]:
-        """Return the results of every metric: the counts of samples, of values not finite, and of samples left out."""
-        return {"samples": self.samples, "nonfinite": self.nonfinite, "excluded": self.excluded}
+        """Return the results of every metric: how many samples, values not finite, and samples not explained."""
+        return {name: getattr(self, name) for name in ("samples", "nonfinite", "excluded", "skipped")}
 
 
 def _full_repr(value: Any) -> str:

@@ -72,10 +72,11 @@ class Still(Classifier):
 
 FIRST = 6  # more than a batch of 4, less than two
 REGIONS, ZERO, FADE = Windows(3), kinds.Constant(0.0), [kinds.Negative(0.2), kinds.Negative(0.4)]
+COUNTS = {"samples", "nonfinite", "excluded", "skipped"}
 NUMBERS = {
-    "zero": {"samples", "nonfinite", "excluded", "mean_abs", "gini", "top_share"},
-    "speed": {"samples", "nonfinite", "excluded", "mean_abs", "gini", "top_share"},
-    "pairs": {"samples", "nonfinite", "excluded", "interaction_mean_abs", "redundant_share"},
+    "zero": COUNTS | {"mean_abs", "gini", "top_share"},
+    "speed": COUNTS | {"mean_abs", "gini", "top_share"},
+    "pairs": COUNTS | {"interaction_mean_abs", "redundant_share"},
 }
 
 
