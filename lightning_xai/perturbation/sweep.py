@@ -20,12 +20,13 @@ from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
+from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 
 ENGINES = ("auto", "dense")
 
-Pairing = int | tuple[int, ...] | str | None
+Pairing = int | tuple[int, ...] | str | FeatureSets | CellMasks | None
 
 # A sweep that captures makes its clean pass as large as a perturbed one: with this many of these that costs little.
 _PASSES_PER_CLEAN_PASS = 16
@@ -39,7 +40,7 @@ class Request:
         perturbation: R.
         score: s.
         pairing: None for every feature alone; ``"all"`` for every pair; an anchor (or one per sample) for every
-            feature together with it.
+            feature together with it; sets of features of every sample's own, or a mask over its cells.
     """
 
     perturbation: Perturbation
@@ -76,7 +77,8 @@ class SweepResult:
         prediction: The predicted class [N] of each score.
         classes: The number of classes of each score.
         arms: The scores of the perturbed inputs of each request: [A, N, J]; the pairs i < j row by row, [A, N, P], for
-            the pairing ``"all"``. NaN where a perturbed cell or the score is not finite, for a feature that a sample
+            the pairing ``"all"``; [A, M] for sets of features, [A, N] for masks.
+            NaN where a perturbed cell or the score is not finite, for a feature that a sample
             does not have, and for an anchor with itself.
         captured: What each capture kept.
     """
@@ -153,7 +155,7 @@ def sweep(
             own = inputs[rows]
             samples = Samples(own, bound.rows(rows), ids[rows], torch.arange(len(own), device=own.device))
             wanted = target[rows] if isinstance(target, Tensor) else target
-            chosen = {r: pairing[rows] if isinstance(pairing, Tensor) else pairing for r, pairing in pairings.items()}
+            chosen = {r: _of_rows(pairing, rows) for r, pairing in pairings.items()}
             block = _Sweep(samples, engine).run(wanted, chosen, captures)
             network.finish()
             return block
@@ -191,9 +193,17 @@ def check_sweep(
 
 def evaluations(requests: Iterable[Request], count: int) -> int:
     """Count the perturbed inputs that the requests need per sample over ``count`` features, each once."""
-    sizes: dict[Pairing, int] = {None: count, "all": count * (count - 1) // 2}
     needed = {(request.perturbation, request.pairing) for request in requests}
-    return sum(kind.arm_count * sizes.get(pairing, count - 1) for kind, pairing in needed)
+    return sum(kind.arm_count * _evaluations(pairing, count) for kind, pairing in needed)
+
+
+def _evaluations(pairing: Pairing, count: int) -> int:
+    if isinstance(pairing, FeatureSets):
+        return max(pairing.sample.bincount().tolist(), default=0)
+    if isinstance(pairing, CellMasks):
+        return 1
+    sizes: dict[Pairing, int] = {None: count, "all": count * (count - 1) // 2}
+    return sizes.get(pairing, count - 1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +245,10 @@ class _Sweep:
         del output
         found: dict[Request, Tensor] = {}
         captured: dict[CaptureRequest, CaptureResult] = {}
-        groups = [(r.perturbation, r.pairing) for r in requests] + [(c.perturbation, None) for c in captures]
+        by_row = [r for r in requests if isinstance(r.pairing, FeatureSets | CellMasks)]
+        groups = [(r.perturbation, r.pairing) for r in requests if r not in by_row] + [
+            (c.perturbation, None) for c in captures
+        ]
         for kind, pairing in dict.fromkeys(groups):
             same = [r for r in requests if (r.perturbation, r.pairing) == (kind, pairing)]
             wanting = [c for c in captures if c.perturbation == kind] if pairing is None else []
@@ -246,6 +259,12 @@ class _Sweep:
             found.update(zip(same, arms, strict=True))
             if buffer:
                 captured.update(zip(wanting, buffer.results(), strict=True))
+        for kind in dict.fromkeys(request.perturbation for request in by_row):
+            same = [request for request in by_row if request.perturbation == kind]
+            asked = [(requests[request], request.score) for request in same]
+            alone = {r.score: arms for r, arms in found.items() if r.perturbation == kind and r.pairing is None}
+            own = SampleRows(self.samples, self.engine.network, scores, clean, alone)
+            found.update(zip(same, own.scores(kind, asked), strict=True))
         return _Block(scores, clean, found, captured)
 
     def _features_per_pass(self) -> int:
@@ -297,11 +316,20 @@ def _nan_unless_finite(scores: Tensor) -> Tensor:
     return torch.where(scores.isfinite(), scores, float("nan"))
 
 
-_SamplePairing = Tensor | str | None
+_SamplePairing = Tensor | str | FeatureSets | CellMasks | None
+
+
+def _of_rows(pairing: _SamplePairing, rows: slice) -> _SamplePairing:
+    if isinstance(pairing, FeatureSets | CellMasks):
+        return pairing.within(rows)
+    return pairing[rows] if isinstance(pairing, Tensor) else pairing
 
 
 def _per_sample(pairing: Pairing, count: int, samples: int) -> _SamplePairing:
     """A pairing, with its anchor spread over the samples."""
+    if isinstance(pairing, FeatureSets | CellMasks):
+        pairing.check(samples, count)
+        return pairing
     if pairing is None or pairing == "all":
         return pairing
     anchors = torch.tensor(pairing)
