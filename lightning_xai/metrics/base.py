@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -99,6 +100,25 @@ class ExplanationMetric(Metric, ABC):
         super().__init__(**options)
         self.fingerprint()  # the first state, as torchmetrics 1.5 compares no other
         self.add_sum_state("samples", "nonfinite", "excluded", "skipped", dtype=torch.long)
+
+    def _wrap_compute(self, compute: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+        """Give results of one entry the axes that they are declared with, which torchmetrics takes from them."""
+        shapes: dict[str, torch.Size] = {}
+
+        @functools.wraps(compute)
+        def see_shapes() -> dict[str, Tensor]:
+            found = compute()
+            shapes.update((key, value.shape) for key, value in found.items() if isinstance(value, Tensor))
+            return found
+
+        squeezed = super()._wrap_compute(see_shapes)
+
+        @functools.wraps(compute)
+        def reshaped() -> dict[str, Tensor]:
+            found = squeezed()
+            return {key: value.reshape(shapes[key]) if key in shapes else value for key, value in found.items()}
+
+        return reshaped
 
     @abstractmethod
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:

@@ -105,6 +105,26 @@ def test_a_plot_has_a_panel_for_every_result_that_has_values(name):
     assert panels == len(drawn) - ("map_per_class" in found) + per_class
 
 
+ONE_CELL = {
+    "importance": Importance(1, "blur"),
+    "synergy": Synergy(1, "blur"),
+    "LRP": Relevance(relevance.LRP()),
+    "threshold": ActivationThreshold("0", p=0.5),
+    "ablation": UnitAblation("0"),
+    "top sample": TopSamples("0", n=1),
+}
+
+
+@pytest.mark.parametrize("name", ONE_CELL)
+def test_results_of_one_cell_keep_their_axes(name):
+    metric, model = ONE_CELL[name], nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2))
+    metric.update(model, torch.ones(3, 1), 0)
+    for _ in range(2):  # computed, and as it was kept
+        found = metric.compute()
+        declared(metric.results, found)  # raises for what has fewer axes
+        assert {value.shape for key, value in found.items() if key.startswith("map_abs")} <= {(1,)}
+
+
 def test_plot_draws_into_the_axes_that_it_is_given():
     plt = pytest.importorskip("matplotlib.pyplot")
     metric = updated("threshold")
