@@ -49,6 +49,7 @@ def explained(shape, count=N):
     return {
         "input": torch.rand(count, *shape),
         "target": torch.arange(count) % 3,
+        "label": torch.arange(count) % 3,
         "prediction": torch.tensor([0, 2, 2, 0, 1, 2, 0])[:count],
         "sample_id": 10 + torch.arange(count),
         "a/map": maps,

@@ -26,7 +26,7 @@ from lightning_xai.results import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("input", "target", "prediction", "sample_id")
+_SHOWN = ("input", "target", "prediction", "sample_id", "label", "output")
 
 
 class Comparison(Callback):
@@ -81,7 +81,7 @@ def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
         one, *rest = maps.values()
         if any(other.shape != one.shape for other in rest) or all(one.equal(other) for other in rest):
             continue
-        seen = {name: first[name][next(iter(rows.values()))] for name in _SHOWN}
+        seen = {name: first[name][next(iter(rows.values()))] for name in _SHOWN if name in first}
         columns = {name: replace(result, title=name.partition(": ")[2] or name) for name in maps}
         drawn[metric] = draw_samples(seen | maps, columns)
     return drawn

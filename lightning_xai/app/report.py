@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from lightning_xai._files import write_text
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import Pictures, input_pixels, map_limits, map_pixels, runs_of
 from lightning_xai.figures.results import DRAWN
+from lightning_xai.figures.samples import explains_labels
 from lightning_xai.metrics.base import ExplanationMetric
-from lightning_xai.results import Result
+from lightning_xai.results import Map, Result
 
 _MOST_SAMPLES = 64
 _MOST_ROWS = 20
@@ -167,25 +169,38 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
     columns = _columns(explained, metrics)
     rows = range(min(len(explained["sample_id"]), _MOST_SAMPLES))
     samples = [_sample({key: tensor[row] for key, tensor in explained.items()}, columns, pictures) for row in rows]
+    label = explained.get("label")
+    values = "output" in explained  # of a regression
+    outputs = values and bool(explained["output"].any())
     return {
         "name": name,
         "anchor": name.replace("/", "-"),
-        "quantities": [_quantity(key, metric, place) for key, metric in metrics.items()],
+        "quantities": [
+            _quantity(key, metric, place, per_class=outputs or not values) for key, metric in metrics.items()
+        ],
         "columns": columns,
         "samples": samples,
-        "classes": sorted({sample["target"] for sample in samples}),
+        "classes": [] if values else sorted({sample["target"] for sample in samples}),
+        "kind": "number" if values else "text",
+        "target": "target" if values or explains_labels(explained) else "explained class",
+        "outputs": outputs,
+        "judged": label is not None and label.ndim == 1 and not values,
         "excluded": len(explained["sample_id"]) - len(samples),
     }
 
 
-def _quantity(name: str, metric: ExplanationMetric, place: Path) -> dict[str, Any]:
+def _quantity(name: str, metric: ExplanationMetric, place: Path, *, per_class: bool) -> dict[str, Any]:
     picture = place / f"{name}.png"
     return {
         "name": name,
         "equation": convert(metric.formula, display="block") if metric.formula else "",
         "interpretation": metric.interpretation,
         "picture": _png(picture.read_bytes()) if picture.exists() else "",
-        "drawn": [result for result in metric.results.values() if isinstance(result, DRAWN)],
+        "drawn": [
+            result
+            for result in metric.results.values()
+            if isinstance(result, DRAWN) and (per_class or not (isinstance(result, Map) and result.axes))
+        ],
         "tables": _tables(place, name),
     }
 
@@ -227,7 +242,7 @@ def _sample(
     explained: Mapping[str, Tensor], columns: Sequence[Mapping[str, Any]], pictures: Pictures
 ) -> dict[str, Any]:
     number = int(explained["sample_id"])
-    target, prediction = (pictures.name(int(explained[key])) for key in ("target", "prediction"))
+    said = _said(explained, pictures)
     values = explained["input"].float()
     shown = (
         _curves(values.reshape(-1, values.shape[-1]), (float(values.min()), float(values.max())))
@@ -242,12 +257,22 @@ def _sample(
         maps.append(drawn | {"key": f"{float(values.abs().nanmean()):.9g}", "label": label})
     return {
         "id": number,
-        "target": target,
-        "prediction": prediction,
-        "wrong": target != prediction,
-        "input": shown | {"label": f"input: {target}"},
+        **said,
+        "input": shown | {"label": f"input: {said['target']}"},
         "maps": maps,
     }
+
+
+def _said(explained: Mapping[str, Tensor], pictures: Pictures) -> dict[str, Any]:
+    """Name the target and the prediction of a sample, and say whether the prediction is wrong."""
+    both = {key: explained[key].item() for key in ("target", "prediction")}
+    if "output" in explained:  # a regression
+        words = {key: "unknown" if math.isnan(value) else format_number(value) for key, value in both.items()}
+        return words | {"keys": [*both.values()], "output": int(explained["output"]), "wrong": False}
+    label = explained.get("label")
+    wrong = label is not None and label.ndim == 0 and label.item() != both["prediction"]
+    words = {key: pictures.name(int(value)) for key, value in both.items()}
+    return words | {"keys": [*words.values()], "wrong": wrong}
 
 
 def _image(pixels: Tensor) -> dict[str, Any]:

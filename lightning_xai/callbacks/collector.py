@@ -17,6 +17,7 @@ from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unp
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order
+from lightning_xai.callbacks.records import NO_LABELS, NO_OUTPUT, is_regression, label_numbers, sample_records
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.figures.results import DRAWN, draw_results
@@ -100,8 +101,9 @@ class Collector:
             if len(chosen):
                 _watch(model, inputs[chosen])
                 ids = self.order.ids(places) if own_ids is None else own_ids.cpu()
+                numbers = label_numbers(labels, len(inputs))
                 for rows in self._within_time(places, chosen):
-                    self._explain(model, inputs[rows], _picked(targets, rows), ids[rows])
+                    self._explain(model, inputs[rows], _picked(targets, rows), ids[rows], _picked(numbers, rows))
             else:
                 self._stand_in(model, inputs)
 
@@ -161,10 +163,9 @@ class Collector:
             column = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
             if column.ndim == 1:
                 return as_target(column, samples)
-        warn_once(self._warned, "the batch has no class labels [N]: the predicted class is explained instead.")
         return "predicted"
 
-    def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor) -> None:
+    def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor, labels: Tensor | None) -> None:
         while True:
             try:
                 found = self._update(model, inputs, target, ids)
@@ -179,10 +180,15 @@ class Collector:
                 self._stand_in(model, inputs)
                 return
             inputs, target, ids = inputs[chosen], _picked(target, chosen), ids[chosen]
+            labels = _picked(labels, chosen)
+        if self.target == "label" and not isinstance(target, Tensor):
+            for about in list(found.values())[:1]:
+                if about.classes != 1:  # else there is one output to explain
+                    warn_once(self._warned, NO_OUTPUT if is_regression(about, labels) else NO_LABELS)
         if self._writer is not None and found:
             with self.failures.contain(f"what is written to {self.folder}"):
                 writer, self._writer = self._writer, None  # after a failure nothing more is written
-                writer.write(per_sample(found, inputs, ids))
+                writer.write(sample_records(found, inputs, ids, labels))
                 self._writer = writer
 
     def _within_time(self, places: Tensor, chosen: Tensor) -> Iterator[Tensor]:
@@ -311,15 +317,6 @@ def write_tables(collector: Collector, results: Results, folder: Path) -> None:
         with collector.failures.contain(f"the tables of {name}"):
             for what, table in collector.metrics[name].tables(found).items():
                 table.to_csv(folder / f"{name}.{what}.csv")
-
-
-def per_sample(found: Mapping[str, BatchExplanation], inputs: Tensor, ids: Tensor) -> dict[str, Tensor]:
-    """Collect the tensors of a batch that are written to disk."""
-    first = next(iter(found.values()))
-    tensors = {"sample_id": ids, "target": first.target, "prediction": first.prediction, "input": inputs}
-    for name, explained in found.items():
-        tensors.update((f"{name}/{key}", tensor) for key, tensor in explained.tensors.items())
-    return tensors
 
 
 def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:

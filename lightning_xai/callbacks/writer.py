@@ -69,14 +69,24 @@ class ShardWriter:
         """Write per-sample tensors [N, ...]; ``sample_id`` must be among them."""
         path = self.folder / f"rank{self.rank}-{self.written}.safetensors"
         with replace_file(path) as temporary:
-            cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(cpu, temporary, {_RUN: self.run})
+            save_file(_apart(tensors), temporary, {_RUN: self.run})
         self.written += 1
         return path
 
     def remove(self) -> None:
         """Remove what was written; the folder too if nothing else is in it."""
         _remove(self.folder, f"rank{self.rank}-*.safetensors")
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors to the CPU, each in memory of its own, as safetensors refuses any that is shared."""
+    found, taken = {}, set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        address = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if address in taken else own
+        taken.add(address)
+    return found
 
 
 def remove_explanations(folder: Path) -> None:
@@ -108,8 +118,10 @@ def load_explanations(folder: str | Path) -> dict[str, Tensor]:
         folder: ``<run>/explanations/<stage>-epoch<E>-step<S>``; without the step if the epoch has one pass only.
 
     Returns:
-        Tensors [N, ...] by name: ``sample_id``, ``target``, ``prediction``, ``input``, and ``<metric>/<tensor>``.
-        Where segments differ from sample to sample, features that a batch does not have are NaN.
+        Tensors [N, ...] by name: ``sample_id``, ``input``, ``label`` where the batch has one, the explained ``score``,
+        and ``<metric>/<tensor>``. Of a classification ``target`` is the explained class, ``prediction`` the network's;
+        of a regression they are values, and ``output`` says which of several is explained. Where segments differ from
+        sample to sample, features that a batch does not have are NaN.
 
     Raises:
         FileNotFoundError: If there are no explanations; the folders that have some are named.

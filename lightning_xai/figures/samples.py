@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from math import isnan
 from typing import TYPE_CHECKING
 
 import torch
@@ -99,6 +100,19 @@ def _draw_borders(axes: Axes, cells: Tensor) -> None:
 
 
 def _caption(explained: Mapping[str, Tensor], row: int, pictures: Pictures) -> str:
-    target, prediction = int(explained["target"][row]), int(explained["prediction"][row])
-    seen = "" if prediction == target else f"\nseen as {pictures.name(prediction)}"
-    return f"#{int(explained['sample_id'][row])}\n{pictures.name(target)}{seen}"
+    target, prediction = (explained[name][row].item() for name in ("target", "prediction"))
+    lines = [f"#{int(explained['sample_id'][row])}"]
+    if "output" in explained:  # a regression
+        lines += [f"output {int(explained['output'][row])}"] if explained["output"].any() else []
+        lines += [] if isnan(target) else [f"target {target:.4g}"]
+        return "\n".join([*lines, f"predicted {prediction:.4g}"])
+    name = pictures.name(int(target))
+    lines.append(name if explains_labels(explained) else f"explained class:\n{name}")
+    return "\n".join(lines if prediction == target else [*lines, f"seen as {pictures.name(int(prediction))}"])
+
+
+def explains_labels(explained: Mapping[str, Tensor]) -> bool:
+    """Tell whether the explained classes of samples are their labels."""
+    label = explained.get("label")
+    target = explained.get("target")
+    return target is not None and label is not None and label.shape == target.shape and bool((label == target).all())

@@ -161,7 +161,7 @@ class ActivationThreshold(QuantileMetric):
         nonfinite = (~activation.isfinite()).flatten(1).sum(1)
         about = (batch.target, batch.prediction, nonfinite, batch.classes)
         constants = {"shape": unit_shape(site, self.unit)}
-        return BatchExplanation({}, *about, kept={"activation": activation}, constants=constants)
+        return BatchExplanation({}, *about, kept={"activation": activation}, constants=constants, score=batch.score)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""

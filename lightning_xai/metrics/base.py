@@ -36,6 +36,8 @@ class BatchExplanation:
         kept: Per-sample tensors [N, ...] that are counted but not written.
         totals: Sums over the samples by name, of what is not known per sample.
         constants: What is the same for every sample, by name.
+        score: :math:`s(x)` [N] of the clean inputs; None where nothing is scored.
+        is_value: Whether the score is the output as it is, of a regression or of a model that ends in probabilities.
     """
 
     tensors: dict[str, Tensor]
@@ -46,6 +48,8 @@ class BatchExplanation:
     kept: dict[str, Tensor] = field(default_factory=dict)
     totals: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    score: Tensor | None = None
+    is_value: bool = False
 
     def without_samples(self) -> BatchExplanation:
         """Return an explanation of no sample, whose tensors have the shapes of this one's."""

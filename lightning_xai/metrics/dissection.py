@@ -158,7 +158,8 @@ class Dissection(ExplanationMetric):
             "area": found.area * usual.view(-1, 1),
             "concept_area": found.concept_area * usual.view(-1, 1),
         }
-        return BatchExplanation(tensors, batch.target, batch.prediction, broken.sum(1), batch.classes)
+        about = (batch.target, batch.prediction, broken.sum(1), batch.classes)
+        return BatchExplanation(tensors, *about, score=batch.score)
 
     def update(
         self,

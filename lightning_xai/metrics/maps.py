@@ -57,7 +57,7 @@ class MapMetric(ExplanationMetric, ABC):
         self.add_to_state("map_count", number.sum(0))
         for name in self.further_maps:
             self.add_to_state(f"{name}_sum", precise(found.tensors[name]).nansum(0))
-        if found.classes and found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
+        if found.classes > 1 and found.classes * values[:1].numel() <= _MOST_CLASS_CELLS:
             blank = values.new_zeros(found.classes, *values.shape[1:])
             self.add_to_state("class_sum", blank.index_add(0, found.target, values))
             self.add_to_state("class_count", blank.index_add(0, found.target, number.to(values)))

@@ -166,17 +166,15 @@ class Reactivation(QuantileMetric, SweepMetric):
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the changes of a sweep, and paint their mean over the units."""
-        (request,), (asked,) = self.requests, self.captures
+        (asked,) = self.captures
         captured = present(swept.captured[asked], swept.regions)
         kept = captured.features | captured.samples
         shown = kept["by_feature"].to(kept["change"]) if self.unit == "position" else kept["largest"].mean(2)
         nonfinite = nonfinite_changes(captured)
         if "activation" in kept:
             nonfinite = nonfinite + (~kept["activation"].isfinite()).flatten(1).sum(1)
-        score = request.score
-        about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
         tensors, constants = {"map": swept.regions.paint(shown)}, {"shape": swept.regions.spatial}
-        return BatchExplanation(tensors, *about, kept=kept, constants=constants)
+        return self._scored(swept, tensors, nonfinite, kept=kept, constants=constants)
 
     def add(self, found: BatchExplanation) -> None:
         """Count the changes of a batch, or store them until the threshold is known."""

@@ -17,7 +17,7 @@ from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
 from lightning_xai.results import Histogram, Labels, Map, Number, PerFeature, PerLayer, Result
-from lightning_xai.scores import Target
+from lightning_xai.scores import RawOutput, Target, as_score
 
 BINS = 65  # odd, so that 0 lies in the middle of one
 
@@ -156,7 +156,8 @@ class Relevance(MapMetric):
         totals = {} if ledger is None else self._totals(ledger, score)
         layers = {"layers": () if ledger is None else tuple(ledger.layers)}
         about = (found.target, found.prediction, nonfinite, found.classes)
-        return BatchExplanation(tensors, *about, totals=totals, constants=layers)
+        is_value = isinstance(as_score(self.attribution.score), RawOutput)
+        return BatchExplanation(tensors, *about, totals=totals, constants=layers, score=score, is_value=is_value)
 
     @staticmethod
     def _totals(ledger: Ledger, score: Tensor) -> dict[str, Tensor]:

@@ -103,7 +103,8 @@ class TopSamples(ExplanationMetric):
             found = peaks(torch.where(broken.view(*broken.shape, *[1] * (maps.ndim - 2)), 0.0, maps))
         value = found.value.masked_fill(broken, float("nan"))
         tensors = {"value": value, "position": found.position, "id": torch.tensor(ids, device=value.device)}
-        return BatchExplanation(tensors, batch.target, batch.prediction, broken.sum(1), batch.classes)
+        about = (batch.target, batch.prediction, broken.sum(1), batch.classes)
+        return BatchExplanation(tensors, *about, score=batch.score)
 
     def add(self, found: BatchExplanation) -> None:
         """Merge the strongest samples of a batch with those so far."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
-from lightning_xai.scores import Target
+from lightning_xai.scores import RawOutput, Target
 
 
 class SweepMetric(ExplanationMetric, ABC):
@@ -43,8 +43,16 @@ class SweepMetric(ExplanationMetric, ABC):
     def _explained(self, swept: SweepResult, tensors: dict[str, Tensor]) -> BatchExplanation:
         """Put ``tensors`` together with the count of importances that should be finite and are not."""
         nonfinite = torch.stack([self._count_nonfinite(swept, request) for request in self.requests]).sum(0)
+        return self._scored(swept, tensors, nonfinite)
+
+    def _scored(
+        self, swept: SweepResult, tensors: dict[str, Tensor], nonfinite: Tensor, **parts: Any
+    ) -> BatchExplanation:
+        """Put together what a sweep found, with the clean score of the first request."""
         score = self.requests[0].score
-        return BatchExplanation(tensors, swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+        about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
+        is_value = isinstance(score, RawOutput)
+        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, **parts)
 
     @staticmethod
     def _count_nonfinite(swept: SweepResult, request: Request) -> Tensor:

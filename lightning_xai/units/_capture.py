@@ -163,12 +163,14 @@ class UnitBatch(NamedTuple):
         maps: Activations [N, K] or [N, K, *P].
         target: The classes that are explained [N].
         prediction: The predicted classes [N].
+        score: The outputs of these classes [N].
         classes: The number of classes.
     """
 
     maps: Tensor
     target: Tensor
     prediction: Tensor
+    score: Tensor
     classes: int
 
 
@@ -182,12 +184,12 @@ def read_batch(
         returned, maps = read_activations(model, inputs[rows], [site])
         wanted = target[rows] if isinstance(target, Tensor) else target
         bound = RawOutput(output=output).bind(returned, wanted, rows.stop - rows.start)
-        return UnitBatch(maps[site.layer], bound.target, bound.prediction, bound.classes)
+        return UnitBatch(maps[site.layer], bound.target, bound.prediction, bound(returned), bound.classes)
 
     parts = Batches(model, inputs, len(inputs)).map(run, len(inputs))
     *columns, classes = zip(*parts, strict=True)
-    maps, targets, predictions = map(torch.cat, columns)
-    return UnitBatch(maps, targets, predictions, classes[0])
+    maps, targets, predictions, scores = map(torch.cat, columns)
+    return UnitBatch(maps, targets, predictions, scores, classes[0])
 
 
 @contextmanager

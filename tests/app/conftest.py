@@ -67,20 +67,30 @@ def command(here, monkeypatch, capsys):
 def a_run(tmp_path):
     """Makes the files of a run and its report."""
 
-    def make(shape, folder=tmp_path, stages=("validate-epoch2-step9",), names=("a", "b", "c"), save_maps=True):
+    def make(
+        shape,
+        folder=tmp_path,
+        stages=("validate-epoch2-step9",),
+        names=("a", "b", "c"),
+        save_maps=True,
+        outputs=3,
+        labels=(0, 1, 2, 0, 1, 2, 0),
+        score="probability",
+        **options,
+    ):
         """The files of a run over 7 samples of a shape, and what the report is told."""
         torch.manual_seed(0)
         cells = torch.Size(shape).numel()
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(cells, 3)).eval()
-        data = [(torch.randn(7, *shape), torch.tensor([0, 1, 2, 0, 1, 2, 0]))]
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(cells, outputs)).eval()
+        data = [(torch.randn(7, *shape), torch.tensor(labels))]
         metrics = {
-            "importance": Importance(Windows(2), kinds.Constant(0.0)),
-            "pairs": Synergy(Windows(2), kinds.Constant(0.0)),
+            "importance": Importance(Windows(2), kinds.Constant(0.0), score=score),
+            "pairs": Synergy(Windows(2), kinds.Constant(0.0), score=score),
         }
         pictures = Pictures(class_names=names)
         for stage in stages:
             place = folder / "once"
-            found = explain(model, data, metrics, folder=place, pictures=pictures, progress=False)
+            found = explain(model, data, metrics, folder=place, pictures=pictures, progress=False, **options)
             for part in ("figures", "explanations"):
                 (folder / part).mkdir(exist_ok=True)
                 if part == "figures" or save_maps:

@@ -3,9 +3,11 @@
 import base64
 import html.parser
 import re
+from importlib import import_module
 
 import pytest
 
+from lightning_xai._files import write_text
 from lightning_xai.app.report import write_comparison
 from lightning_xai.metrics import Importance, Synergy
 
@@ -61,6 +63,49 @@ def test_everything_is_in_the_file(a_run, shape):
             assert f"{label} {value if isinstance(value, int) else f'{value:.4g}'}" in page.text
     anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert {link["href"][1:] for link in page.all("a")} <= anchors
+
+
+@pytest.fixture
+def a_sketch(a_run, tmp_path, monkeypatch):
+    """Makes reports whose pictures are empty files, which takes no time."""
+    module = import_module("lightning_xai.callbacks.explain")
+    monkeypatch.setattr(module, "draw", lambda *_: [("importance", None)])
+    monkeypatch.setattr(module, "save", lambda _, path: write_text(path, ""))
+    runs = iter(range(9))
+    return lambda **options: a_run((6,), folder=tmp_path / str(next(runs)), **options).source
+
+
+def headings(page):
+    """The columns of the samples, and whether there is a filter for wrong predictions."""
+    titles = re.findall(
+        r'<th scope="col"[^>]*>(?:<button type="button">)?([^<]*)', page.partition('class="samples"')[2]
+    )
+    return titles[:5], 'name="wrong"' in page, 'name="target"' in page
+
+
+def test_a_regression_shows_values(a_sketch):
+    labels = (12.5, 17.25, 23.75, -31.5, 0.0, 1e-5, 123456.0)
+    page = a_sketch(outputs=1, labels=labels, score="value")
+    assert headings(page) == (["sample", "input", "target", "prediction", "importance LI"], False, False)
+    rows = [attributes["data-target"] for attributes in Page(page).all("tr") if "data-target" in attributes]
+    assert rows == ["12.5", "17.25", "23.75", "-31.5", "0", "1e-05", "1.235e+05"]
+    assert "class" not in Page(page).text
+    run = a_sketch(outputs=2, labels=[labels[:2]] * 7, score="value", target=1)
+    assert headings(run)[0] == ["sample", "input", "target", "prediction", "explained output"]
+
+
+@pytest.mark.filterwarnings("ignore:the batch has no class labels")
+def test_a_class_that_is_no_label_is_called_explained(a_sketch):
+    several = a_sketch(labels=[(0.0, 1.0, 1.0)] * 7, score="sigmoid")
+    assert headings(several) == (["sample", "input", "explained class", "prediction", "importance LI"], False, True)
+    assert headings(a_sketch(target=1)) == (headings(several)[0], True, True)  # the labels are known
+    assert headings(a_sketch()) == (["sample", "input", "target", "prediction", "importance LI"], True, True)
+
+
+@pytest.mark.filterwarnings("ignore:the time to explain is up")
+def test_what_time_was_left_for_is_said(a_sketch, monkeypatch):
+    monkeypatch.setattr(import_module("lightning_xai.callbacks.budget"), "BLOCK", 3)
+    assert "3 of 7 samples explained by" in Page(a_sketch(max_seconds=1e-9)).text
 
 
 def test_words_of_the_run_are_not_markup(a_run):

@@ -23,7 +23,7 @@ for (const form of document.querySelectorAll("form.filter")) {
   const shown = form.querySelector("output");
   const apply = () => {
     const name = form.elements.target.value;
-    const wrong = form.elements.wrong.checked;
+    const wrong = form.elements.wrong?.checked;
     let count = 0;
     for (const row of table.tBodies[0].rows) {
       row.hidden = (name && row.dataset.target !== name) || (wrong && row.dataset.wrong !== "true");
