@@ -60,8 +60,7 @@ def check_inputs(inputs: Tensor, sample_ids: Tensor | Sequence[int] | None = Non
         remedy = (
             "give the parts as channels"
             if inputs.is_complex()
-            else "use inputs.float(), or, where they are ids, explain what the embedding makes of them: give it to the "
-            "part of the model that follows"
+            else "use inputs.float(), or, where they are ids, name the embedding that takes them: Inputs(ids, at=...)"
         )
         raise TypeError(f"inputs must be floating-point numbers, got {inputs.dtype}; {remedy}.")
     spatial_shape(inputs)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_xai.bound_model import network_of
+
 _OWN = frozenset(vars(nn.Module()))  # what torch keeps of every module
 _CONTAINERS = (list, dict, set, deque)
 
@@ -51,7 +53,7 @@ class Changes:
 @contextmanager
 def held_state(model: nn.Module) -> Iterator[None]:
     """Put back what a pass of the model was seen to change; see :class:`WriteWatch`."""
-    changes = _seen.get(model, Changes())
+    changes = _seen.get(network_of(model), Changes())
     tensors = [tensor for place in changes.places if (tensor := place.find(model)) is not None]
     before = [(tensor, tensor.detach().clone()) for tensor in tensors]
     with _Attributes(model) if changes.attributes else nullcontext():
@@ -138,12 +140,12 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor, value in self._before.values():
             _put_back(tensor, value)
         if error[0] is None:  # a pass that failed may have left out the rest
-            _seen[self._model] = Changes(list(self._before), self._attributes.changed)
+            _seen[network_of(self._model)] = Changes(list(self._before), self._attributes.changed)
 
 
 def is_watched(model: nn.Module) -> bool:
     """Tell whether a pass of a model has been seen by a :class:`WriteWatch`."""
-    return model in _seen
+    return network_of(model) in _seen
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_fields, check_inputs, check_model, unknown
+from lightning_xai._checks import check_fields, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import Key, at_rows, explained_arguments, split_columns
+from lightning_xai.inputs import Inputs, InputsLike, as_inputs, bind, is_plain, restored
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Explanation:
         classes: The number of classes; 0 if only the score knows.
         details: The further results that were asked for, by name: numbers [N], or an object.
         layer: The layer that the map was made from, if it was made from one.
+        maps: The map of every argument of the model that was explained, by its number or name, where these are several:
+            ``map`` then holds them side by side, [N, F].
 
     >>> from lightning_xai.relevance import GradientXInput
     >>> model = nn.Linear(2, 2, bias=False)
@@ -47,6 +51,7 @@ class Explanation:
     classes: int
     details: dict[str, Any] = field(default_factory=dict)
     layer: str | None = None
+    maps: Mapping[Key, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bound: BoundScore, score: Tensor, relevance: Tensor, **details: Any) -> Explanation:
@@ -83,6 +88,8 @@ class Attribution(ABC):
     Class attributes:
         details: The names of the further results that :meth:`explain` can give.
         conserves: Whether the map promises to sum to the score, where biases and stabilisers absorb nothing.
+        joint: Whether several arguments of a model are explained in one pass, as columns of a table side by side;
+            otherwise each is explained with the others as they are.
 
     >>> @dataclass(frozen=True)
     ... class Contrast(Attribution):
@@ -95,6 +102,7 @@ class Attribution(ABC):
 
     details: ClassVar[tuple[str, ...]] = ()
     conserves: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
 
     @property
     def score(self) -> ScoreLike:
@@ -125,7 +133,7 @@ class Attribution(ABC):
     def explain(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: InputsLike,
         target: Target = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         *,
@@ -135,7 +143,8 @@ class Attribution(ABC):
 
         Args:
             model: The network; left as it was.
-            inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
+            inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; of a model with several
+                arguments, or to explain the output of a module, :class:`~lightning_xai.inputs.Inputs`.
             target: Class indices [N] as a tensor or a list, one index for all, or ``"predicted"``; not needed where the
                 model's output has one column.
             sample_ids: The samples' ids [N], which key random draws; 0..N-1 unless given.
@@ -145,18 +154,51 @@ class Attribution(ABC):
             TypeError: If the inputs are not floating-point numbers.
             ValueError: If the inputs or the target cannot be explained, or there is no such detail.
         """
-        check_model(model)
-        ids = check_inputs(inputs, sample_ids)
         for name in details:
             if name not in self.details:
                 raise ValueError(unknown(f"a detail of {type(self).__name__}", name, self.details))
+        if not is_plain(inputs) and len((several := as_inputs(inputs)).explain) > 1:
+            return self._explain_several(model, several, target, sample_ids, details)
+        bound, values = bind(model, inputs)
+        explanation = self._explain(bound, values, target, sample_ids, details)
+        return explanation if bound is model else replace(explanation, map=restored(bound, explanation.map))
+
+    def _explain_several(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        target: Target,
+        sample_ids: Tensor | Sequence[int] | None,
+        details: Sequence[str],
+    ) -> Explanation:
+        if self.joint:
+            bound, values = bind(model, inputs, joint=True)
+            explanation = self._explain(bound, values, target, sample_ids, details)
+            parts = split_columns(explanation.map, explained_arguments(bound))
+            return replace(explanation, maps=dict(zip(inputs.explain, parts, strict=True)))
+        if details:
+            raise ValueError(f"details={list(details)} are given of one explained argument: name it with explain=... .")
+        found = {key: self.explain(model, inputs.only(key), target, sample_ids) for key in inputs.explain}
+        first = found[inputs.explain[0]]
+        maps = {key: explanation.map for key, explanation in found.items()}
+        return replace(first, map=torch.cat([part.flatten(1) for part in maps.values()], 1), maps=maps)
+
+    def _explain(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target,
+        sample_ids: Tensor | Sequence[int] | None,
+        details: Sequence[str],
+    ) -> Explanation:
+        ids = check_inputs(inputs, sample_ids)
         with torch.inference_mode(False):
             clean, labels = detach_for_autograd(inputs), as_target(target, len(ids))
             how = self.resolved(model, clean, labels)
 
             def attribute(rows: slice) -> Explanation:
                 some = labels[rows] if isinstance(labels, Tensor) else labels
-                found = how.attribute(model, clean[rows], some, ids[rows], tuple(details))
+                found = how.attribute(at_rows(model, rows), clean[rows], some, ids[rows], tuple(details))
                 if not isinstance(found, Explanation):
                     name, got = type(self).__name__, type(found).__name__
                     raise TypeError(f"{name}.attribute must return an Explanation, got {got}.")
@@ -179,10 +221,15 @@ class Attribution(ABC):
         return self
 
     def __call__(
-        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
-        """Return the map of :meth:`explain`, which has the same arguments."""
-        return self.explain(model, inputs, target, sample_ids).map
+        self,
+        model: nn.Module,
+        inputs: InputsLike,
+        target: Target = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+    ) -> Any:
+        """Return the map of :meth:`explain`, which has the same arguments; of several arguments a dict of maps."""
+        explanation = self.explain(model, inputs, target, sample_ids)
+        return explanation.maps or explanation.map
 
     def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
         """Bind the score to a clean output."""

@@ -22,6 +22,7 @@ from lightning_xai._guard import (
     observe_modules,
     uncompiled,
 )
+from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import KINDS, Operations, operation_name, tensors_in, unwrapped
 from lightning_xai.shadow_rules import compact, marginal, spread
 from lightning_xai.shadows import Shadow, ShadowedPass
@@ -155,6 +156,7 @@ def trace_axes(model: nn.Module, inputs: Tensor, layers: Collection[str] | None 
     if layers is not None:  # a module of two names is told by its first one
         names = {first_names[id(named_layer(model, layer))]: layer for layer in layers}
     rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
+    model = at_rows(model, torch.zeros(_ROWS, dtype=torch.long))
     shadows = ShadowedPass(model, rows)
 
     def see(name: str, output: Any) -> None:

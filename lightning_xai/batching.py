@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer
 from lightning_xai._guard import forward_context
+from lightning_xai.bound_model import at_rows, network_of
 from lightning_xai.operations import largest_activation
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Batches:
 
     Attributes:
         limit: The most rows of a pass.
+        alone: The output for the first sample alone, if that was asked for to find the limit.
 
     Raises:
         TypeError: If ``chunk_size`` is not an integer.
@@ -62,16 +64,19 @@ class Batches:
         cpu_bytes: int | None = None,
         probe: Callable[[], object] = lambda: None,
     ) -> None:
+        self.alone: Any = None
         if chunk_size is None:
             with forward_context():
-                largest = largest_activation(model, inputs[:1], probe)
+                outputs: list[Any] = []
+                largest = largest_activation(at_rows(model, slice(1)), inputs[:1], probe, outputs=outputs)
+                self.alone = outputs[0] if outputs else None
             budget = (cpu_bytes or _CPU_BYTES) if inputs.device.type == "cpu" else _DEVICE_BYTES
             chunk_size = min(max(budget // largest, _FEWEST_ROWS), _MOST_ROWS)
         else:
             as_integer("chunk_size", chunk_size, least=1)
             probe()
-        self._model, self._shape = model, tuple(inputs.shape[1:])
-        self.limit = min(chunk_size, _found.get(model, {}).get(self._shape, chunk_size))
+        self._model, self._shape = network_of(model), tuple(inputs.shape[1:])
+        self.limit = min(chunk_size, _found.get(self._model, {}).get(self._shape, chunk_size))
 
     def map(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> list[T]:
         """The list of what :meth:`imap` yields."""

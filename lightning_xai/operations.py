@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lightning_xai._guard import SCRIPTED, compiled_types, count_forwards
+from lightning_xai.bound_model import BoundModel
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,8 @@ def is_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for several processes or devices, and inside ``torch.compile``."""
+    if isinstance(model, BoundModel):
+        return model.around(unwrapped(model.network))
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.get_submodule("module")
@@ -355,7 +358,9 @@ class _LargestResult(Operations):
         return result
 
 
-def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], object] = lambda: None) -> int:
+def largest_activation(
+    model: nn.Module, inputs: Tensor, probe: Callable[[], object] = lambda: None, *, outputs: list[Any] | None = None
+) -> int:
     """Bytes of the largest tensor that one operation of ``model(inputs)`` takes or returns.
 
     Compiled and scripted models hide their operations: for them it is estimated as 64 times the input.
@@ -365,6 +370,7 @@ def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], obj
         inputs: Any inputs of the model.
         probe: Something to be done that may run the model on these inputs: then its passes are looked at, and
             none of their own are made.
+        outputs: Takes the output of the pass that is made to find out.
     """
     hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule, *compiled_types())
     if any(isinstance(module, hidden) for module in model.modules()):
@@ -373,7 +379,9 @@ def largest_activation(model: nn.Module, inputs: Tensor, probe: Callable[[], obj
     with _LargestResult(model, inputs.nbytes) as found, count_forwards(unwrapped(model)) as runs:
         probe()
         if not runs:
-            model(inputs.clone())  # it may work in place on what it gets
+            output = model(inputs.clone())  # it may work in place on what it gets
+            if outputs is not None:
+                outputs.append(output)
     return int(found.bytes)
 
 

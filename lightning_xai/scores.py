@@ -21,6 +21,7 @@ from lightning_xai._guard import detach_for_autograd
 Target = Tensor | int | Sequence[int] | Literal["predicted"] | None
 
 _ONE_COLUMN = "score='sigmoid' for a binary classifier or score='value' for a regression"
+_LOGITS = "logits"  # what models of transformers call them
 _WRAP = "wrap the model in a module whose forward returns the tensor to be scored"
 
 
@@ -112,7 +113,7 @@ class Score(ABC):
 
     Args:
         output: Which tensor to read if the model returns a dict (its key), a tuple (its index) or an object (its
-            attribute).
+            attribute); ``logits`` of a dict that has them unless given.
 
     Class attributes:
         by_region: Whether an output with positions is read where the target is predicted.
@@ -187,6 +188,8 @@ class Score(ABC):
         key = self.output
         if key is None and not isinstance(output, Mapping | tuple | list):
             return output
+        if key is None and isinstance(output, Mapping) and _LOGITS in output:
+            return output[_LOGITS]
         if key is None:
             parts = list(output.values() if isinstance(output, Mapping) else output)
             several = f"a dict with the keys {list(output)}" if isinstance(output, Mapping) else f"{len(parts)} values"

@@ -21,7 +21,7 @@ class ShadowedPass(Operations):
 
     Args:
         model: The network.
-        inputs: Its inputs [N, C, *S]; the very tensor with which the model is called.
+        inputs: Its inputs [N, C, *S], or ids [N, *S]; the very tensor with which the model is called.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
@@ -30,7 +30,8 @@ class ShadowedPass(Operations):
         self._entries = WeakTensorKeyDictionary()
         dtype = torch.float32 if inputs.device.type == "mps" else torch.float64
         shadow = []
-        for axis in (0, *range(2, inputs.ndim)):
+        channels = 2 if inputs.is_floating_point() else 1  # ids have no axis of channels
+        for axis in (0, *range(channels, inputs.ndim)):
             places = torch.arange(inputs.shape[axis], dtype=dtype, device=inputs.device)
             shadow.append(places.view(-1, *[1] * (inputs.ndim - axis - 1)).expand(inputs.shape))
         self.components = len(shadow)

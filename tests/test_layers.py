@@ -21,7 +21,7 @@ BASE = {
     "next_operation",
     "batching",
 }
-BASE |= {"attribution", "axes", "shadow_rules", "shadows"}
+BASE |= {"attribution", "axes", "bound_model", "inputs", "layout", "present", "rows", "shadow_rules", "shadows"}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
 from lightning_xai.perturbation.kinds.base import Perturbation
@@ -41,11 +42,14 @@ class Dense(Engine):
             rows = torch.arange(count, device=batch.device).repeat(size)
             broken = mask_broken(batch) if suspect else None
             inputs = batch.view(len(arms), size * count, *samples.inputs.shape[1:])
-            scores.append(self._read(inputs, broken, some, count, [b.at(rows) for b in bound_scores], buffer))
+            scores.append(
+                self._read(samples.model, inputs, broken, some, count, [b.at(rows) for b in bound_scores], buffer)
+            )
         return torch.cat(scores, 3)
 
     def _read(
         self,
+        model: nn.Module,
         inputs: Tensor,
         broken: Tensor | None,
         features: Sequence[Features],
@@ -63,7 +67,7 @@ class Dense(Engine):
             some, rows = features[first : first + per_pass], slice(first * samples, (first + per_pass) * samples)
             for arm in range(arms):
                 batch = inputs[arm, rows]
-                output = self.network(batch, watches)
+                output = self.network(at_rows(model, torch.arange(len(batch)) % samples), batch, watches)
                 for watch in watches:
                     watch.on_perturbed(None if broken is None else broken[arm, rows])
                 for bound, per_arm in zip(bound_scores, columns, strict=True):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation
 from lightning_xai.perturbation.network import Network
@@ -28,12 +29,14 @@ class Samples:
         regions: The features, bound to them.
         ids: Their ids.
         rows: Their places among the samples of the clean pass.
+        model: The model, bound to them.
     """
 
     inputs: Tensor
     regions: BoundRegions
     ids: tuple[int, ...]
     rows: Tensor
+    model: nn.Module
 
     @property
     def values(self) -> Tensor:
@@ -43,7 +46,7 @@ class Samples:
     def at(self, rows: Tensor) -> Samples:
         """Select some of the samples."""
         ids = tuple(self.ids[row] for row in rows)
-        return Samples(self.inputs[rows], self.regions.rows(rows), ids, self.rows[rows])
+        return Samples(self.inputs[rows], self.regions.rows(rows), ids, self.rows[rows], at_rows(self.model, rows))
 
     def arms(self, kind: Perturbation) -> list[Tensor | None]:
         """The whole perturbed copies [n, C, *S], one per arm; None for a kind whose values depend on the window."""
@@ -83,7 +86,9 @@ class Engine(ABC):
 
     def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> Any:
         """Return the model's output for the clean inputs, repeated; the samples are those of the scores to come."""
-        return self.network(samples.inputs.repeat(copies, *[1] * (samples.inputs.ndim - 1)), watches)
+        rows = torch.arange(len(samples.ids)).repeat(copies)
+        inputs = samples.inputs.repeat(copies, *[1] * (samples.inputs.ndim - 1))
+        return self.network(at_rows(samples.model, rows), inputs, watches)
 
     @abstractmethod
     def scores(

@@ -198,6 +198,7 @@ class PerturbationImportance(ScoreAttribution):
     """
 
     needs_gradient: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     regions: RegionsLike
     perturbation: str | Perturbation

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import Capture, Watch
 
 _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)
@@ -40,17 +41,18 @@ class Network:
 
         def watch() -> None:
             for capture in dict.fromkeys(captures):
-                self.watches[capture] = capture.watch(model, inputs[:1].clone())
+                self.watches[capture] = capture.watch(at_rows(model, slice(1)), inputs[:1].clone())
 
         # A watch mostly looks at one pass itself, which tells the size of a pass, too.
         self.batches = Batches(model, inputs, chunk_size, probe=watch)
 
-    def __call__(self, inputs: Tensor, watches: Collection[Watch] = ()) -> Any:
+    def __call__(self, model: nn.Module, inputs: Tensor, watches: Collection[Watch] = ()) -> Any:
+        """Run the model, bound to the rows of the inputs."""
         with ExitStack() as stack:
             for watch in watches:
                 stack.enter_context(watch.forward_context())
             stack.enter_context(forward_context())
-            return self.model(inputs)
+            return model(inputs)
 
     def features_per_pass(self, samples: int) -> int:
         """Return the number of features of so many samples that go into one pass."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.engine import Samples
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation
 from lightning_xai.perturbation.network import Network
@@ -261,7 +262,7 @@ class SampleRows:
                 broken = ~inputs.isfinite().flatten(1).all(1) if suspect else None
                 if broken is not None:
                     inputs = torch.where(broken.view(-1, *[1] * (inputs.ndim - 1)), 0.0, inputs)
-                output = self.network(inputs)
+                output = self.network(at_rows(self.samples.model, rows.sample[some]), inputs)
                 read = torch.stack([score(output) for score in bound])
                 scores.append(read if broken is None else read.masked_fill(broken, float("nan")))
                 self.network.report(len(inputs))

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, active
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
+from lightning_xai.present import bind_present
 from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.rows import check_alone
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 
 ENGINES = ("auto", "dense")
@@ -120,7 +124,7 @@ class Plan:
 
 def sweep(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target,
     requests: Sequence[Request],
     plan: Plan,
@@ -131,7 +135,8 @@ def sweep(
 
     Args:
         model: The network; called in eval mode, restored afterwards.
-        inputs: Inputs [N, C, *S] with one to three spatial axes, or a table [N, F].
+        inputs: Inputs [N, C, *S] with one to three spatial axes, or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``.
         requests: What is asked for.
         plan: The features, and how to go about it.
@@ -141,51 +146,54 @@ def sweep(
     Raises:
         ValueError: If the inputs, the target or the regions do not fit each other or the model.
     """
-    ids = check_inputs(inputs, sample_ids)
+    model, values = bind(model, inputs)
+    ids = check_inputs(values, sample_ids)
     target = as_target(target, len(ids))
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        bound = plan.regions.bind(inputs)
-        pairings = {r: _per_sample(r.pairing, bound.count, len(inputs)) for r in requests}
-        network = Network(model, inputs, plan.chunk_size, [request.capture for request in captures])
+        values = detach_for_autograd(values)
+        bound = bind_present(plan.regions, model, values)
+        pairings = {r: _per_sample(r.pairing, bound.count, len(values)) for r in requests}
+        network = Network(model, values, plan.chunk_size, [request.capture for request in captures])
         engine = Dense(network)
 
         def run(rows: slice) -> _Block:
             network.start()
-            own = inputs[rows]
-            samples = Samples(own, bound.rows(rows), ids[rows], torch.arange(len(own), device=own.device))
+            own = values[rows]
+            places = torch.arange(len(own), device=own.device)
+            samples = Samples(own, bound.rows(rows), ids[rows], places, at_rows(model, rows))
             wanted = target[rows] if isinstance(target, Tensor) else target
             chosen = {r: _of_rows(pairing, rows) for r, pairing in pairings.items()}
-            block = _Sweep(samples, engine).run(wanted, chosen, captures)
+            block = _Sweep(samples, engine, rows.start == 0).run(wanted, chosen, captures)
             network.finish()
             return block
 
         copies = max(bound.count, evaluations(requests, bound.count))
-        blocks = network.batches.map(run, len(inputs), copies=copies)
+        blocks = network.batches.map(run, len(values), copies=copies)
     return _cat(blocks, bound)
 
 
 def check_sweep(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target,
     requests: Sequence[Request],
     plan: Plan,
     captures: Sequence[CaptureRequest] = (),
 ) -> None:
     """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one."""
-    check_inputs(inputs)
-    target = as_target(target, len(inputs))
+    model, values = bind(model, inputs)
+    check_inputs(values)
+    target = as_target(target, len(values))
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        bound = plan.regions.bind(inputs)
-        first = inputs[:1]
+        values = detach_for_autograd(values)
+        bound = plan.regions.bind(values)
+        first, model = values[:1], at_rows(model, slice(1))
         for wanted in captures:
             wanted.capture.watch(model, first.clone())
         with forward_context():
             output = model(first.clone())
         for request in requests:
-            _per_sample(request.pairing, bound.count, len(inputs))
+            _per_sample(request.pairing, bound.count, len(values))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
             request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)
@@ -222,6 +230,7 @@ class _Sweep:
 
     samples: Samples
     engine: Engine
+    first: bool
 
     def run(
         self, target: Target, requests: dict[Request, _SamplePairing], captures: Sequence[CaptureRequest] = ()
@@ -235,6 +244,9 @@ class _Sweep:
         # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
         with active(watches):
             output = self.engine.clean(self.samples, per_pass, watches)
+        alone = network.batches.alone
+        if alone is not None and self.first and samples > 1:
+            check_alone(output, per_pass * samples, alone)
         for watch in watches:
             watch.on_clean(samples)
         wanted = target.repeat(per_pass) if isinstance(target, Tensor) else target

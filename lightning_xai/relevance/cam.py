@@ -15,6 +15,7 @@ from lightning_xai._checks import Layer, as_integer, layer_name, named_layer
 from lightning_xai._guard import forward, hook_outputs, observe_modules
 from lightning_xai.attribution import Explanation
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows
 from lightning_xai.relevance.layer import GradientCAM, LayerAttribution, upsampled
 from lightning_xai.scores import Logit, RawOutput, Target
 
@@ -257,7 +258,7 @@ class ScoreCAM(ChannelwiseCAM):
             flat = mask.flatten(1)
             low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
             mask = ((flat - low) / torch.where(high > low, high - low, 1.0)).view_as(mask)
-            return forward(model, x[sample] * mask.to(x.dtype))
+            return forward(at_rows(model, sample), x[sample] * mask.to(x.dtype))
 
         return masked
 
@@ -289,7 +290,7 @@ class AblationCAM(ChannelwiseCAM):
         def without(sample: Tensor, channel: Tensor) -> Any:
             removed = channel_of == channel.view(-1, *[1] * channel_of.ndim)
             with hook_outputs(model, {layer: lambda output: output.masked_fill(removed, 0.0)}):
-                return forward(model, x[sample])
+                return forward(at_rows(model, sample), x[sample])
 
         return without
 

@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_xai._guard import forward_context, observe_modules
 from lightning_xai.axes import AxisFacts, facts_of
+from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.shadows import Shadow, ShadowedPass
 
@@ -35,7 +36,7 @@ def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -
     Raises:
         ValueError: If there is none.
     """
-    rows = x[:1].expand(2, *x.shape[1:]).clone()
+    rows, model = x[:1].expand(2, *x.shape[1:]).clone(), at_rows(model, torch.zeros(2, dtype=torch.long))
     runs: Counter[str] = Counter()
     seen: dict[str, tuple[Tensor, Shadow]] = {}
 

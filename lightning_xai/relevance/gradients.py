@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.operations import unwrapped
+from lightning_xai.rows import DEPENDENT, REMEDY, may_join_rows
 from lightning_xai.scores import Target
 
 
@@ -126,6 +127,8 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     grad = None
     if score.requires_grad:
         try:
+            if len(score) > 1 and may_join_rows(score, leaf):
+                _check_rows(score, leaf)
             (grad,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -148,6 +151,13 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
             stacklevel=2,
         )
     return grad
+
+
+def _check_rows(score: Tensor, leaf: Tensor) -> None:
+    """Refuse scores that depend on rows of other samples."""
+    (own,) = torch.autograd.grad(score[-1], leaf, retain_graph=True, allow_unused=True)
+    if own is not None and len(own) == len(score) and bool((own[:-1] != 0).any()):
+        raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 
 OVERWRITTEN = (

@@ -13,6 +13,7 @@ from lightning_xai._checks import as_integer, check_known
 from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.relevance.references import Reference, as_reference, at_reference
@@ -104,7 +105,8 @@ class IntegratedGradients(ScoreAttribution):
             place, weight = (part[steps].view(-1, *[1] * x.ndim) for part in (places, weights))
             path = torch.lerp(first, last, place).to(x.dtype)
             leaf = path.flatten(0, 1).requires_grad_()
-            score = bound.at(index.repeat(len(path)))(forward(model, leaf))
+            picked = index.repeat(len(path))
+            score = bound.at(picked)(forward(at_rows(model, picked), leaf))
             mean.add_((weight * gradient(score, leaf, "the path").view(path.shape)).sum(0))
 
         batches.map(add, self.steps, width=len(index))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,6 +51,8 @@ class LayerAttribution(ScoreAttribution, ABC):
         relu: Set what is negative to 0 (before upsampling).
         score: s.
     """
+
+    joint: ClassVar[bool] = False
 
     layer: Layer | None = None
     _: KW_ONLY

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
+from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite, as_composite
@@ -26,6 +27,7 @@ from lightning_xai.relevance.propagation import Propagation
 from lightning_xai.relevance.refusals import CHECKPOINTED, UNREACHED
 from lightning_xai.relevance.rules import Bound
 from lightning_xai.relevance.trace import Row
+from lightning_xai.rows import check_independent
 from lightning_xai.scores import BoundScore, Score, Target, as_score
 
 
@@ -61,6 +63,8 @@ def _propagate(
         with run.scoring():
             value = bound(output)
         run.finish(value)
+        if run.joins_rows and len(inputs) > 1 and not run.trace.sharded:
+            check_independent(network, inputs)
         leaves = [leaf] if receiver is None else [leaf, receiver]
         try:
             found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
@@ -144,7 +148,7 @@ class PropagationAttribution(ScoreAttribution, ABC):
             known = passed.score.isfinite()
             if known.any() and not known.all():
                 # The ledger sums over the samples, so those whose score is no number must not enter the pass.
-                passed = run(model, inputs[known], passed.bound.target[known])
+                passed = run(at_rows(model, known.nonzero().flatten()), inputs[known], passed.bound.target[known])
             explanation.details["ledger"] = passed.ledger
         return explanation
 

@@ -42,6 +42,7 @@ from lightning_xai.relevance.refusals import (
 from lightning_xai.relevance.rules import Constant, Gradient, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON
 from lightning_xai.relevance.trace import Row, Trace
+from lightning_xai.rows import joins_rows
 
 _SHOWING = frozenset({"register_hook", "retain_grad"})
 """Calls that show gradients to somebody, as a node of the graph, once it is asked for, can, too."""
@@ -64,6 +65,7 @@ class Propagation(Operations):
         sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
         self.trace = Trace(ledger, sharded=sharded)
         self._assignment = Assignment(composite, model)
+        self.joins_rows = False
         self._observed = False
         self._scoring = False
 
@@ -113,6 +115,7 @@ class Propagation(Operations):
         self._check_context(func)
         self.trace.count_consumers(live)
         name, kind = operation_name(func), kind_in(func, args, kwargs, live)
+        self.joins_rows = self.joins_rows or joins_rows(func, args, kwargs, live)
         parts = PARTS.get(name)
         if parts is not None and self._assignment.named(Operation(name, kind, self.current_module())) is None:
             return self._made_of_parts(partial(parts, *args, **kwargs), args[0] if is_in_place(func, kwargs) else None)

@@ -12,6 +12,7 @@ from lightning_xai._checks import as_integer
 from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows, column_widths
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency
 from lightning_xai.scores import ScoreLike, Target
@@ -71,21 +72,25 @@ class NoisyAttribution(Attribution, ABC):
         how = replace(self, attribution=self.attribution.resolved(network, inputs, bound.target))
 
         def smoothed(rows: slice) -> Tensor:
-            return how._smoothed(network, inputs[rows], bound.target[rows], sample_ids[rows], batches)
+            return how._smoothed(at_rows(network, rows), inputs[rows], bound.target[rows], sample_ids[rows], batches)
 
         return Explanation.of(bound, score, torch.cat(batches.map(smoothed, len(inputs), copies=self.draws)))
 
     def _smoothed(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...], batches: Batches) -> Tensor:
         cells = x.flatten(1)
-        span = cells.amax(1) - cells.amin(1) if self.relative else x.new_ones(len(x))
-        width = self.sigma * span.view(-1, *[1] * (x.ndim - 1))
+        # Arguments that are explained together have a range each.
+        parts = torch.split(cells, column_widths(model, cells), 1) if self.relative else []
+        spans = [(part.amax(1, keepdim=True) - part.amin(1, keepdim=True)).expand_as(part) for part in parts]
+        width = self.sigma * (torch.cat(spans, 1).view_as(x) if self.relative else torch.ones_like(x))
         count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        index = torch.arange(len(x))
 
         def add(draws: slice) -> None:
             nonlocal count, mean, squares
             new = draws.stop - draws.start
             noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in range(draws.start, draws.stop)])
-            maps = self.attribution(model, noisy, target.repeat(new), ids * new)
+            picked = at_rows(model, index.repeat(new))
+            maps = self.attribution.explain(picked, noisy, target.repeat(new), ids * new).map
             maps = maps.view(new, len(x), *maps.shape[1:])
             # Merged chunk by chunk (Chan et al.): a difference of sums would lose small variances.
             own = maps.mean(0)

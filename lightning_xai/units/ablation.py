@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, check_model, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
+from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
-from lightning_xai.units.layout import unit_axis
 
 ENGINES = ("auto", "replay", "repeat")
 

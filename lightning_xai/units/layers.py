@@ -16,9 +16,9 @@ from torch.nn import functional
 from lightning_xai._checks import Layer, check_known, layer_name
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
 from lightning_xai.axes import follow_channels
+from lightning_xai.layout import unit_axes
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operations import Operations, operation_name, unwrapped
-from lightning_xai.units.layout import unit_axes
 
 Function = Callable[[Tensor], Tensor]
 

@@ -45,7 +45,7 @@ def test_sets_score_what_a_loop_scores(kind, chunk_size):
     request, ids = Request(kind, Logit(), sets), [7, 3, 5]
     found = sweep(model, x, 1, [request], Plan(windows, chunk_size), ids).arms[request]
     bound = windows.bind(x)
-    copies = perturbed_copies(kind, Samples(x, bound, tuple(ids), torch.arange(3)))
+    copies = perturbed_copies(kind, Samples(x, bound, tuple(ids), torch.arange(3), nn.Identity()))
     for arm, scores in zip(copies, found, strict=True):
         for sample, member, score in zip(sets.sample, sets.member, scores, strict=True):
             perturbed = x.clone()
@@ -56,7 +56,7 @@ def test_sets_score_what_a_loop_scores(kind, chunk_size):
 
 def test_whole_copies_have_what_every_window_alone_has():
     x, windows, kind = draw(2, 2, 4, 6), Windows(2).bind((2, 2, 4, 6)), kinds.Permute(seed=3)
-    samples = Samples(x, windows, (4, 9), torch.arange(2))
+    samples = Samples(x, windows, (4, 9), torch.arange(2), nn.Identity())
     (copy,) = perturbed_copies(kind, samples)
     for feature in range(J):
         (alone,) = samples.perturb(kind, [None], [(feature,)], 1)[:, 0]

@@ -186,11 +186,6 @@ NORMS = {
         lambda x: lambda z: centred(x.view(2, 2, -1), (2,))(z.view(2, 2, -1)).view(z.shape),
     ),
     "instance": (nn.InstanceNorm1d(3, affine=True), (2, 3, 6), lambda x: centred(x, (2,))),
-    "batch, its own statistics": (
-        nn.BatchNorm2d(3, track_running_stats=False),
-        (4, 3, 2, 2),
-        lambda x: centred(x, (0, 2, 3)),
-    ),
     "rms": (
         nn.RMSNorm(4, eps=1e-3),
         (2, 3, 4),

@@ -358,7 +358,10 @@ KEYWORDS = {
     "product": (lambda x, y: torch.mul(input=x, other=y), lambda x, y: x * y),
     "product, second by name": (lambda x, y: torch.mul(x, other=y), lambda x, y: x * y),
     "division": (lambda x, y: torch.div(input=x, other=y), lambda x, y: x / y),
-    "matrix product": (lambda x, y: torch.matmul(input=x, other=y.t()) @ y, lambda x, y: x @ y.t() @ y),
+    "matrix product": (
+        lambda x, y: torch.matmul(input=x.unsqueeze(2), other=y.unsqueeze(1)).flatten(1),
+        lambda x, y: (x.unsqueeze(2) @ y.unsqueeze(1)).flatten(1),
+    ),
     "linear": (lambda x, y: functional.linear(input=x, weight=EYE) + y, lambda x, y: functional.linear(x, EYE) + y),
     "softplus": (lambda x, y: functional.softplus(input=x) + y, lambda x, y: functional.softplus(x) + y),
     "concatenation": (lambda x, y: torch.cat(tensors=[x, y], dim=1), lambda x, y: torch.cat([x, y], 1)),

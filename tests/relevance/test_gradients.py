@@ -155,15 +155,17 @@ def test_causes_of_a_cut_gradient_are_named(forward):
         Saliency()(module(forward), draw(2, 3), 0)
 
 
-def test_integer_ids_name_the_embedding_as_remedy():
-    with pytest.raises(TypeError, match="embedding"):
-        Saliency()(nn.Sequential(nn.Embedding(5, 3), nn.Flatten()), torch.tensor([[1, 2], [3, 4]]), 0)
+def test_integers_that_no_embedding_takes_are_refused():
+    with pytest.raises(TypeError, match="floating-point"):
+        Saliency()(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), torch.tensor([[1, 2], [3, 4]]), 0)
 
 
-def test_the_embedding_is_explained_by_the_part_after_it():
+def test_ids_are_explained_at_their_embedding_and_by_the_part_after_it():
     embedding, rest = nn.Embedding(5, 3).double(), nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
-    embedded = embedding(torch.tensor([[1, 2], [3, 4]])).detach()
-    close(Saliency(absolute=False)(rest, embedded, 1), rest[1].weight[1].detach().view(1, 2, 3).expand(2, 2, 3))
+    ids = torch.tensor([[1, 2], [3, 4]])
+    expected = rest[1].weight[1].detach().view(1, 2, 3).expand(2, 2, 3)
+    close(Saliency(absolute=False)(rest, embedding(ids).detach(), 1), expected)
+    close(Saliency(absolute=False)(nn.Sequential(embedding, rest), ids, 1), expected)
 
 
 def test_gradient_that_is_not_finite_warns():

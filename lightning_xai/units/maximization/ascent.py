@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
+from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import capture, rows_of_units
-from lightning_xai.units.layout import unit_axis
 from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization, Regularizer, Transform
 from lightning_xai.units.maximization.objectives import Objective
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.axes import TracedOutput, follow_channels, trace_axes
+from lightning_xai.bound_model import at_rows
 
 
 def unit_axis(model: nn.Module, inputs: Tensor, layer: str) -> int:
@@ -21,7 +22,7 @@ def unit_axis(model: nn.Module, inputs: Tensor, layer: str) -> int:
     Raises:
         ValueError: If it cannot be told, or windows or heads share an axis with the samples.
     """
-    first = inputs[:1]
+    model, first = at_rows(model, slice(1)), inputs[:1]
     with follow_channels(model, first, [layer]) as proved, forward_context():
         model(first.clone())
     return unit_axes(model, first, [layer], proved)[layer]

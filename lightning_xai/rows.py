@@ -1,0 +1,163 @@
+"""Whether the samples of a batch depend on each other, in which case no sample has a map of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import forward
+from lightning_xai.bound_model import at_rows
+from lightning_xai.operations import arguments, operation_name
+
+DEPENDENT = (
+    "the samples of a batch depend on each other: one gets another output among others than without them, as nodes of "
+    "one graph do, or where a batch is normalised by its own statistics"
+)
+REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
+
+
+def check_alone(within: Any, samples: int, alone: Any) -> None:
+    """Refuse a model whose output for the first sample within a batch is another one than for it alone.
+
+    Args:
+        within: The output for a batch.
+        samples: How many samples it had.
+        alone: The output for its first sample.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    first = torch.zeros(1, dtype=torch.long)
+    if not same_rows(rows_of(within, samples, first), rows_of(alone, 1, first)):
+        raise ValueError(f"{DEPENDENT}. {REMEDY}")
+
+
+def check_independent(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model whose output for the last sample is another one in a batch of nothing but itself.
+
+    It takes two passes, inside :func:`lightning_xai._guard.isolated_eval`.
+
+    Raises:
+        ValueError: If so.
+    """
+    samples, last = len(inputs), torch.tensor([len(inputs) - 1])
+    within = rows_of(forward(model, inputs), samples, last)
+    alone = rows_of(forward(at_rows(model, last.expand(samples)), inputs[-1:].expand_as(inputs)), samples, last)
+    if not same_rows(within, alone):
+        raise ValueError(f"{DEPENDENT}. {REMEDY}")
+
+
+_JOINING_NAMES = """mean sum prod var std var_mean std_mean amax amin max min median softmax log_softmax logsumexp
+cumsum cumprod sort index_add scatter_add scatter_reduce"""
+_JOINING_OPERATIONS = frozenset(_JOINING_NAMES.split())
+
+
+def joins_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], live: Sequence[Tensor]) -> bool:
+    """Whether an operation may join the rows of a batch; false alarms are rare."""
+    name = operation_name(func)
+    if name in ("matmul", "mm", "addmm", "rmatmul"):
+        tensors = [part for part in args if isinstance(part, Tensor)]
+        second = tensors[0] if name == "rmatmul" else tensors[-1]
+        return second.ndim == 2 and any(second is part for part in live)
+    if name == "batch_norm":
+        return bool(arguments(func, args, kwargs).get("training", False))
+    if name not in _JOINING_OPERATIONS or not args or not isinstance(args[0], Tensor):
+        return False
+    axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    axes = axes if isinstance(axes, tuple | list) else (axes,)
+    return any(isinstance(axis, int) and axis in (0, -args[0].ndim) for axis in axes)
+
+
+# Nodes of autograd that join numbers along the axes that they have saved.
+_JOINING = """Mean Sum Prod Var Std VarMean StdMean Amax Amin Max Min Median Softmax LogSoftmax Logsumexp Cumsum Cumprod
+Sort IndexAdd ScatterAdd ScatterReduce LinalgVectorNorm"""
+_JOINING_NODES = tuple(f"{name}Backward" for name in _JOINING.split())
+_PRODUCTS = {"MmBackward0": 1, "AddmmBackward0": 2, "SparseAddmmBackward0": 2}
+"""Products of matrices, and the place of the one whose rows are summed over."""
+
+
+def may_join_rows(score: Tensor, leaf: Tensor) -> bool:
+    """Whether a graph may join the rows of what was computed from a leaf; false alarms are rare."""
+    seen: set[Any] = set()
+    todo = [score.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name()
+        if name in _PRODUCTS:
+            joined = node.next_functions[_PRODUCTS[name]][0]
+            if joined is not None and _reaches(joined, leaf):
+                return True
+        elif (name.startswith("NativeBatchNorm") and getattr(node, "_saved_training", False)) or (
+            name.startswith(_JOINING_NODES) and _along_rows(node)
+        ):
+            return True
+        todo += [before for before, _ in node.next_functions]
+    return False
+
+
+def _along_rows(node: Any) -> bool:
+    axes = getattr(node, "_saved_dim", None)
+    if axes is None:
+        return False  # over everything: a score of one number, or none
+    axes = axes if isinstance(axes, tuple | list) else (axes,)
+    sizes = getattr(node, "_saved_self_sym_sizes", None)
+    ndim = len(sizes) if sizes is not None else len(node._input_metadata[0].shape) + 1
+    # Saved as unsigned numbers.
+    signed = [axis - 2**64 if axis >= 2**63 else axis for axis in axes]
+    return any(axis == 0 or axis == -ndim for axis in signed)
+
+
+def _reaches(node: Any, leaf: Tensor) -> bool:
+    seen: set[Any] = set()
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", None) is leaf:
+            return True
+        todo += [before for before, _ in node.next_functions]
+    return False
+
+
+def rows_of(output: Any, samples: int, rows: Tensor) -> list[Tensor]:
+    """The rows of all tensors of an output that have one per sample; of a list, the entries for each sample."""
+    if isinstance(output, Tensor):
+        fits = output.ndim > 0 and len(output) == samples and output.is_floating_point()
+        return [output.detach()[rows.to(output.device)]] if fits else []
+    if isinstance(output, list) and len(output) == samples and all(isinstance(part, Mapping) for part in output):
+        return [part for row in rows.tolist() for part in _values(output[row])]
+    if isinstance(output, Mapping):
+        return [found for part in output.values() for found in rows_of(part, samples, rows)]
+    if isinstance(output, tuple | list):
+        return [found for part in output for found in rows_of(part, samples, rows)]
+    return []
+
+
+def _values(output: Mapping[Any, Any]) -> list[Tensor]:
+    return [part.detach() for part in output.values() if isinstance(part, Tensor) and part.is_floating_point()]
+
+
+def same_rows(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two outputs agree up to what another size of the batch rounds otherwise."""
+    if len(first) != len(second):
+        return False
+    for one, other in zip(first, second, strict=True):
+        if one.shape != other.shape:
+            return False
+        wide_one, wide_other = one.double(), other.double()
+        finite = wide_one.isfinite() & wide_other.isfinite()
+        if not torch.equal(wide_one.isfinite(), wide_other.isfinite()):
+            return False
+        scale = wide_one[finite].abs().max() if finite.any() else wide_one.new_zeros(())
+        off = (wide_one - wide_other)[finite].abs().max() if finite.any() else scale
+        if float(off) > 4 * torch.finfo(one.dtype).eps ** 0.5 * max(float(scale), 1e-30) and float(off) > 0:
+            return False
+    return True

@@ -1,0 +1,202 @@
+"""Networks of several arguments, and outputs of modules as what is explained."""
+
+import pytest
+import torch
+from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
+from torch import nn
+from torch.nn import functional
+
+from lightning_xai import Inputs
+from lightning_xai.metrics import Importance
+from lightning_xai.perturbation import Windows, importance, kinds
+from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
+
+
+def close(found, expected, tolerance=1e-10):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+class ImageAndTable(nn.Module):
+    """Multiplies what it reads of an image by what it reads of a table, so that neither is right without the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear, self.out = nn.Conv2d(2, 4, 3), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, image, table, scale=None, *, places=None):
+        read = self.conv(image).relu().mean((2, 3)) * self.linear(table).sigmoid()
+        if places is not None:
+            read = read * places.sum()
+        return self.out(read) * (1.0 if scale is None else scale)
+
+
+class Text(nn.Module):
+    """A class token, a mask, tokens whose norm is computed in place, and heads that return a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings, self.places = nn.Embedding(11, 6), nn.Embedding(9, 6)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.norm, self.act, self.out = nn.LayerNorm(6), nn.ReLU(inplace=True), nn.Linear(6, 3)
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **_):
+        x = self.embeddings(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        hidden = None if attention_mask is None else attention_mask == 0
+        x = self.act(self.norm(x + self.attention(x, x, x, key_padding_mask=hidden)[0]))
+        loss = {} if labels is None else {"loss": functional.cross_entropy(self.out(x[:, 0]), labels)}
+        return {**loss, "logits": self.out(x[:, 0])}
+
+
+@pytest.fixture
+def both():
+    return ImageAndTable().double(), torch.randn(5, 2, 6, 7).double(), torch.randn(5, 5).double()
+
+
+@pytest.fixture
+def text():
+    ids = torch.tensor([[2, 7, 1, 4], [2, 3, 3, 0], [2, 9, 0, 0]])
+    return Text().double(), ids, (ids > 0).long()
+
+
+Y = torch.tensor([0, 2, 1, 1, 0])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+def test_importance_of_one_argument_takes_the_others_of_its_sample(both, chunk_size):
+    model, image, table = both
+    expected = torch.zeros(5, 2)
+    expected = expected.double()
+    for sample in range(5):
+        for feature, columns in enumerate((slice(0, 3), slice(3, 5))):
+            changed = table[sample].clone()
+            changed[columns] = 0.5
+            with torch.no_grad():
+                clean, other = (
+                    model(image[sample : sample + 1], t[None])[0, Y[sample]] for t in (table[sample], changed)
+                )
+            expected[sample, feature] = clean - other
+    options = {"regions": Windows(3), "perturbation": kinds.Constant(0.5), "score": "logit", "chunk_size": chunk_size}
+    close(importance(model, Inputs(image, table, explain=1), Y, **options), expected)
+    close(importance(model, Inputs(image=image, table=table, explain="table"), Y, **options), expected)
+
+
+def test_metric_counts_an_argument_over_batches_as_at_once(both):
+    model, image, table = both
+    whole, parts = (Importance(Windows(3), kinds.Constant(0.0), score="logit") for _ in range(2))
+    whole.update(model, Inputs(image, table, explain=0), Y)
+    for rows in (slice(0, 2), slice(2, 5)):
+        parts.update(model, Inputs(image[rows], table[rows], explain=0), Y[rows])
+    close(parts.compute()["map"], whole.compute()["map"])
+
+
+def test_gradients_of_several_arguments_are_those_of_autograd(both):
+    model, image, table = both
+    leaves = [image.clone().requires_grad_(), table.clone().requires_grad_()]
+    expected = torch.autograd.grad(model(*leaves).gather(1, Y[:, None]).sum(), leaves)
+    inputs = Inputs(image, table=table, explain=(0, "table"))
+    found = Saliency(absolute=False)(model, inputs, Y)
+    close(found[0], expected[0])
+    close(found["table"], expected[1])
+    close(Saliency(absolute=False)(model, Inputs(image, table=table, explain="table"), Y), expected[1])
+
+
+def test_integrated_gradients_of_several_arguments_are_complete(both):
+    model, image, table = both
+    found = IntegratedGradients(steps=300).explain(model, Inputs(image, table, explain=(0, 1)), Y)
+    with torch.no_grad():
+        change = (model(image, table) - model(0 * image, 0 * table)).gather(1, Y[:, None])[:, 0]
+    close(found.map.sum(1), change, 1e-3)
+    close(found.maps[0].flatten(1).sum(1) + found.maps[1].sum(1), change, 1e-3)
+
+
+def test_steps_and_draws_take_the_arguments_of_their_sample(both):
+    model, image, table = both
+    for method in (IntegratedGradients(steps=4), IntegratedGradients(steps=4, chunk_size=2), SmoothGrad(draws=3)):
+        alone = [
+            method.explain(model, Inputs(image[i : i + 1], table[i : i + 1], explain=1), Y[i : i + 1], [i]).map
+            for i in range(5)
+        ]
+        close(method(model, Inputs(image, table, explain=1), Y), torch.cat(alone))
+
+
+def test_relevance_of_several_arguments_and_its_ledger_balance(both):
+    model, image, table = both
+    for part in (model.conv, model.linear, model.out):
+        part.bias.data.zero_()
+    found = LRP(composites.AttnLRP(1e-12)).explain(model, Inputs(image, table, explain=(0, 1)), Y, details=["ledger"])
+    assert abs(found.details["ledger"].balance) < 1e-9
+    assert set(found.maps) == {0, 1}
+
+
+def test_class_activation_map_takes_the_other_argument(both):
+    model, image, table = both
+    found = GradCAM("conv", upsample=None)(model, Inputs(image, table=table, explain=0), Y)
+    activation = model.conv(image).detach().requires_grad_()
+    score = model.out(activation.relu().mean((2, 3)) * model.linear(table).sigmoid()).gather(1, Y[:, None]).sum()
+    (slope,) = torch.autograd.grad(score, activation)
+    close(found, (slope.mean((2, 3), keepdim=True) * activation).sum(1, keepdim=True).relu().detach())
+
+
+def test_what_is_not_given_per_sample_is_found(both):
+    """Five places beside five samples: told apart by trying."""
+    model, image, table = both
+    places, scale = torch.arange(5.0).double(), torch.rand(5, 1).double()
+    inputs = Inputs(image, table, scale, places=places, explain=1)
+    expected = torch.cat(
+        [
+            Saliency()(
+                model,
+                Inputs(image[i : i + 1], table[i : i + 1], scale[i : i + 1], places=places, explain=1),
+                Y[i : i + 1],
+            )
+            for i in range(5)
+        ]
+    )
+    close(Saliency()(model, inputs, Y), expected)
+    options = {"regions": Windows(2), "perturbation": kinds.Constant(0.0), "score": "logit", "chunk_size": 2}
+    told = Inputs(image, table, scale, places=places, explain=1, constant=["places"])
+    close(importance(model, inputs, Y, **options), importance(model, told, Y, **options))
+
+
+def test_ids_are_explained_at_their_embedding(text):
+    model, ids, mask = text
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 2])}
+    found = GradientXInput()(model, batch, torch.tensor([0, 1, 2]))
+    peer = LayerGradientXActivation(lambda i, m: model(i, m)["logits"], model.embeddings)
+    close(found, peer.attribute(ids, target=torch.tensor([0, 1, 2]), additional_forward_args=(mask,)))
+    assert found[1, 3].abs().max() == 0  # padding
+
+
+def test_integrated_gradients_at_a_site_equal_the_peer(text):
+    model, ids, mask = text
+    peer = LayerIntegratedGradients(lambda i, m: model(i, m)["logits"], model.embeddings)
+    baseline = model.embeddings(torch.zeros_like(ids)).detach()
+    expected = peer.attribute(
+        ids, torch.zeros_like(ids), target=1, additional_forward_args=(mask,), n_steps=20, method="gausslegendre"
+    )
+    method = IntegratedGradients(steps=20, baseline=baseline.transpose(1, 2))
+    close(method(model, Inputs(ids, attention_mask=mask), 1), expected, 1e-6)
+
+
+def test_relevance_at_a_site_is_that_of_what_follows(text):
+    model, ids, mask = text
+    seen = []
+    handle = model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    model(ids, mask)
+    handle.remove()
+    method = LRP(composites.AttnLRP())
+    close(
+        method(model, Inputs(ids, attention_mask=mask, at="norm"), 1),
+        method(nn.Sequential(nn.ReLU(), _First(model.out)), model.norm(seen[0]).detach(), 1),
+    )
+    with pytest.raises(ValueError, match=r"layer 'places' returns \[4, 6\] for one sample, which is not one row per"):
+        method(model, Inputs(ids, attention_mask=mask, at="places"), 1)
+
+
+class _First(nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return self.linear(x[:, 0])
