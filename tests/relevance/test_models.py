@@ -1,4 +1,4 @@
-"""Networks as they are published: relevance flows, is conserved to what the ledger says, and values are the model's."""
+"""Published networks, some with fewer blocks: relevance flows, and is conserved to what the ledger says."""
 
 import copy
 from functools import partial
@@ -12,6 +12,8 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from lightning_xai.relevance import LRP, composites
+
+vision, net = torchvision.models, timm.create_model
 
 
 def images(size=64):
@@ -68,6 +70,14 @@ def one_dimensional():
     )
 
 
+def vgg():
+    features = vision.vgg.make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True)
+    with torch.device("meta"):  # its own classifier has 120 million weights
+        model = vision.VGG(features, init_weights=False)
+    model.classifier = nn.Sequential(nn.Linear(64 * 49, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 10))
+    return model
+
+
 def volumes():
     return nn.Sequential(
         nn.Conv3d(1, 4, 3),
@@ -84,22 +94,23 @@ def volumes():
 
 norm_first = partial(Encoder, True)
 NORM_FIRST = {norm_first}
-vision = torchvision.models
+CONVNEXT = [vision.convnext.CNBlockConfig(*widths, 1) for widths in ((24, 48), (48, 96), (96, None))]
+# The code of published networks; where blocks only repeat each other, fewer and narrower ones.
 MODELS = {
     "resnet18": (vision.resnet18, images),
-    "resnet50": (vision.resnet50, images),
-    "vgg16_bn": (vision.vgg16_bn, partial(images, 32)),
-    "densenet121": (vision.densenet121, images),
+    "resnet50": (partial(vision.ResNet, vision.resnet.Bottleneck, [1, 1, 1, 1]), images),
+    "vgg_bn": (vgg, partial(images, 32)),
+    "densenet121": (partial(vision.DenseNet, block_config=(2, 2, 2, 2)), images),
     "googlenet": (partial(vision.googlenet, init_weights=False), images),
     "mobilenet_v3_small": (vision.mobilenet_v3_small, images),
-    "efficientnet_b0": (vision.efficientnet_b0, images),
-    "convnext_tiny": (vision.convnext_tiny, images),
-    "vit_b_16": (partial(vision.vit_b_16, image_size=64), images),
-    "swin_t": (vision.swin_t, images),
-    "tf_efficientnet_lite0": (partial(timm.create_model, "tf_efficientnet_lite0"), images),
-    "vit_tiny": (partial(timm.create_model, "vit_tiny_patch16_224", img_size=64), images),
-    "resnetv2": (partial(timm.create_model, "resnetv2_50"), images),
-    "mixer": (partial(timm.create_model, "mixer_s32_224", img_size=64), images),
+    "efficientnet_b0": (vision.efficientnet_b0, partial(images, 32)),
+    "convnext": (partial(vision.ConvNeXt, CONVNEXT), images),
+    "vit_b": (partial(vision.VisionTransformer, 64, 16, 2, 3, 48, 96), images),
+    "swin": (partial(vision.SwinTransformer, [4, 4], 24, [2, 2, 2], [2, 4, 8], [7, 7]), images),
+    "tf_efficientnet_lite0": (partial(net, "tf_efficientnet_lite0"), partial(images, 32)),
+    "vit_tiny": (partial(net, "vit_tiny_patch16_224", img_size=64, depth=2), images),
+    "resnetv2": (partial(net, "resnetv2_50", layers=[1, 1, 1, 1]), images),
+    "mixer": (partial(timm.models.mlp_mixer.MlpMixer, 10, 64, patch_size=32, num_blocks=2, embed_dim=64), images),
     "residual": (residual, partial(images, 20)),
     "1-d": (one_dimensional, lambda: torch.randn(2, 2, 21)),
     "3-d": (volumes, lambda: torch.randn(2, 1, 8, 9, 7)),
