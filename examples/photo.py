@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lightning_xai import Windows, relevance
 from lightning_xai.attribution import Attribution
-from lightning_xai.metrics.maps import gini
+from lightning_xai.evaluation import gini
 from lightning_xai.perturbation import PerturbationImportance, kinds
 from lightning_xai.relevance import LRP, composites
 

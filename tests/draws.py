@@ -21,5 +21,6 @@ def module(function):
 
 
 def close(found, expected, tolerance=1e-9):
-    """Equal but for rounding; numbers only, of the same precision."""
-    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
+    """Equal but for rounding; numbers only, tensors of the same precision."""
+    expected = torch.as_tensor(expected, dtype=None if isinstance(expected, torch.Tensor) else found.dtype)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

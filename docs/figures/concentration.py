@@ -2,7 +2,8 @@ import torch
 from style import COLOURS, bar, digit, heat, network, subplots
 
 from lightning_xai import Windows
-from lightning_xai.metrics.maps import gini, top_share
+from lightning_xai.evaluation import gini
+from lightning_xai.metrics.maps import top_share
 from lightning_xai.perturbation import importance, kinds
 
 model, windows = network(), Windows(4)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_xai.evaluation.complexity import gini
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
 from lightning_xai.results import Map, Number, Result
 
@@ -81,30 +82,6 @@ class MapMetric(ExplanationMetric, ABC):
         if self.class_sum.ndim:
             found["map_per_class"] = self.class_sum / self.class_count
         return found
-
-
-def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
-    r"""Compute the Gini coefficient of non-negative numbers: 0 if all are equal, near 1 if one holds everything.
-
-    .. math:: G = \frac{\sum_i (2i - n - 1)\, a_{(i)}}{n \sum_i a_{(i)}}
-
-    0 if all are 0. Source: :cite:`hurley2009`.
-
-    Args:
-        magnitudes: :math:`a` [..., n].
-        present: Which of them count, Boolean [..., n]; the others must be 0.
-
-    >>> gini(torch.tensor([[0.0, 0.0, 0.0, 8.0], [2.0, 2.0, 2.0, 2.0]]))
-    tensor([0.7500, 0.0000])
-    """
-    ordered = magnitudes.sort(-1).values
-    length = ordered.shape[-1]
-    count = torch.full_like(ordered[..., :1], length) if present is None else present.sum(-1, keepdim=True)
-    # What does not count is 0 and comes first, so the ranks of the others start after it.
-    ranks = torch.arange(1, length + 1, device=ordered.device) - (length - count)
-    total = ordered.sum(-1)
-    share = ((2 * ranks - count - 1) * ordered).sum(-1) / (count.squeeze(-1) * total)
-    return torch.where(total > 0, share, 0.0)
 
 
 def top_share(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:

@@ -228,20 +228,24 @@ class SampleRows:
         if sets:
             unique = UniqueSets.of(list(sets.values()))
             needed = list(dict.fromkeys(asked[place][1] for place in sets))
-            scored = self._unique(values, copies, unique.sets, needed)
+            wanted = torch.zeros(len(needed), len(unique.sets.sample), dtype=torch.bool, device=values.device)
+            for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
+                wanted[needed.index(asked[place][1]), rows_of] = True
+            scored = self._unique(values, copies, unique.sets, needed, wanted)
             for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
                 found[place] = scored[needed.index(asked[place][1])][:, rows_of]
         return [scores for scores in found if scores is not None]
 
-    def _unique(self, values: Tensor, copies: Tensor, sets: FeatureSets, needed: list[Score]) -> Tensor:
+    def _unique(self, values: Tensor, copies: Tensor, sets: FeatureSets, needed: list[Score], wanted: Tensor) -> Tensor:
         sample, member = sets.sample, sets.member
         scored = torch.stack([self.clean[score] for score in needed])[:, sample].unsqueeze(1)
         scored = scored.repeat(1, len(copies), 1)
         size = member.sum(1)
-        alone = (size == 1) & all(score in self.alone for score in needed)
-        if alone.any():
-            feature = member.long().argmax(1)
-            for scores, score in zip(scored, needed, strict=True):
+        there = torch.tensor([score in self.alone for score in needed], device=values.device).unsqueeze(1)
+        alone = (size == 1) & (there | ~wanted).all(0)
+        feature = member.long().argmax(1)
+        for scores, score in zip(scored, needed, strict=True):
+            if score in self.alone:
                 scores[:, alone] = self.alone[score][:, sample[alone], feature[alone]]
         rest = ~alone & (size > 0)
         labels = cell_features(self.samples.regions, len(values), values)

@@ -1,0 +1,152 @@
+r"""How widely a map is spread, and whether it adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.evaluation.curves import mean_scores
+from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise
+from lightning_xai.evaluation.masking import pooled
+from lightning_xai.evaluation.refusals import one_score, sets_fit
+from lightning_xai.inputs import InputsLike
+from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
+from lightning_xai.perturbation.sets import FeatureSets
+from lightning_xai.perturbation.sweep import Plan, Request
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.scores import ScoreLike, Target, as_score
+
+
+def magnitudes(relevance: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`|\tilde a_p|` [N, P] of maps, 0 where not finite, and where they are finite."""
+    positions = precise(pooled(relevance)).flatten(1)
+    finite = positions.isfinite()
+    return torch.where(finite, positions, 0.0).abs(), finite
+
+
+def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
+    r"""Compute the Gini coefficient of non-negative numbers: 0 if all are equal, near 1 if one holds everything.
+
+    .. math:: G = \frac{\sum_i (2i - n - 1)\, a_{(i)}}{n \sum_i a_{(i)}}
+
+    0 if all are 0. Source: :cite:`hurley2009`.
+
+    Args:
+        magnitudes: :math:`a` [..., n].
+        present: Which of them count, Boolean [..., n]; the others must be 0.
+
+    >>> gini(torch.tensor([[0.0, 0.0, 0.0, 8.0], [2.0, 2.0, 2.0, 2.0]]))
+    tensor([0.7500, 0.0000])
+    """
+    ordered = magnitudes.sort(-1).values
+    length = ordered.shape[-1]
+    count = torch.full_like(ordered[..., :1], length) if present is None else present.sum(-1, keepdim=True)
+    # What does not count is 0 and comes first, so the ranks of the others start after it.
+    ranks = torch.arange(1, length + 1, device=ordered.device) - (length - count)
+    total = ordered.sum(-1)
+    share = ((2 * ranks - count - 1) * ordered).sum(-1) / (count.squeeze(-1) * total)
+    return torch.where(total > 0, share, 0.0)
+
+
+def entropy(magnitudes: Tensor) -> Tensor:
+    r"""Compute the entropy of non-negative numbers as shares of their sum, in nats: 0 if one holds everything.
+
+    .. math:: H = -\sum_p q_p \ln q_p, \qquad q_p = a_p / \sum a
+
+    :math:`\ln P` if all are equal; 0 if all are 0. Source: :cite:`bhatt2020`.
+
+    Args:
+        magnitudes: :math:`a` [..., P].
+
+    >>> entropy(torch.tensor([[0.0, 5.0], [2.0, 2.0]]))
+    tensor([0.0000, 0.6931])
+    """
+    total = magnitudes.sum(-1, keepdim=True)
+    shares = magnitudes / torch.where(total > 0, total, 1.0)
+    found: Tensor = torch.special.entr(shares).sum(-1)
+    return found
+
+
+def completeness_gaps(
+    model: nn.Module,
+    inputs: InputsLike,
+    target: Target,
+    explanation: MapLike,
+    *,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
+    score: ScoreLike = "logit",
+    sample_ids: Tensor | Sequence[int] | None = None,
+    chunk_size: int | None = None,
+    engine: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Compare the sum of a map with what the score loses where every feature is replaced.
+
+    .. math:: g = \sum_p a_p - \big(s(x) - s(x_{all})\big)
+
+    The arguments and errors are those of :func:`perturbation_curves`. One pass beyond the clean one, which the curves
+    share. R(x) must be the baseline of the attribution, and s its score: the logit for LRP and gradients.
+
+    Returns:
+        The gaps g [N], and the changes :math:`s(x) - s(x_{all})` [N].
+
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[3.0, 1.0]])
+    >>> how = {"regions": Windows(1), "perturbation": kinds.Constant(0.0), "score": "value"}
+    >>> gap, change = completeness_gaps(model, torch.ones(1, 2), 0, torch.tensor([[3.0, 0.0]]), **how)
+    >>> gap.item(), change.item()
+    (-1.0, 4.0)
+    """
+    kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
+    plan = Plan(as_regions(regions), chunk_size, engine)
+    batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
+    features = batch.features(plan.regions)
+    request = Request(kind, score, everything(features))
+    swept = batch.sweep([request], plan)
+    return gaps_of(features, swept.clean[score], mean_scores(swept, request))
+
+
+def everything(features: FeatureMap) -> FeatureSets:
+    """One set per sample: all features that it has."""
+    return FeatureSets.of(features.present.unsqueeze(1))
+
+
+def gaps_of(features: FeatureMap, clean: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gap [N] and the change of the score [N], by the scores [N] without any feature."""
+    change = precise(clean) - precise(scores)
+    whole = torch.where(features.cells.isfinite(), features.cells, 0.0).flatten(1).sum(1)
+    return whole - change, change
+
+
+def completeness_gap(
+    model: nn.Module,
+    inputs: InputsLike,
+    target: Target,
+    explanation: MapLike,
+    *,
+    regions: RegionsLike,
+    perturbation: str | Perturbation,
+    **options: Any,
+) -> Tensor:
+    r"""Compute how far maps miss the change of the score, over all samples: low is good.
+
+    .. math:: \frac{\sum_n |g_n|}{\sum_n |s(x_n) - s(x_{n, all})|}
+
+    A share of the changes, 0-d; NaN where no score changes. A sample whose score is not finite is left out. The
+    arguments and errors are those of :func:`completeness_gaps`. Source: :cite:`sundararajan2017`.
+
+    >>> from lightning_xai.perturbation import Windows, kinds
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[3.0, 1.0]])
+    >>> how = {"regions": Windows(1), "perturbation": kinds.Constant(0.0), "score": "value"}
+    >>> completeness_gap(model, torch.ones(1, 2), 0, torch.tensor([[3.0, 0.0]]), **how).item()
+    0.25
+    """
+    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
+    gap, change = completeness_gaps(model, inputs, target, explanation, **how)
+    known = gap.isfinite()
+    return gap[known].abs().sum() / change[known].abs().sum()

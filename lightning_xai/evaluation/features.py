@@ -1,0 +1,202 @@
+"""What an explanation says of every feature, in the one form that the measures read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_xai._checks import check_inputs
+from lightning_xai._guard import detach_for_autograd, keyed_generator
+from lightning_xai.attribution import Attribution, Explanation
+from lightning_xai.bound_model import BoundModel
+from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.perturbation.sets import cell_features
+from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
+from lightning_xai.present import bind_present
+from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.scores import ScoreLike, Target
+
+MapLike = Tensor | Attribution | Explanation
+_MODES = ("linear", "bilinear", "trilinear")
+
+
+def precise(values: Tensor) -> Tensor:
+    """Convert values to double precision, except on devices that have none."""
+    return values if values.device.type == "mps" else values.double()
+
+
+def tolerance(values: Tensor) -> float:
+    """What counts as equal, as a share: 1e-12 in double precision, 1e-6 in less."""
+    return 1e-12 if values.dtype == torch.float64 else 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedBatch:
+    r"""The samples of a batch and their maps, as all measures take them.
+
+    Attributes:
+        model: The network as a function of what is explained.
+        inputs: What is explained, [N, C, \*S] or a table [N, F].
+        target: What the maps speak of.
+        relevance: The maps, [N, C, \*S] or [N, F]; the channel axis may be 1.
+        ids: The samples' ids.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    target: Target
+    relevance: Tensor
+    ids: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: InputsLike,
+        target: Target,
+        explanation: MapLike,
+        sample_ids: Tensor | Sequence[int] | None = None,
+    ) -> ExplainedBatch:
+        """Take a finished map, an explanation, or the map of an attribution.
+
+        A map of its own size is resized to the inputs. The target of an explanation is its own unless one is given.
+
+        Raises:
+            TypeError: If it is none of the three.
+            ValueError: If it is not one map per sample with as many axes as the inputs.
+
+        >>> ExplainedBatch.of(nn.Identity(), torch.zeros(1, 2, 4), 0, torch.tensor([[[1.0, 3.0]]])).relevance
+        tensor([[[1.0000, 1.5000, 2.5000, 3.0000]]])
+        """
+        bound, values = bind(model, inputs)
+        ids = check_inputs(values, sample_ids)
+        found: Tensor | Attribution | Explanation = explanation
+        if isinstance(found, Attribution):
+            found = found.explain(bound, values, target, ids).map
+        elif isinstance(found, Explanation):
+            target = found.target if target is None else target
+            found = _units_first(bound, found.map)
+        elif isinstance(found, Tensor):
+            found = _units_first(bound, found)
+        else:
+            raise TypeError(
+                f"an explanation must be a map, an Explanation or an Attribution, got {type(explanation).__name__}."
+            )
+        return cls(bound, values, target, _like_inputs(detach_for_autograd(found), values), ids)
+
+    def features(self, regions: Regions) -> FeatureMap:
+        """Sum the maps over features, which must not overlap."""
+        return FeatureMap.of(self.relevance, self.bind(regions))
+
+    def bind(self, regions: Regions) -> BoundRegions:
+        """Bind regions to the inputs; those of padding are absent."""
+        return bind_present(regions, self.model, self.inputs)
+
+    def sweep(self, requests: Sequence[Request], plan: Plan) -> SweepResult:
+        """Score what is asked for."""
+        return sweep(self.model, self.inputs, self.target, requests, plan, self.ids)
+
+
+def _units_first(model: nn.Module, relevance: Tensor) -> Tensor:
+    """A finished map with its channels on axis 1, where the output of a module is explained in the module's axes."""
+    site = model.binding.site if isinstance(model, BoundModel) else None
+    return relevance if site is None or relevance.ndim < 3 else relevance.movedim(site.axis, 1)
+
+
+def _like_inputs(relevance: Tensor, inputs: Tensor) -> Tensor:
+    found = relevance.to(inputs.device)
+    fits = found.ndim == inputs.ndim and len(found) == len(inputs) and found.is_floating_point()
+    if inputs.ndim == 2:
+        fits = fits and found.shape == inputs.shape
+    elif fits:
+        fits = found.shape[1] in (1, inputs.shape[1]) and 0 not in found.shape
+    if not fits:
+        raise ValueError(
+            f"a map must be shaped like the inputs {list(inputs.shape)}, with one channel or as many, and hold "
+            f"floating-point numbers; got {list(found.shape)}, {found.dtype}."
+        )
+    if found.shape[2:] != inputs.shape[2:]:
+        mode = _MODES[inputs.ndim - 3]
+        found = functional.interpolate(found, inputs.shape[2:], mode=mode, align_corners=False)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    r"""A map over the features.
+
+    Attributes:
+        cells: The map [N, C, \*S] in double precision, one channel or those of the inputs; a table has one.
+        labels: The feature of every cell [N, \*S], -1 for none.
+        values: :math:`A_j = \sum_{p \in j} \sum_c a_{cp}` [N, J] over the finite cells; 0 of a feature without any.
+        ordered: The features that are there and have a finite cell, Boolean [N, J].
+        present: The features that are there, Boolean [N, J].
+        nonfinite: The cells of features that are not finite [N].
+        tau: What counts as equal, as a share.
+    """
+
+    cells: Tensor
+    labels: Tensor
+    values: Tensor
+    ordered: Tensor
+    present: Tensor
+    nonfinite: Tensor
+    tau: float
+
+    @classmethod
+    def of(cls, relevance: Tensor, bound: BoundRegions) -> FeatureMap:
+        """Sum a map, over features that do not overlap."""
+        cells = precise(relevance.unsqueeze(1) if relevance.ndim == 2 else relevance)
+        labels = cell_features(bound, len(cells), cells)
+        values = per_feature(cells, labels, bound.count)
+        finite = cells.isfinite()
+        has_finite = _scatter(finite.any(1).to(cells), labels, bound.count) > 0
+        there = bound.present()
+        present = torch.ones_like(has_finite) if there is None else there.to(cells.device).expand_as(has_finite)
+        inside = (labels >= 0).unsqueeze(1)
+        nonfinite = (~finite & inside).flatten(1).sum(1)
+        return cls(cells, labels, values, has_finite & present, present, nonfinite, tolerance(relevance))
+
+
+def per_feature(cells: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Sum the finite cells [N, C, *S] over channels and features: [N, J]."""
+    return _scatter(torch.where(cells.isfinite(), cells, 0.0).sum(1), labels, count)
+
+
+def _scatter(values: Tensor, labels: Tensor, count: int) -> Tensor:
+    flat = values.flatten(1)
+    sums = flat.new_zeros(len(flat), count + 1)
+    return sums.scatter_add_(1, labels.flatten(1) + 1, flat)[:, 1:]
+
+
+@dataclass(frozen=True)
+class RandomMap(Attribution):
+    r"""A map that knows nothing: independent :math:`N(0, 1)` cells, keyed by the sample's id; the floor of a measure.
+
+    Args:
+        seed: Keys the draws together with the samples' ids.
+
+    >>> x = torch.zeros(2, 1, 3)
+    >>> both, one = RandomMap()(nn.Flatten(), x, 0, [4, 7]), RandomMap()(nn.Flatten(), x[:1], 0, [7])
+    >>> torch.equal(both[1], one[0])
+    True
+    """
+
+    seed: int = 0
+
+    @property
+    def score(self) -> ScoreLike:
+        """The raw output, which every model has."""
+        return "value"
+
+    def attribute(
+        self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
+    ) -> Explanation:
+        """Draw a map per sample; in single precision, so that the dtype does not change it."""
+        bound, score = self.clean(model, inputs, target)
+        draws = [torch.randn(inputs.shape[1:], generator=keyed_generator(self.seed, "map", i)) for i in sample_ids]
+        return Explanation.of(bound, score, torch.stack(draws).to(inputs), **dict.fromkeys(details))

@@ -1,0 +1,53 @@
+"""What measures cannot be computed with, and what fits."""
+
+from __future__ import annotations
+
+from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.scores import CombClasses, Probability, Score, Sigmoid
+
+
+def sets_fit(kind: Perturbation) -> Perturbation:
+    """Return a perturbation whose arms are averaged.
+
+    Raises:
+        ValueError: If it combines them in another way.
+
+    >>> from lightning_xai.perturbation.kinds import Bidirectional
+    >>> sets_fit(Bidirectional(delta=0.5, combine="central"))
+    Traceback (most recent call last):
+    ValueError: Bidirectional(combine='central') gives a difference of two scores, not the score of an input: measures
+    of explanations need combine='mean', or a kind of one arm, e.g. Constant.
+    """
+    if kind.combine != "mean":
+        raise ValueError(
+            f"{type(kind).__name__}(combine={kind.combine!r}) gives a difference of two scores, not the score of an "
+            f"input: measures of explanations need combine='mean', or a kind of one arm, e.g. Constant."
+        )
+    return kind
+
+
+def one_score(score: Score) -> Score:
+    """Return a score that has a value of its own at the clean input.
+
+    Raises:
+        ValueError: If it is a difference to the clean input.
+    """
+    if isinstance(score, CombClasses):
+        raise ValueError(
+            "score='comb_classes' is a difference to the clean input, where it is 0: use score='margin' instead."
+        )
+    return score
+
+
+def probability(score: Score) -> Score:
+    """Return a score that is a probability.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(score, Probability | Sigmoid):
+        raise TypeError(
+            f"average drop, increase and gain are shares of a probability, {type(score).__name__} is none: use "
+            f"score='probability', or 'sigmoid' for independent labels."
+        )
+    return score
