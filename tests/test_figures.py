@@ -299,6 +299,7 @@ def test_a_picture_is_saved_where_it_is_asked_for(tmp_path):
     [
         ({"samples": 0}, ValueError, "samples must be at least 1, got 0"),
         ({"denormalize": 0.5}, TypeError, "denormalize must be a function of one input, got float"),
+        ({"class_names": "cat"}, TypeError, "class_names must be a list of names, got 'cat'"),
     ],
 )
 def test_options_are_checked(options, error, message):

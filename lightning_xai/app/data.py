@@ -10,6 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_xai._checks import as_integer
+
 _TRAINED_ON = 4000
 
 
@@ -23,9 +25,9 @@ class MNISTSample(LightningDataModule):
 
     def __init__(self, batch_size: int = 64, limit: int | None = None) -> None:
         super().__init__()
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}.")
-        self.batch_size = batch_size
+        if limit is not None:
+            as_integer("limit", limit, least=1)
+        self.batch_size = as_integer("batch_size", batch_size, least=1)
         self.limit = limit
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

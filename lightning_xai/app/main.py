@@ -37,7 +37,7 @@ def main() -> None:
             sys.argv[place] = f"{flag}{equals}{Path(folder).resolve()}"  # Hydra would look beside this file
     try:
         _job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SystemExit(f"lightning-xai: {error_message(error)}") from None
     except OSError as error:  # of the folder, which Hydra makes
         if error.filename is None:
@@ -56,9 +56,9 @@ def _job(config: DictConfig) -> float | None:
 
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise SystemExit(_interrupted(Path(config.folder)) if process_rank() == 0 else 1) from None
+        raise SystemExit(_interrupted(Path(str(config.folder))) if process_rank() == 0 else 1) from None
     except Exception as error:
-        message = f"lightning-xai: {error_message(error)}\n{_write_trace(Path(config.folder))}"
+        message = f"lightning-xai: {error_message(error)}\n{_write_trace(Path(str(config.folder)))}"
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(message) from None
         print(message, file=sys.stderr)  # the other runs go on; the comparison says that this one is missing

@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_xai._checks import as_integer
+
 
 class DemoCNN(LightningModule):
     """Two convolutions and a linear layer for digits [N, 1, 28, 28].
@@ -18,6 +20,9 @@ class DemoCNN(LightningModule):
     def __init__(self, width: int = 16, lr: float = 2e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
+        as_integer("width", width, least=1)
+        if not isinstance(lr, int | float):
+            raise TypeError(f"lr must be a number, got {lr!r}.")
         self.lr = lr
         self.net = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1),

@@ -28,9 +28,9 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_xai._checks import check_known
+from lightning_xai._checks import as_flag, check_known
 from lightning_xai._files import write_text
-from lightning_xai.app.errors import build
+from lightning_xai.app.errors import build, check_arguments
 from lightning_xai.app.folder import (
     OUTPUTS,
     WholeCheckpointIO,
@@ -70,8 +70,8 @@ def objective_of(config: DictConfig, numbers: Numbers) -> float | None:
     if config.objective is None or not numbers:
         return None
     found = {f"{metric}/{key}": number for metric, result in numbers.items() for key, number in result.items()}
-    check_known("objective", config.objective, found)
-    return float(found[config.objective])
+    check_known("objective", str(config.objective), found)
+    return float(found[str(config.objective)])
 
 
 def run(config: DictConfig) -> Numbers:
@@ -88,22 +88,26 @@ def run(config: DictConfig) -> Numbers:
         ValueError: If the config does not fit together, or there is no such checkpoint.
     """
     silence_warnings()
+    config.folder = str(config.folder)  # a name such as 3 is read as a number
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_unused(folder)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
-    if config.checkpoint is not None and not is_zipfile(config.checkpoint):
-        wrong = "is not a checkpoint" if Path(config.checkpoint).exists() else "does not exist"
+    if config.checkpoint is not None and not is_zipfile(str(config.checkpoint)):
+        wrong = "is not a checkpoint" if Path(str(config.checkpoint)).exists() else "does not exist"
         raise ValueError(f"checkpoint={config.checkpoint} {wrong}: name a file that Lightning has saved.")
     seed_everything(config.seed, workers=True, verbose=False)
     monitor = build_monitor(config)
     if config.objective is not None:  # what its key may be is known at the end
-        check_known("objective", config.objective.partition("/")[0], ["network", "test", *monitor.metrics])
+        check_known("objective", str(config.objective).partition("/")[0], ["network", "test", *monitor.metrics])
     maximization: Maximization | None = instantiate(config.get("maximization"))
     model: LightningModule = build("model", with_saved_arguments(config.model, config.checkpoint))
     data: LightningDataModule = build("data", config.data)
-    if config.show_rules:
+    for place, built, kind in (("model", model, LightningModule), ("data", data, LightningDataModule)):
+        if not isinstance(built, kind):
+            raise TypeError(f"{place}._target_={config[place]._target_} must be a {kind.__name__}, and is none.")
+    if as_flag("show_rules", config.show_rules):
         _print(str(rules_of(build_attribution(config), monitor, model, data)))
         return {}
     trainer = _trainer(config, monitor)
@@ -137,6 +141,8 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
     config = deepcopy(config)
     with open_dict(config):
         strengths = config.perturbation.pop("strengths", None)
+    for place in ("regions", "perturbation", "score", "attribution"):
+        check_arguments(place, config[place])
     perturbation: Perturbation = instantiate(config.perturbation)
     kind = type(perturbation).__name__
     if strengths is not None:
@@ -155,6 +161,7 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
     }
     metrics: dict[str, ExplanationMetric] = {}
     for name, entry in config.metrics.items():
+        check_arguments(f"metrics.{name}", entry)
         names = inspect.signature(get_object(entry._target_)).parameters
         missing = {key: value for key, value in shared.items() if key in names and key not in entry}
         if "perturbations" in entry:
@@ -208,6 +215,8 @@ def build_attribution(config: DictConfig) -> Attribution:
 
 def _trainer(config: DictConfig, monitor: ExplanationMonitor) -> Trainer:
     folder, own = Path(config.folder), config.trainer
+    check_arguments("trainer", own)
+    check_arguments("logger", config.logger)
     callbacks: list[Callback] = [*instantiate(own.get("callbacks") or []), monitor]
     if own.get("enable_progress_bar") is not False:
         callbacks.append(RichProgressBar(leave=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Collector:
         writer: Writes per-sample results; they are written nowhere unless given.
         order: Which samples the process meets; those of a data set in its order unless given.
         failures: What becomes of failures; they are raised unless given.
+        class_names: The classes' names; as many as the model has classes, or none.
         in_time: Tells whether there is time for the n-th block of samples; there is for all unless given.
         warned: The warnings that were given already; each is given once.
 
@@ -61,6 +62,7 @@ class Collector:
         writer: ShardWriter | None = None,
         order: Order | None = None,
         failures: Failures | None = None,
+        class_names: Sequence[str] | None = None,
         in_time: Callable[[int], bool] | None = None,
         warned: set[str] | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class Collector:
         self.folder = None if writer is None else writer.folder
         self.order = order or Order()
         self.failures = failures or Failures("the data", raises=True)
+        self._class_names = class_names
         self._in_time = in_time
         self._writer = writer
         self.seen = 0
@@ -118,9 +121,10 @@ class Collector:
                 _watch(model, inputs[chosen])
                 for metric in self.metrics.values():
                     try:
-                        metric.check(model, inputs[chosen], _picked(targets, chosen))
+                        classes = metric.check(model, inputs[chosen], _picked(targets, chosen))
                     except RuntimeError as error:
                         raise _in_words(error) from error
+                    check_class_names(self._class_names, classes)
 
     def done(self) -> bool:
         """Tell whether every sample that is asked for has been seen."""
@@ -185,6 +189,10 @@ class Collector:
             for about in list(found.values())[:1]:
                 if about.classes != 1:  # else there is one output to explain
                     warn_once(self._warned, NO_OUTPUT if is_regression(about, labels) else NO_LABELS)
+        names, self._class_names = self._class_names, None  # once is enough
+        with self.failures.contain("what the classes are called"):
+            for about in found.values():
+                check_class_names(names, about.classes)
         if self._writer is not None and found:
             with self.failures.contain(f"what is written to {self.folder}"):
                 writer, self._writer = self._writer, None  # after a failure nothing more is written
@@ -336,6 +344,19 @@ def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
             raise ValueError("metric 'samples' needs another name: samples.png shows the samples with their maps.")
         if not isinstance(metric, ExplanationMetric):
             raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
+
+
+def check_class_names(names: Sequence[str] | None, classes: int) -> None:
+    """Refuse more or fewer names than there are classes, where their number is known.
+
+    Raises:
+        ValueError: If there are.
+    """
+    if names is not None and classes and len(names) != classes:
+        raise ValueError(
+            f"Pictures(class_names=...) has {len(names)} names, and the model's output {classes} classes: give one "
+            f"name per class, in the order of the outputs."
+        )
 
 
 def warn_once(warned: set[str], message: str) -> None:

@@ -78,7 +78,8 @@ def explain(
     budget = None if max_seconds is None else TimeBudget(max_seconds)
     in_time = None if budget is None else partial(budget.allows, "")
     what: dict[str, Any] = {"max_samples": max_samples, "target": target, "unpack": unpack}
-    collector = Collector(metrics, writer=writer, in_time=in_time, **what)
+    class_names = None if pictures is None else pictures.class_names
+    collector = Collector(metrics, writer=writer, in_time=in_time, class_names=class_names, **what)
     for metric in metrics.values():
         metric.to(device)
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))

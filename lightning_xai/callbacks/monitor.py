@@ -122,7 +122,9 @@ class ExplanationMonitor(Callback):
         check_options(max_samples, target, unpack)
         as_integer("every_n_epochs", every_n_epochs, least=1)
         check_seconds("max_seconds_per_epoch", max_seconds_per_epoch)
-        stages = (stages,) if isinstance(stages, str) else tuple(stages)
+        stages = (stages,) if isinstance(stages, str) else stages
+        if not isinstance(stages, Sequence):
+            raise TypeError(f"stages must be a list of {', '.join(PREFIX)}, got {stages!r}.")
         if not stages:
             raise ValueError(f"stages is empty: name at least one of {', '.join(PREFIX)}.")
         for stage in stages:
@@ -136,7 +138,7 @@ class ExplanationMonitor(Callback):
         self.every_n_epochs = every_n_epochs
         self.max_samples = max_samples
         self.max_seconds_per_epoch = max_seconds_per_epoch
-        self.stages = stages
+        self.stages = tuple(stages)
         self.target = target
         self.unpack = unpack
         self.model = model
@@ -327,7 +329,7 @@ class ExplanationMonitor(Callback):
     def collector(self, metrics: dict[str, ExplanationMetric], **place: Any) -> Collector:
         """Make the collector of one data loader, with this monitor's choices."""
         what: dict[str, Any] = {"max_samples": self.max_samples, "target": self.target, "unpack": self.unpack}
-        return Collector(metrics, warned=self.warned, **what, **place)
+        return Collector(metrics, warned=self.warned, class_names=self.pictures.class_names, **what, **place)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._run = None

@@ -45,7 +45,7 @@ class Pictures:
         class_names: The classes' names, in the order of the model's outputs.
 
     Raises:
-        TypeError: If ``denormalize`` cannot be called.
+        TypeError: If ``denormalize`` cannot be called, or the names are one string.
         ValueError: If ``samples`` is no integer of at least 1.
 
     Example:
@@ -62,6 +62,8 @@ class Pictures:
         as_integer("samples", self.samples, least=1)
         if self.denormalize is not None and not callable(self.denormalize):
             raise TypeError(f"denormalize must be a function of one input, got {type(self.denormalize).__name__}.")
+        if isinstance(self.class_names, str):
+            raise TypeError(f"class_names must be a list of names, got {self.class_names!r}.")
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
 

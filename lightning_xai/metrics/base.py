@@ -135,13 +135,18 @@ class ExplanationMetric(Metric, ABC):
             sample_ids: The samples' ids [N]; 0..N-1 unless given.
         """
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample.
+
+        Returns:
+            The number of classes; 0 if it is not known.
+        """
         check_inputs(inputs)
         indices = as_target(target, len(inputs))
         explained = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
         if isinstance(indices, Tensor) and explained.classes:
             check_range(indices, explained.classes)
+        return explained.classes
 
     @abstractmethod
     def add(self, found: BatchExplanation) -> None:

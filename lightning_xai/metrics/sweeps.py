@@ -36,9 +36,9 @@ class SweepMetric(ExplanationMetric, ABC):
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> None:
-        """Raise the errors that a sweep of a batch would raise."""
-        check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+        """Raise the errors that a sweep of a batch would raise; return the number of classes."""
+        return check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
     def _explained(self, swept: SweepResult, tensors: dict[str, Tensor]) -> BatchExplanation:
         """Put ``tensors`` together with the count of importances that should be finite and are not."""

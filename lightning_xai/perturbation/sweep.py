@@ -179,8 +179,12 @@ def check_sweep(
     requests: Sequence[Request],
     plan: Plan,
     captures: Sequence[CaptureRequest] = (),
-) -> None:
-    """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one."""
+) -> int:
+    """Raise what a sweep of these samples would refuse, at the cost of one forward pass of the first one.
+
+    Returns:
+        The number of classes; 0 if it is not known.
+    """
     model, values = bind(model, inputs)
     check_inputs(values)
     target = as_target(target, len(values))
@@ -196,7 +200,9 @@ def check_sweep(
             _per_sample(request.pairing, bound.count, len(values))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
-            request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)(output)
+            bound_score = request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)
+            bound_score(output)
+        return bound_score.classes
 
 
 def evaluations(requests: Iterable[Request], count: int) -> int:

@@ -1,6 +1,10 @@
 """Wrong names and values end in one message that names the argument and what to do."""
 
 import pytest
+from omegaconf import OmegaConf
+
+from lightning_xai.app.errors import check_arguments, error_message
+from lightning_xai.callbacks.collector import check_class_names
 
 OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=1", "regions.size=4"]
 
@@ -85,6 +89,7 @@ def test_composition_errors_are_one_message(wrong, words, command, here):
             "metrics.relevance: Relevance takes no score: it explains that of its attri",
         ),
         ("objective=gini", "objective 'gini' is unknown. Known: network, test, importance"),
+        ("data._target_=my_module.Net", "data._target_=my_module.Net must be a LightningDataModule, and is none."),
         ("+data.limit=0", "data: limit must be at least 1, got 0."),
         ("trainer.accelerator=gpux", "trainer: You selected an invalid accelerator name: `accelerator='gpux'`."),
         ("logger=wandb", "logger: Requirement 'wandb"),
@@ -117,6 +122,59 @@ def test_run_errors_are_one_message(wrong, words, command):
     assert err.startswith("lightning-xai: ")
     assert words in err
     assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (3, "part must name a class: part._target_=my_module.MyClass, got 3."),
+        ({"_target_": 3}, "part must name a class: .* got {'_target_': 3}."),
+        (
+            {"_target_": "lightning.Trainer", "max_epoch": 1},
+            "'part.max_epoch' is unknown. Did you mean 'part.max_epochs'",
+        ),
+        (
+            {"_target_": "lightning.Trainer", "limit_val_batches": "all"},
+            "part.limit_val_batches must be an integer or a number or null, got 'all'.",
+        ),
+        (
+            {"_target_": "my_module.Net", "hidden": "four"},
+            "part.hidden must be an integer, got 'four'.",
+        ),  # by its default
+        ({"_target_": "my_module.Net", "hidden": "???"}, "part.hidden must be given: part.hidden=..."),
+        (
+            {"_target_": "lightning.Trainer", "callbacks": {"_target_": "my_module.Net", "hiden": 4}},
+            "'part.callbacks.hiden' is unknown. Did you mean 'part.callbacks.hidden'",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_arguments_are_checked_before_anything_is_built(entry, words, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    with pytest.raises((TypeError, ValueError), match=words):
+        check_arguments("part", OmegaConf.create({"part": entry}).part)
+
+
+def test_arguments_that_may_be_words_are_taken():
+    for value in ("auto", 2, None):
+        check_arguments(
+            "trainer", OmegaConf.create({"_target_": "lightning.Trainer", "devices": value, "max_epochs": 2})
+        )
+
+
+def test_a_number_for_a_choice_is_one_message(command):
+    assert command("regions=3")[2] == (
+        "lightning-xai: Config group override must be a string or a list. Got int. On the command line: a choice is a "
+        "name, regions=windows, and its arguments follow, regions.size=3.\n"
+    )
+
+
+def test_class_names_have_a_place_on_the_command_line():
+    with pytest.raises(ValueError, match="has 1 names, and the model's output 3 classes") as caught:
+        check_class_names(["cat"], 3)
+    assert error_message(caught.value).endswith(
+        "in the order of the outputs. On the command line: 'monitor.pictures.class_names=[cat,dog]'."
+    )
 
 
 def test_without_a_gpu_the_remedy_is_the_cpu(command, monkeypatch):

@@ -26,7 +26,7 @@ from subjects import (
 )
 from torch import nn
 
-from lightning_xai import ExplanationMonitor, Windows, explain, load_explanations
+from lightning_xai import ExplanationMonitor, Pictures, Windows, explain, load_explanations
 from lightning_xai.metrics import Importance, Reactivation
 from lightning_xai.perturbation import importance, interaction, kinds, speed
 
@@ -372,6 +372,7 @@ trainer:
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be at least 1, got 0"),
         ({"stages": ("validat",)}, ValueError, "stage 'validat' is unknown. Did you mean 'validate'"),
         ({"stages": "predict"}, ValueError, "stage 'predict' is unknown"),
+        ({"stages": 3}, TypeError, "stages must be a list of validate, test, got 3"),
         ({"target": "labels"}, ValueError, "target must be 'label', 'predicted' or a class index, got 'labels'"),
         ({"precision": "bf16"}, ValueError, "precision must be '32' or 'trainer', got 'bf16'"),
         ({"save_maps": 1}, TypeError, "save_maps must be True or False, got 1"),
@@ -463,3 +464,15 @@ def test_a_trainer_of_another_package_is_refused():
     other = type("Trainer", (), {"__module__": "pytorch_lightning.trainer.trainer"})()
     with pytest.raises(TypeError, match=r"of lightning.pytorch, not of pytorch_lightning: write `import lightning.pyt"):
         ExplanationMonitor(metrics()).setup(other, Classifier(), "fit")
+
+
+def test_a_wrong_number_of_class_names_is_refused_before_training(trainer):
+    monitor = ExplanationMonitor(only(), pictures=Pictures(class_names=["cat", "dog"]), max_samples=1)
+    words = r"Pictures\(class_names=...\) has 2 names, and the model's output 3 classes: give one name per class"
+    with pytest.raises(ValueError, match=words):
+        trainer(callbacks=[monitor]).fit(Classifier(), loader(), loader())
+    with pytest.raises(ValueError, match=words):
+        explain(Classifier(), loader(), only(), max_samples=1, pictures=monitor.pictures, progress=False)
+    with pytest.warns(UserWarning, match=words):  # where nothing was checked, the names cost no explanation
+        trainer(callbacks=[monitor], num_sanity_val_steps=0).fit(Classifier(), loader(), loader())
+    assert monitor.results["zero"]["samples"] == 1
