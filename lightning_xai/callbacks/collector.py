@@ -153,6 +153,7 @@ class Collector:
             for plan, sharing in shared_sweeps(self.metrics):
                 requests = [request for metric in sharing.values() for request in metric.requests]
                 total += evaluations(requests, plan.regions.bind(first).count)
+                total += sum(metric.own_evaluations for metric in sharing.values())
             return total
 
     def expected(self, dataloader: Any) -> int:

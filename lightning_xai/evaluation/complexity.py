@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_xai.evaluation.curves import mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise
 from lightning_xai.evaluation.masking import pooled
-from lightning_xai.evaluation.refusals import one_score, sets_fit
+from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sets import FeatureSets
@@ -21,7 +21,11 @@ from lightning_xai.scores import ScoreLike, Target, as_score
 
 
 def magnitudes(relevance: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`|\tilde a_p|` [N, P] of maps, 0 where not finite, and where they are finite."""
+    r"""Return :math:`|\tilde a_p|` [N, P] of maps, 0 where not finite, and which positions are finite.
+
+    >>> magnitudes(torch.tensor([[[1.0, float("nan")], [-3.0, float("nan")]]]))
+    (tensor([[2., 0.]], dtype=torch.float64), tensor([[ True, False]]))
+    """
     positions = precise(pooled(relevance)).flatten(1)
     finite = positions.isfinite()
     return torch.where(finite, positions, 0.0).abs(), finite
@@ -102,7 +106,7 @@ def completeness_gaps(
     (-1.0, 4.0)
     """
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
-    plan = Plan(as_regions(regions), chunk_size, engine)
+    plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     features = batch.features(plan.regions)
     request = Request(kind, score, everything(features))

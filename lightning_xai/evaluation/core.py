@@ -16,7 +16,7 @@ from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.curves import CurveSets, PerturbationCurves, mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, tolerance
 from lightning_xai.evaluation.masking import mask_of, masked_of, whole_inputs
-from lightning_xai.evaluation.refusals import one_score, sets_fit
+from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.evaluation.subsets import check_subsets, draw_subsets, drops_of
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
@@ -50,6 +50,9 @@ class CoreMeasures:
     Raises:
         ValueError: If a perturbation or a score does not fit, or a number makes no sense.
         TypeError: If an argument is of the wrong type.
+
+    >>> CoreMeasures("blur", score="logit").masks
+    False
     """
 
     perturbation: str | Perturbation
@@ -225,7 +228,7 @@ def core_measures(
     if isinstance(explanation, Attribution):
         options.setdefault("completeness_score", explanation.score)
     measures = CoreMeasures(perturbation, **options)
-    plan = Plan(as_regions(regions), chunk_size, engine)
+    plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     wanted = measures.of(batch, plan.regions)
     return wanted.read(batch.sweep(list(wanted.asked.values()), plan))

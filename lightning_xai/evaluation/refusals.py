@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.regions import Regions, Windows
 from lightning_xai.scores import CombClasses, Probability, Score, Sigmoid
 
 
@@ -24,6 +27,30 @@ def sets_fit(kind: Perturbation) -> Perturbation:
             f"input: measures of explanations need combine='mean', or a kind of one arm, e.g. Constant."
         )
     return kind
+
+
+def disjoint(regions: Regions) -> Regions:
+    """Return regions that do not overlap, as far as that is known without inputs.
+
+    Raises:
+        ValueError: If windows overlap.
+
+    >>> from lightning_xai.regions import Windows
+    >>> disjoint(Windows(4, stride=(4, 2)))
+    Traceback (most recent call last):
+    ValueError: Windows(size=4, stride=(4, 2)) overlap: sets of features need windows whose stride is at least their
+    size, or Segments.
+    """
+    if isinstance(regions, Windows):
+        size, stride = regions.size, regions.size if regions.stride is None else regions.stride
+        axes = max(len(part) if isinstance(part, Sequence) else 1 for part in (size, stride))
+        sizes, strides = (part if isinstance(part, Sequence) else (part,) * axes for part in (size, stride))
+        if any(step < length for step, length in zip(strides, sizes, strict=False)):
+            raise ValueError(
+                f"Windows(size={size}, stride={stride}) overlap: sets of features need windows whose stride is at "
+                f"least their size, or Segments."
+            )
+    return regions
 
 
 def one_score(score: Score) -> Score:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, pearson, spearman
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise, tolerance
-from lightning_xai.evaluation.refusals import one_score, sets_fit
+from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request
@@ -99,7 +99,7 @@ def feature_drops(
     tensor([[1., 2., 3.]], dtype=torch.float64)
     """
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
-    plan = Plan(as_regions(regions), chunk_size, engine)
+    plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     features = batch.features(plan.regions)
     request = Request(kind, score)

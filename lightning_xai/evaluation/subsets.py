@@ -20,7 +20,7 @@ from lightning_xai.evaluation.features import (
     precise,
     tolerance,
 )
-from lightning_xai.evaluation.refusals import one_score, sets_fit
+from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.engine import Samples
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
@@ -204,7 +204,7 @@ def subset_drops(
     """
     check_subsets(share, draws, units)
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
-    plan = Plan(as_regions(regions), chunk_size, engine)
+    plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     features = batch.features(plan.regions)
     member = draw_subsets(features.present, share, draws, batch.ids, seed) if subsets is None else subsets

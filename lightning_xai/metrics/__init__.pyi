@@ -3,6 +3,7 @@ from lightning_xai.metrics.activation import ActivationThreshold as ActivationTh
 from lightning_xai.metrics.base import BatchExplanation as BatchExplanation
 from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.dissection import Dissection as Dissection
+from lightning_xai.metrics.faithfulness import Faithfulness as Faithfulness
 from lightning_xai.metrics.importance import Importance as Importance
 from lightning_xai.metrics.reactivation import Reactivation as Reactivation
 from lightning_xai.metrics.relevance import Relevance as Relevance

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_flag
 from lightning_xai.attribution import Attribution
 from lightning_xai.metrics.base import BatchExplanation, Ids, precise
+from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
 from lightning_xai.metrics.sweeps import FeatureLabels, check_shared
 from lightning_xai.regions import RegionsLike, as_regions
@@ -140,7 +141,7 @@ class Relevance(MapMetric):
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         names = [name for name in self.attribution.details if name != "ledger" or self.ledger]
-        found = self.attribution.explain(model, inputs, target, sample_ids, details=names)
+        found = explain_once(self.attribution, model, inputs, target, sample_ids, names)
         details = dict(found.details)
         ledger = details.pop("ledger", None)
         relevance, score = found.map, found.score

@@ -4,37 +4,66 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
+from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.scores import RawOutput, Target
 
 
+class SweepUse(Protocol):
+    """What is needed of the sweep of one batch, and how it is read."""
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is perturbed and scored."""
+
+    @property
+    def captures(self) -> Sequence[CaptureRequest]:
+        """What is read inside the model on the way."""
+
+    def explained(self, swept: SweepResult) -> BatchExplanation:
+        """Compute the explanation of the batch from a sweep that holds the requests."""
+
+
 class SweepMetric(ExplanationMetric, ABC):
-    """Computes a quantity of chapter 1 from a sweep that several metrics can share.
+    """Computes a quantity from a sweep that several metrics can share.
 
     Attributes:
         plan: The regions and how they are swept.
         requests: What the metric needs of the sweep.
         captures: What it needs to see inside the model on the way.
+        own_evaluations: How many perturbed inputs of a sample it needs at most beside its requests.
     """
 
     plan: Plan
     requests: list[Request]
     captures: Sequence[CaptureRequest] = ()
+    own_evaluations: int = 0
 
     @abstractmethod
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the explanation of a batch from a sweep that holds the metric's requests."""
 
+    def prepare(
+        self,
+        model: nn.Module,  # noqa: ARG002 - needed by metrics whose requests depend on the batch
+        inputs: Tensor,  # noqa: ARG002
+        target: Target = None,  # noqa: ARG002
+        sample_ids: Ids = None,  # noqa: ARG002
+    ) -> SweepUse:
+        """Return what the sweep of a batch must hold: the metric itself, unless that depends on the batch."""
+        return self
+
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
-        return self.explained(sweep(model, inputs, target, self.requests, self.plan, sample_ids, self.captures))
+        use = self.prepare(model, inputs, target, sample_ids)
+        return use.explained(sweep(model, inputs, target, use.requests, self.plan, sample_ids, use.captures))
 
     def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
         """Raise the errors that a sweep of a batch would raise; return the number of classes."""
@@ -100,31 +129,40 @@ def update_together(
     """
     found: dict[str, BatchExplanation] = {}
     handle = on_error or _reraise
-    for name, metric in metrics.items():
-        if not isinstance(metric, SweepMetric):
+    with shared_explanations():
+        for name, metric in metrics.items():
+            if not isinstance(metric, SweepMetric):
+                try:
+                    found[name] = metric.run(model, inputs, target, sample_ids)
+                except Exception as error:
+                    handle(name, error)
+        for plan, sharing in shared_sweeps(metrics):
+            uses: dict[str, SweepUse] = {}
+            for name, metric in sharing.items():
+                try:
+                    uses[name] = metric.prepare(model, inputs, target, sample_ids)
+                except Exception as error:
+                    handle(name, error)
+            requests = list(dict.fromkeys(request for use in uses.values() for request in use.requests))
+            captures = list(dict.fromkeys(capture for use in uses.values() for capture in use.captures))
+            apart: Mapping[str, SweepUse] = {}
             try:
-                found[name] = metric.run(model, inputs, target, sample_ids)
+                if uses:
+                    swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
+                    found.update((name, use.explained(swept)) for name, use in uses.items())
             except Exception as error:
-                handle(name, error)
-    for plan, sharing in shared_sweeps(metrics):
-        requests = list(dict.fromkeys(request for metric in sharing.values() for request in metric.requests))
-        captures = list(dict.fromkeys(capture for metric in sharing.values() for capture in metric.captures))
-        apart: Mapping[str, SweepMetric] = {}
-        try:
-            swept = sweep(model, inputs, target, requests, plan, sample_ids, captures)
-            found.update((name, metric.explained(swept)) for name, metric in sharing.items())
-        except Exception as error:
-            if len(sharing) == 1 or on_error is None:
-                handle(next(iter(sharing)), error)
-            else:
-                apart = sharing
-        # Out of the handler, whose traceback keeps the tensors of the failed sweep alive.
-        for name, metric in apart.items():  # each alone, to tell which of them fails
-            try:
-                found[name] = metric.run(model, inputs, target, sample_ids)
-            except Exception as error:
-                found.pop(name, None)
-                handle(name, error)
+                if len(uses) == 1 or on_error is None:
+                    handle(next(iter(uses)), error)
+                else:
+                    apart = uses
+            # Out of the handler, whose traceback keeps the tensors of the failed sweep alive.
+            for name, use in apart.items():  # each alone, to tell which of them fails
+                try:
+                    swept = sweep(model, inputs, target, use.requests, plan, sample_ids, use.captures)
+                    found[name] = use.explained(swept)
+                except Exception as error:
+                    found.pop(name, None)
+                    handle(name, error)
     for name in list(found):
         try:
             metrics[name].accumulate(found[name] if count else found[name].without_samples())

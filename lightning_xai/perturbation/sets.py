@@ -221,7 +221,13 @@ class SampleRows:
         values, copies = self.samples.values, perturbed_copies(kind, self.samples)
         found: list[Tensor | None] = [None] * len(asked)
         for place, (masks, score) in enumerate(asked):
-            if isinstance(masks, CellMasks):
+            if not isinstance(masks, CellMasks):
+                continue
+            for before, (other, its_score) in enumerate(asked[:place]):
+                if isinstance(other, CellMasks) and its_score == score and torch.equal(other.kept, masks.kept):
+                    found[place] = found[before]
+                    break
+            else:
                 rows = RowInputs(values, copies, torch.arange(len(values), device=values.device), kept=masks.kept)
                 (found[place],) = self._read(rows, [score])
         sets = {place: own for place, (own, _) in enumerate(asked) if isinstance(own, FeatureSets)}

@@ -31,6 +31,7 @@ MODULES = [
     "lightning_xai.relevance.rules",
     "lightning_xai.relevance.composites",
     "lightning_xai.units",
+    "lightning_xai.evaluation",
     "lightning_xai.units.maximization",
     "lightning_xai.metrics",
 ]

@@ -206,7 +206,7 @@ def test_a_map_that_does_not_fit_is_refused(linear, how, relevance, error, words
     [
         ({"perturbation": kinds.Bidirectional(combine="central")}, "need combine='mean', or a kind of one arm"),
         ({"perturbation": kinds.Bidirectional(combine="max_abs")}, "need combine='mean', or a kind of one arm"),
-        ({"regions": Windows(2, stride=1)}, "use Windows whose stride is their size"),
+        ({"regions": Windows(2, stride=1)}, r"Windows\(size=2, stride=1\) overlap"),
         ({"score": "comb_classes"}, "use score='margin' instead"),
         ({"steps": 0}, "steps must be at least 1"),
     ],

@@ -10,7 +10,8 @@ from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
 from lightning_xai import explain
-from lightning_xai.metrics import Importance, Speed, Synergy, compute_together, update_together
+from lightning_xai.evaluation import RandomMap
+from lightning_xai.metrics import Faithfulness, Importance, Speed, Synergy, compute_together, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
 
 TIMEOUT = 60
@@ -29,6 +30,7 @@ def metrics():
         "own segments": Importance(Segments(own_segments), kinds.Blur()),
         "speed": Speed(windows, noise, strengths=[0.1, 0.5, 1.0]),
         "synergy": Synergy(Windows(2), kinds.Log()),
+        "faithfulness": Faithfulness(RandomMap(), Windows(2), noise, draws=3),
         "anchor": Synergy(Windows(2), kinds.Permute(), anchor=1),
     }
 

@@ -1,0 +1,243 @@
+"""Faithfulness of an attribution over a data set: the core measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.attribution import Attribution
+from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
+from lightning_xai.evaluation.features import ExplainedBatch
+from lightning_xai.evaluation.refusals import disjoint
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
+from lightning_xai.metrics.explanations import explain_once
+from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.metrics.sweeps import SweepMetric
+from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.kinds.pointwise import Constant
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
+from lightning_xai.regions import RegionsLike, as_regions
+from lightning_xai.results import Curve, Number, Result
+from lightning_xai.scores import CombClasses, RawOutput, ScoreLike, Target, as_score
+
+SCORE = "units of the score"
+SHARE = "0 … 1"
+
+MEASURES: dict[str, Number] = {
+    "deletion": Number("deletion", SCORE, "The area under the curve without evidence.", "deletion", better="lower"),
+    "insertion": Number("insertion", SCORE, "The area under that of evidence alone.", "insertion", better="higher"),
+    "srg": Number(
+        "symmetric relevance gain", f"{SCORE}, 0 chance", "Insertion less deletion of a map.", "srg", better="higher"
+    ),
+    "aopc_morf": Number("AOPC", SCORE, "The mean loss of the score without evidence.", "aopc", better="higher"),
+    "sufficient_share": Number(
+        "sufficient share of the features", SHARE, "What gives the score back.", "sufficient-share", better="lower"
+    ),
+    "faithfulness_correlation": Number(
+        "faithfulness correlation",
+        "-1 … 1, 0 chance",
+        "Whether sets lose what the map says.",
+        "faithfulness-correlation",
+        better="higher",
+    ),
+    "infidelity_relative": Number(
+        "relative infidelity", "0 … 1", "What sets lose beyond the map.", "infidelity-relative", better="lower"
+    ),
+    "average_drop": Number(
+        "average drop", "share of the probability", "What a masked input loses.", "average-drop", better="lower"
+    ),
+    "average_increase": Number(
+        "average increase", "share of the samples", "How often masking helps.", "average-increase", better="higher"
+    ),
+    "gini": Number("Gini coefficient", "0 even … 1 one cell", "How unevenly a map is spread.", "gini"),
+    "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "map-entropy"),
+}
+
+
+class Faithfulness(MeasureMetric, SweepMetric):
+    r"""Average the core measures of an attribution: is the explanation any good?
+
+    Per sample: deletion, insertion, srg, aopc_morf and sufficient_share by one pair of curves of K steps,
+    the faithfulness correlation and the relative infidelity by B random sets, the average drop and increase by one
+    masked input, the Gini coefficient and the entropy of the map. Each with its standard error, and with the number of
+    samples in which it is undefined. Over the data set: the completeness gap, and both curves at the shares k/K.
+    Maps and passes are shared with other metrics of the same attribution or regions.
+
+    The average drop and increase are shares of a probability, and are not there under a score that is none.
+
+    Args:
+        attribution: What is measured, e.g. ``LRP()``; ``RandomMap()`` gives the floor.
+        regions: The features j; they must not overlap.
+        perturbation: R.
+        score: s of the curves, sets and masks; that of the completeness gap is the attribution's.
+        steps: K.
+        share: f, the share of the features in a random set.
+        draws: B.
+        mask_perturbation: R behind the map as a mask.
+        seed: Keys the random sets together with the samples' ids.
+        chunk_size: The most inputs per forward pass; found automatically unless given.
+        engine: ``"auto"`` or ``"dense"``.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Raises:
+        TypeError: If the attribution is none, or an argument is of the wrong type.
+        ValueError: If the perturbation, the score or the regions do not fit.
+
+    Example:
+        >>> from lightning_xai.perturbation import Windows, kinds
+        >>> from lightning_xai.relevance import GradientXInput
+        >>> model = torch.nn.Linear(4, 2, bias=False)
+        >>> model.weight.data = torch.tensor([[4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+        >>> metric = Faithfulness(GradientXInput(), Windows(1), kinds.Constant(0.0), score="logit")
+        >>> metric.update(model, torch.ones(2, 4), 0)
+        >>> found = metric.compute()
+        >>> found["deletion"], found["insertion"], found["completeness_gap"]
+        (tensor(3.7500, dtype=torch.float64), tensor(6.2500, dtype=torch.float64), tensor(0., dtype=torch.float64))
+    """
+
+    formula: ClassVar[str] = r"\mathrm{srg} = \mathrm{insertion} - \mathrm{deletion}"
+    interpretation: ClassVar[str] = (
+        "A good map loses the score early when its strongest features go (deletion low) and late when its weakest go "
+        "(insertion high). Compare attributions with each other and with a random map, not with 0 … 1."
+    )
+    sample_maps: ClassVar[Mapping[str, Result]] = {}
+
+    def __init__(
+        self,
+        attribution: Attribution,
+        regions: RegionsLike,
+        perturbation: str | Perturbation,
+        *,
+        score: ScoreLike = "probability",
+        steps: int = 10,
+        share: float = 0.2,
+        draws: int = 32,
+        mask_perturbation: str | Perturbation = Constant(0.0),  # noqa: B008 - frozen
+        seed: int = 0,
+        chunk_size: int | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        if not isinstance(attribution, Attribution):
+            raise TypeError(
+                f"attribution must be one of lightning_xai.relevance, e.g. LRP(), got {type(attribution).__name__}."
+            )
+        own_score = as_score(attribution.score)
+        core = CoreMeasures(
+            perturbation,
+            score=score,
+            steps=steps,
+            share=share,
+            draws=draws,
+            mask_perturbation=mask_perturbation,
+            completeness_score=None if isinstance(own_score, CombClasses) else own_score,
+            seed=seed,
+        )
+        left_out = () if core.masks else MASKED
+        super().__init__({name: result for name, result in MEASURES.items() if name not in left_out}, **options)
+        self.attribution, self.core = attribution, core
+        self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
+        self.requests: list[Request] = []  # they depend on the maps
+        self.own_evaluations = 2 * steps - 1 + draws + core.masks
+        self.results = {
+            **self.results,
+            "completeness_gap": Number(
+                "completeness gap",
+                "share of the changes",
+                "How far maps miss the change of the score.",
+                "completeness-gap",
+                better="lower",
+            ),
+            "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "average-drop"),
+            "deletion_curve": Curve(
+                "score without the most relevant features", SCORE, "From all to none.", "curves", axes=("step",)
+            ),
+            "insertion_curve": Curve(
+                "score without the least relevant features", SCORE, "From all to none.", "curves", axes=("step",)
+            ),
+        }
+        self.add_sum_state("gap_sum", "change_sum", dtype=torch.float64)
+        self.add_sum_state("deletion_sum", "insertion_sum", "curve_count", dtype=torch.float64)
+        self.add_sum_state("blank_count", dtype=torch.long)
+        self.fingerprint(attribution, self.plan, core)
+
+    def prepare(
+        self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None
+    ) -> FaithfulnessUse:
+        """Explain a batch, and say what its maps need of a sweep."""
+        explanation = explain_once(self.attribution, model, inputs, target, sample_ids)
+        batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
+        return FaithfulnessUse(self, self.core.of(batch, self.plan.regions))
+
+    def explained(self, swept: SweepResult) -> BatchExplanation:  # noqa: ARG002
+        """Refuse a sweep that is not of prepared maps."""
+        raise TypeError("Faithfulness reads a sweep of its own requests: call prepare(...).explained(swept).")
+
+    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
+        return ExplanationMetric.check(self, model, inputs, target)
+
+    def add(self, found: BatchExplanation) -> None:
+        """Add the measures, gaps and curves of a batch."""
+        super().add(found)
+        gap, change = precise(found.kept["gap"]), precise(found.kept["change"])
+        known = gap.isfinite()
+        self.add_to_state("gap_sum", torch.where(known, gap, 0.0).abs().sum())
+        self.add_to_state("change_sum", torch.where(known, change, 0.0).abs().sum())
+        for name, total in found.totals.items():
+            self.add_to_state(name, precise(total))
+        self.add_to_state("blank_count", found.kept["blank"].sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the results that ``results`` declares."""
+        return {
+            **super().compute(),
+            "completeness_gap": self.gap_sum / self.change_sum,
+            "blank": self.blank_count,
+            "deletion_curve": self.deletion_sum / self.curve_count,
+            "insertion_curve": self.insertion_sum / self.curve_count,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FaithfulnessUse:
+    """What the core measures of one batch need of a sweep.
+
+    Attributes:
+        metric: The metric.
+        wanted: What its maps need.
+    """
+
+    metric: Faithfulness
+    wanted: CoreRequests
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests."""
+        return list(self.wanted.asked.values())
+
+    @property
+    def captures(self) -> tuple[CaptureRequest, ...]:
+        """Nothing is read inside the model."""
+        return ()
+
+    def explained(self, swept: SweepResult) -> BatchExplanation:
+        """Compute the measures of the batch from a sweep that holds the requests."""
+        found = self.wanted.read(swept)
+        steps = self.metric.core.steps
+        deletion, count = found.curves.mean_curve(found.curves.morf, steps)
+        insertion, _ = found.curves.mean_curve(found.curves.lerf, steps)
+        score = self.wanted.asked["curves"].score
+        about = (swept.target[score], swept.prediction[score], found.nonfinite, swept.classes[score])
+        return BatchExplanation(
+            dict(found.values),
+            *about,
+            kept={"gap": found.gap, "change": found.change, "blank": found.blank},
+            totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count.double()},
+            score=swept.clean[score],
+            is_value=isinstance(score, RawOutput),
+        )

@@ -1,0 +1,155 @@
+"""Faithfulness over a data set: means of what the functions give, whatever the batches and whatever runs beside it."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from draws import close, draw
+from torch import nn
+
+from lightning_xai import explain
+from lightning_xai.attribution import Attribution, Explanation
+from lightning_xai.evaluation import RandomMap, core_measures
+from lightning_xai.metrics import Faithfulness, Importance, Relevance, update_together
+from lightning_xai.perturbation import Windows, kinds
+from lightning_xai.relevance import LRP, GradientXInput
+
+K, B, J, N = 10, 32, 16, 4
+WINDOWS, BLUR = Windows(2), kinds.Blur()
+
+
+class Rows(nn.Module):
+    """Three logits of a plane of 4 x 4 windows; counts its rows and, without gradients, those of maps apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        self.scored, self.explained = 0, 0
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            self.explained += len(x)
+        else:
+            self.scored += len(x)
+        return self.net(x)
+
+
+def data():
+    return draw(N, 1, 8, 8), torch.tensor([0, 2, 1, 1]), torch.tensor([9, 4, 7, 30])
+
+
+@dataclass(frozen=True)
+class Given(Attribution):
+    """A constant for one sample, a blank map for another, contributions for the rest."""
+
+    def attribute(self, model, inputs, target, sample_ids, details):
+        bound, score = self.clean(model, inputs, target)
+        relevance = inputs.clone()
+        for row, sample in enumerate(sample_ids):
+            if sample in (4, 7):
+                relevance[row] = {4: 1.0, 7: -1.0}[sample]
+        return Explanation.of(bound, score, relevance)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_the_results_are_means_over_the_samples_whatever_the_batches(size):
+    model, (x, y, ids) = Rows(), data()
+    metric = Faithfulness(RandomMap(), WINDOWS, kinds.GaussianNoise(), chunk_size=5 * size)
+    for rows in torch.arange(N).split(size):
+        metric.update(model, x[rows], y[rows], ids[rows])
+    found = metric.compute()
+    how = {"regions": WINDOWS, "perturbation": kinds.GaussianNoise(), "sample_ids": ids}
+    expected = core_measures(model, x, y, RandomMap(), completeness_score="value", **how)
+    for name, values in expected.values.items():
+        close(found[name], values.mean())
+        close(found[f"error/{name}"], values.std() / N**0.5)
+        assert found[f"undefined/{name}"] == 0
+    close(found["completeness_gap"], expected.completeness_gap)
+    close(found["deletion_curve"], expected.curves.mean_curve(expected.curves.morf, K)[0] / N)
+    close(found["insertion_curve"], expected.curves.mean_curve(expected.curves.lerf, K)[0] / N)
+
+
+def test_undefined_samples_are_left_out_and_counted():
+    model, (x, y, ids) = Rows(), data()
+    metric = Faithfulness(Given(), WINDOWS, BLUR)
+    metric.update(model, x, y, ids)
+    found = metric.compute()
+    assert found["undefined/faithfulness_correlation"] == 2
+    assert found["undefined/srg"] == 0
+    assert found["blank"] == 1
+    other = core_measures(model, x, y, Given(), regions=WINDOWS, perturbation=BLUR, sample_ids=ids)
+    known = other.values["faithfulness_correlation"][[0, 3]]
+    close(found["faithfulness_correlation"], known.mean())
+    close(found["error/faithfulness_correlation"], known.std() / 2**0.5)
+
+
+def test_a_single_sample_has_no_standard_error():
+    metric = Faithfulness(RandomMap(), WINDOWS, BLUR)
+    metric.update(Rows(), *(part[:1] for part in data()))
+    assert metric.compute()["error/srg"].isnan()
+
+
+def test_maps_and_passes_are_shared_with_other_metrics():
+    model, (x, y, ids) = Rows(), data()
+    metrics = {"relevance": Relevance(GradientXInput()), "importance": Importance(WINDOWS, BLUR, chunk_size=500)}
+    metrics |= {name: Faithfulness(GradientXInput(), WINDOWS, BLUR, share=0.01) for name in ("one", "two")}
+    update_together(metrics, model, x, y, ids)
+    assert model.explained == N
+    # Both metrics ask for the same. The random sets, and the first step of both curves, are one feature.
+    assert model.scored == N * (1 + J + (2 * K - 1 - 2) + 1)
+    by_itself = Faithfulness(GradientXInput(), WINDOWS, BLUR, share=0.01)
+    by_itself.update(model, x, y, ids)
+    close(metrics["one"].compute()["srg"], by_itself.compute()["srg"])
+
+
+def test_maps_of_several_attributions_share_the_sets_that_are_equal():
+    model, (x, y, ids) = Rows(), data()
+    metrics = {
+        "gradients": Faithfulness(GradientXInput(), WINDOWS, BLUR, chunk_size=900),
+        "random": Faithfulness(RandomMap(), WINDOWS, BLUR),
+    }
+    update_together(metrics, model, x, y, ids)
+    # the random sets and the whole are the same, the curves are not, nor the masked inputs
+    most = 1 + B + 1 + 2 * (2 * K - 2) + 2
+    assert model.scored - N <= N * most  # the random map looks at the score once
+
+
+def test_a_failing_attribution_takes_nobody_with_it():
+    @dataclass(frozen=True)
+    class Broken(Attribution):
+        def attribute(self, model, inputs, target, sample_ids, details):
+            raise RuntimeError("on purpose")
+
+    model, (x, y, ids), said = Rows(), data(), []
+    metrics = {"broken": Faithfulness(Broken(), WINDOWS, BLUR), "fine": Faithfulness(RandomMap(), WINDOWS, BLUR)}
+    found = update_together(metrics, model, x, y, ids, on_error=lambda name, error: said.append((name, str(error))))
+    assert said == [("broken", "on purpose")]
+    assert list(found) == ["fine"]
+
+
+def test_it_runs_over_a_data_set_and_draws_its_curves(tmp_path):
+    x, y, _ = data()
+    found = explain(Rows(), [(x, y)], {"lrp": Faithfulness(LRP(), WINDOWS, BLUR)}, folder=tmp_path, progress=False)
+    assert found["lrp"]["samples"] == N
+    assert found["lrp"]["deletion_curve"].shape == (K + 1,)
+    assert (tmp_path / "figures" / "lrp.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Faithfulness("lrp", WINDOWS, BLUR), TypeError, "attribution must be one of"),
+        (lambda: Faithfulness(RandomMap(), Windows(2, stride=1), BLUR), ValueError, "overlap"),
+        (lambda: Faithfulness(RandomMap(), WINDOWS, kinds.Bidirectional(combine="central")), ValueError, "combine="),
+        (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, score="comb_classes"), ValueError, "score='margin'"),
+        (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, draws=1), ValueError, "draws must be at least 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_it_is_built(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_what_a_batch_would_refuse_is_refused_by_its_check():
+    with pytest.raises(ValueError, match="out of range"):
+        Faithfulness(GradientXInput(), WINDOWS, BLUR).check(Rows(), draw(2, 1, 8, 8), torch.tensor([0, 5]))
