@@ -40,6 +40,7 @@ MODULES = [
 NO_QUANTITY = {
     "lightning_xai.callbacks.monitor.ExplanationMonitor": "runs metrics in a Trainer",
     "lightning_xai.callbacks.explain.explain": "runs metrics without a Trainer",
+    "lightning_xai.callbacks.compare.compare": "runs metrics of several attributions",
     "lightning_xai.callbacks.writer.load_explanations": "reads what they wrote",
     "lightning_xai.figures.canvas.Pictures": "how pictures are drawn",
     "lightning_xai.figures.samples.preview": "draws regions",
