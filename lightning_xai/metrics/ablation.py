@@ -69,7 +69,7 @@ class UnitAblation(ExplanationMetric):
 
     def __init__(
         self,
-        layer: Layer,
+        layer: Layer | None = None,
         *,
         units: Units = None,
         value: float | Tensor = 0.0,

@@ -39,7 +39,8 @@ class Dissection(ExplanationMetric):
     :meth:`result` gives the same as a table that can be saved and drawn.
 
     Args:
-        layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself.
+        layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself; None for the last convolution with
+            an activation.
         concepts: What the masks label.
         threshold: T [U], e.g. of :func:`lightning_xai.units.activation_threshold`; a number for all units.
         segmenter: A function of inputs [N, C, \*S] that returns labels [N, \*S] or masks [N, Q, \*S]; unless given,
@@ -86,7 +87,7 @@ class Dissection(ExplanationMetric):
 
     def __init__(
         self,
-        layer: Layer,
+        layer: Layer | None,
         concepts: Concepts | Sequence[str],
         threshold: Tensor | Sequence[float] | float,
         segmenter: Callable[[Tensor], Tensor] | None = None,
@@ -102,7 +103,7 @@ class Dissection(ExplanationMetric):
         check_reading(union, detector)
         if segmenter is not None and not callable(segmenter):
             raise TypeError(f"segmenter must be a function of inputs, got {type(segmenter).__name__}.")
-        self.layer = as_layer(layer)
+        self.layer = None if layer is None else as_layer(layer)
         self.concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64).detach()
         if self.threshold.ndim > 1 or not bool(self.threshold.isfinite().all()):

@@ -33,7 +33,8 @@ class TopSamples(ExplanationMetric):
     A sample with activations that are not finite is not among the strongest of a unit.
 
     Args:
-        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself.
+        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself; unless given, the
+            last convolution (or linear layer) with an activation.
         n: How many samples per unit.
         unit: ``"channel"``, or groups of channels.
         activation: The activation function or its name; the one that follows the layer unless given, and none where
@@ -73,7 +74,7 @@ class TopSamples(ExplanationMetric):
 
     def __init__(
         self,
-        layer: Layer,
+        layer: Layer | None = None,
         *,
         n: int = 10,
         unit: str | UnitGroups = "channel",
@@ -82,7 +83,7 @@ class TopSamples(ExplanationMetric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.layer = as_layer(layer)
+        self.layer = None if layer is None else as_layer(layer)
         self.n = as_integer("n", n, 1)
         self.groups, self.activation = as_groups(unit), activation
         self.output = output
@@ -115,7 +116,7 @@ class TopSamples(ExplanationMetric):
             before = nothing(batch.shape[0], 0, batch.shape[2] - 2).to(batch.device)
         if before.shape[::2] != batch.shape[::2]:
             raise ValueError(
-                f"layer {self.layer!r} gave {before.shape[0]} units before and gives {batch.shape[0]} now, or maps of "
+                f"the layer gave {before.shape[0]} units before and gives {batch.shape[0]} now, or maps of "
                 f"other axes; use one metric per model."
             )
         self.strongest = merged(torch.cat([before, batch], 1), self.n)

@@ -150,9 +150,12 @@ class LayerReader:
 
 
 def activation_site(
-    model: nn.Module, inputs: Tensor, layer: Layer, activation: str | Function | None
+    model: nn.Module, inputs: Tensor, layer: Layer | None, activation: str | Function | None
 ) -> PreActivationSite:
-    """The site of a layer's activation A; where no activation function takes its output, A is the output itself."""
+    """The site of a layer's activation A; where no activation function takes its output, A is the output itself.
+
+    None is the last convolution, or linear layer if there is none, that has an activation.
+    """
     return preactivation_sites(model, inputs[:1], [layer], activation, fallback="identity")[0]
 
 

@@ -17,6 +17,7 @@ from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
+from lightning_xai.units.layers import preactivation_sites
 
 ENGINES = ("auto", "replay", "repeat")
 
@@ -28,7 +29,8 @@ class AblationPlan:
     """The units that are ablated, the value that they are set to, and the engine.
 
     Args:
-        layer: A layer that runs once: its dotted name, or the module itself.
+        layer: A layer that runs once: its dotted name, or the module itself; None for the last convolution (or linear
+            layer) whose activation is 0 at 0, so that 0 silences its units, or the batch norm that takes its output.
         units: Units, sets of units, or groups, each ablated by itself; every single unit unless given.
         value: What a silenced unit gives everywhere: a number, one per unit [K], or ``"mean"`` for the mean of its
             activations over the inputs at hand.
@@ -42,14 +44,14 @@ class AblationPlan:
         ValueError: If the engine or the value is unknown, or the chunk size is not positive.
     """
 
-    layer: Layer
+    layer: Layer | None
     units: Units = None
     value: float | str | Tensor = 0.0
     engine: str = "auto"
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", as_layer(self.layer))
+        object.__setattr__(self, "layer", None if self.layer is None else as_layer(self.layer))
         if isinstance(self.value, str) and self.value != "mean":
             raise ValueError(f"value must be a number, a tensor [K] or 'mean', got {self.value!r}.")
         check_known("engine", self.engine, ENGINES)
@@ -205,9 +207,10 @@ def ablation(
     target = as_target(target, len(ids))
     check_model(model)
     model = unwrapped(model)
-    layer, engine = layer_name(model, plan.layer), plan.engine
+    engine = plan.engine
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
+        layer = _last_layer(model, inputs) if plan.layer is None else layer_name(model, plan.layer)
         batches = Batches(model, inputs, plan.chunk_size, cpu_bytes=CPU_BYTES)
         axis = unit_axis(model, inputs, layer)
         values = _mean(model, inputs, layer, axis, batches) if isinstance(plan.value, str) else plan.value
@@ -226,6 +229,21 @@ def ablation(
             rows.append((drop, prediction, bound.prediction, bound.target))
     drop, prediction, clean_prediction, resolved = (torch.cat(column) for column in zip(*rows, strict=True))
     return AblationResult(drop, prediction, clean_prediction, resolved, bound.classes, engine)
+
+
+def _last_layer(model: nn.Module, inputs: Tensor) -> str:
+    """Find the layer of the last units that 0 silences.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    (site,) = preactivation_sites(model, inputs[:1], [None])
+    if site.module is None or site.activation(torch.zeros(1)).any():
+        raise ValueError(
+            f"the last layer with an activation, {site.layer!r}, is not silenced by 0: name a layer, best one that "
+            f"follows an activation."
+        )
+    return site.module
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Net(LightningModule):
 
 class Named(Net):
     def forward(self, x):
-        return {"logits": self.net(x), "size": x.sum()}
+        return {"scores": self.net(x), "size": x.sum()}
 
 
 class Data(LightningDataModule):

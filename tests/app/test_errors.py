@@ -82,7 +82,7 @@ def test_composition_errors_are_one_message(wrong, words, command, here):
         ("data._target_=my_module.Nothing", "data: Error loading 'my_module.Nothing':"),
         ("+model.widht=3", "argument 'model.widht' is unknown. Did you mean 'model.width'"),
         ("+data.batchsize=8", "argument 'data.batchsize' is unknown. Did you mean 'data.batch_size'"),
-        ("metrics=top_samples", "metrics.top_samples.layer must be given: metrics.top_samples.layer=..."),
+        ("metrics=dissection", "metrics.dissection.concepts must be given: metrics.dissection.concepts=..."),
         ("perturbation=custom", "perturbation.factor must be given: perturbation.factor=..."),
         (
             "+metrics.relevance.score=margin",

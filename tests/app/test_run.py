@@ -37,7 +37,7 @@ def numbers(folder):
         (["+trainer.max_steps=4"], {"importance": 9}),  # ends before the epoch that is explained
         (["+trainer.fast_dev_run=true"], {"importance": 3}),
         (["+trainer.num_sanity_val_steps=0", "+trainer.enable_checkpointing=false"], {"importance": 9}),
-        (["model._target_=my_module.Named", "score.output=logits"], {"importance": 9}),
+        (["model._target_=my_module.Named", "score.output=scores"], {"importance": 9}),
         (["data._target_=my_module.Strange", f"monitor.unpack={UNPACK}"], {"importance": 9}),
         (["logger=tensorboard"], {"importance": 9}),
         (["trainer.devices=2", "trainer.strategy=ddp_fork"], {"importance": 9}),  # found by processes that have ended

@@ -63,6 +63,17 @@ def test_metric_resets_pickles_and_plots(cnn):
     assert empty.compute()["accuracy"].isnan().all()
 
 
+def test_unless_named_the_last_units_that_zero_silences_are_ablated(cnn):
+    x, y = data()
+    found, expected = UnitAblation(), UnitAblation("1")  # of cnn, the batch norm before tanh
+    for metric in (found, expected):
+        metric.update(cnn, x, y)
+    close(found.compute()["score_drop"], expected.compute()["score_drop"])
+    cnn[2] = torch.nn.Sigmoid()
+    with pytest.raises(ValueError, match="layer with an activation, '0', is not silenced by 0: name a layer"):
+        UnitAblation().check(cnn, x, y)
+
+
 def test_bad_input_is_refused(cnn):
     x, y = data()
     with pytest.raises(ValueError, match="mean over all data is not known"):

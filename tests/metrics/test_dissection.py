@@ -70,6 +70,14 @@ def test_samples_that_are_not_finite_are_counted_and_left_out(cnn):
     assert int(broken.compute()["nonfinite"]) == 42
 
 
+def test_unless_named_the_last_convolution_with_an_activation_is_dissected(cnn):
+    x, y = data()
+    found, expected = Dissection(None, CONCEPTS, 0.0, labels), Dissection("0", CONCEPTS, 0.0, labels)
+    for metric in (found, expected):
+        metric.update(cnn, x, y)
+    assert torch.equal(found.compute()["iou"], expected.compute()["iou"])
+
+
 def test_metric_resets_pickles_and_plots(cnn):
     x, y = data()
     metric = Dissection("0", CONCEPTS, 0.0, labels)
@@ -93,6 +101,9 @@ def test_metric_resets_pickles_and_plots(cnn):
 
 def test_bad_input_is_refused(cnn):
     x, y = data()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(84, 3), nn.ReLU()).double()
+    with pytest.raises(ValueError, match=r"layer '1' returns .* no map of positions .*; name a convolution"):
+        Dissection(None, CONCEPTS, 0.0, labels).check(flat, x, y)
     with pytest.raises(ValueError, match="masks are missing"):
         Dissection("0", CONCEPTS, 0.0).check(cnn, x, y)
     with pytest.raises(ValueError, match="layer 'conv' is unknown"):

@@ -39,6 +39,14 @@ def test_batches_together_are_the_data(n, groups):
         assert torch.equal(metric.compute()["value"], expected.value)
 
 
+def test_unless_named_the_last_layer_with_an_activation_is_searched():
+    model, x, y = data()
+    found, expected = TopSamples(n=2), TopSamples("0", n=2)
+    for metric in (found, expected):
+        metric.update(model, x, y)
+    assert torch.equal(found.result().value, expected.result().value)
+
+
 def test_max_samples_may_exceed_the_data():
     model, x, y = data()
     metric = TopSamples("3", n=12)
