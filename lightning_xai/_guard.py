@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, named_layer
+from lightning_xai._compiled import compiled_types as compiled_types
+from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
@@ -106,36 +108,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
             if not parameter.is_leaf:  # the model has written to it
                 parameter.detach_()
             parameter.requires_grad_(True)
-
-
-def compiled_types() -> tuple[type[nn.Module], ...]:
-    """What ``torch.compile`` makes of a module; none while nothing has been compiled: it takes seconds to import."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return (compiler.OptimizedModule,) if compiler is not None else ()
-
-
-@contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled modules inside ``model`` as they were written, so that their operations can be seen.
-
-    Raises:
-        ValueError: If there are some and this torch (before 2.6) cannot.
-    """
-    hidden = []
-    for name, module in model.named_modules():
-        if isinstance(module, compiled_types()) or getattr(module, "_compiled_call_impl", None) is not None:
-            hidden.append(name)
-    if not hidden:
-        yield
-        return
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
-        raise ValueError(
-            f"the compiled module {hidden[0]!r} hides its operations; explain the module as it was before "
-            f"torch.compile, or use torch 2.6 or newer."
-        )
-    with stance("force_eager"):
-        yield
 
 
 SCRIPTED = "is scripted or traced (torch.jit), which hides its operations; use the module that it was made from."

@@ -15,6 +15,7 @@ from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.bound_model import Key, at_rows, explained_arguments, split_columns
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, bind, is_plain, restored
+from lightning_xai.reading import reading
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class Attribution(ABC):
         details: Sequence[str],
     ) -> Explanation:
         ids = check_inputs(inputs, sample_ids)
+        model = reading(model, inputs, [as_score(self.score)])
         with torch.inference_mode(False):
             clean, labels = detach_for_autograd(inputs), as_target(target, len(ids))
             how = self.resolved(model, clean, labels)
@@ -231,15 +233,17 @@ class Attribution(ABC):
         explanation = self.explain(model, inputs, target, sample_ids)
         return explanation.maps or explanation.map
 
-    def bind(self, output: Any, target: Target, samples: int) -> BoundScore:
-        """Bind the score to a clean output."""
-        return as_score(self.score).bind(output, target, samples)
+    def bind(
+        self, output: Any, target: Target, samples: int, *, of: tuple[nn.Module, Tensor] | None = None
+    ) -> BoundScore:
+        """Bind the score to a clean output, ``of`` the model and its inputs: see :meth:`Score.bind`."""
+        return as_score(self.score).bind(output, target, samples, of=of)
 
     def clean(self, model: nn.Module, inputs: Tensor, target: Target) -> tuple[BoundScore, Tensor]:
         """Return the bound score and its values [N], by one pass of the clean inputs without gradients."""
         with isolated_eval(model):
             output = forward(model, inputs)
-            bound = self.bind(output, target, len(inputs))
+            bound = self.bind(output, target, len(inputs), of=(model, inputs))
             return bound, bound(output)
 
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:

@@ -171,6 +171,24 @@ def trace_axes(model: nn.Module, inputs: Tensor, layers: Collection[str] | None 
     return traced
 
 
+def output_facts(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any]) -> TracedOutput:
+    """The facts of a tensor of the model's output, inside :func:`lightning_xai._guard.isolated_eval`.
+
+    Args:
+        model: The network.
+        inputs: Its inputs; the first one is used.
+        pick: Returns the tensor of an output.
+    """
+    model = at_rows(unwrapped(model), torch.zeros(_ROWS, dtype=torch.long))
+    rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
+    shadows = ShadowedPass(model, rows)
+    with uncompiled(model), shadows, forward_context():
+        tensor = pick(model(rows))
+    if not isinstance(tensor, Tensor):
+        return TracedOutput(None, None)
+    return TracedOutput(facts_of(tensor, shadows.shadow_of(tensor)), shadows.unit_axis_of(tensor))
+
+
 # Operations whose result has the axes of what they read, as long as there are as many.
 _KEEPING_KINDS = """convolution affine_norm norm activation softmax sum product concatenation pooling interpolation
 dropout identity"""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._compiled import uncompiled
+
 Key = int | str
 """The place of an argument: its number, or its name."""
 
@@ -115,6 +117,7 @@ class Binding:
         reads: The place that is the output; None for the network's own output.
         absent: Cells of the explained tensor that are no features, Boolean [N, *S]; None if there are none.
         last: The last position [N] of every sample that is not padding; None if it is not known.
+        position: The position of the output [N] that is read of every sample; None if nothing is said.
         rows: Which sample each row is; None for all of them in their order.
     """
 
@@ -123,6 +126,7 @@ class Binding:
     reads: Place | None = None
     absent: Tensor | None = None
     last: Tensor | None = None
+    position: Tensor | None = None
     rows: Tensor | None = None
 
 
@@ -188,6 +192,13 @@ class BoundModel(nn.Module):
         last, rows = binding.last, binding.rows
         return last if last is None or rows is None else last[rows.to(last.device)]
 
+    @property
+    def position(self) -> Tensor | None:
+        """The position of the output that is read of every row."""
+        binding: Binding = self.binding
+        position, rows = binding.position, binding.rows
+        return position if position is None or rows is None else position[rows.to(position.device)]
+
     def __call__(self, x: Tensor) -> Any:
         """Run the network with x in the place of what is explained.
 
@@ -208,6 +219,8 @@ class BoundModel(nn.Module):
         args = [values[key] for key in sorted(key for key in values if isinstance(key, int))]
         kwargs = {key: value for key, value in values.items() if isinstance(key, str)}
         with ExitStack() as stack:
+            if binding.site is not None or binding.reads is not None:
+                stack.enter_context(uncompiled(self.network))  # compiled code has forgotten hooks that are set later
             stack.enter_context(_hooked(self.network, binding, x))
             if binding.reads is None:
                 return self.network(*args, **kwargs)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_xai._checks import Layer, as_integer, as_layer, check_model, layer_name, named_layer, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, Place
+from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, Place, network_of
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.rows import DEPENDENT, REMEDY, rows_of, same_rows
@@ -83,6 +83,7 @@ class Inputs:
             explained at the embedding that takes them unless it is given.
         absent: Cells that are no features, Boolean [N, \*S], such as special tokens. Padding, where
             ``attention_mask`` is 0, always is absent.
+        position: Which position of an output with one axis of them is read of each sample, integers [N].
         constant: The arguments that are not given per sample, by number or name; found unless given.
         **kwargs: The network's named arguments. ``labels`` do not enter the network.
 
@@ -103,6 +104,7 @@ class Inputs:
         explain: Key | Sequence[Key] | None = None,
         at: SiteLike = None,
         absent: Tensor | None = None,
+        position: Tensor | Sequence[int] | None = None,
         constant: Sequence[Key] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -112,6 +114,7 @@ class Inputs:
             self.values.pop(name, None)
         self.at = as_site(at)
         self.absent = absent
+        self.position = None if position is None else torch.as_tensor(position)
         self.constant = None if constant is None else tuple(constant)
         for key in self.constant or ():
             self._known("constant", key)
@@ -119,6 +122,8 @@ class Inputs:
         lengths = {key: len(self.values[key]) for key in self.explain}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the explained arguments must have as many samples each, got {lengths}.")
+        if self.position is not None and (self.position.is_floating_point() or self.position.shape != (len(self),)):
+            raise ValueError(f"position must be integers [{len(self)}], got {list(self.position.shape)}.")
         if absent is not None and (not isinstance(absent, Tensor) or absent.dtype != torch.bool):
             raise TypeError("absent must be a Boolean tensor [N, *S].")
 
@@ -273,7 +278,9 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         absent = None if absent is None or not bool(absent.any()) else absent
         # A wrapper or compiled code would hide the site.
         called = model if place is None else network
-        return BoundModel(called, Binding(arguments, place, absent=absent, last=last)), explained
+        return BoundModel(
+            called, Binding(arguments, place, absent=absent, last=last, position=inputs.position)
+        ), explained
 
 
 def restored(model: nn.Module, values: Tensor) -> Tensor:
@@ -340,27 +347,40 @@ def _place(network: nn.Module, arguments: Arguments, inputs: Inputs) -> Place | 
         raise ValueError("at=... and integer ids explain one argument: name one with explain=... .")
     if site is None:
         site = Site(_embedding_of(network, arguments))
-    layer = layer_name(network, site.layer)
-    axis = site.axis
     first = BoundModel(network, Binding(arguments)).at(torch.zeros(1, dtype=torch.long))
+    return place_of(first, source[:1], site)
+
+
+def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
+    """Find where a site is, by passes of one sample inside :func:`lightning_xai._guard.isolated_eval`.
+
+    Args:
+        model: The network, bound to the sample.
+        first: The sample.
+        site: The site.
+
+    Raises:
+        ValueError: If the module does not run or runs several times, or gives no numbers with an axis of units.
+    """
+    network = network_of(model)
+    layer, axis = layer_name(network, site.layer), site.axis
     if axis is None and isinstance(named_layer(network, layer), nn.Embedding):
         axis = -1
     if axis is None and site.part is not None:
         raise ValueError(f"layer {layer!r} returns several tensors: say with axis=... where the units of this one lie.")
-    if axis is None:
-        axis = unit_axis(first, source[:1], layer)
-    # One pass to the end also tells whether the module runs once.
-    place = Place(layer, axis, site.part, site.call)
-    with _CountedRuns(network, place) as runs:
-        forward(first, source[:1])
+    # A pass to the end also tells whether the module runs once.
+    with _CountedRuns(network, Place(layer, 1, site.part, site.call)) as runs:
+        forward(model, first)
     tensor = runs.output
+    if not tensor.is_floating_point():
+        raise ValueError(f"layer {layer!r} returns {tensor.dtype}: only floating-point numbers can be explained.")
     if len(tensor) != 1:
         raise ValueError(
             f"layer {layer!r} returns {list(tensor.shape)} for one sample, which is not one row per sample: name "
             f"another, e.g. the block around it."
         )
-    if not tensor.is_floating_point():
-        raise ValueError(f"layer {layer!r} returns {tensor.dtype}: only floating-point numbers can be explained.")
+    if axis is None:
+        axis = unit_axis(model, first, layer)
     if not -tensor.ndim <= axis < tensor.ndim or axis % tensor.ndim == 0:
         raise ValueError(
             f"axis={axis} cannot hold the units of layer {layer!r}, which returns {list(tensor.shape)} for one sample."
@@ -481,6 +501,11 @@ def _found_following(network: nn.Module, arguments: Arguments, could: Sequence[K
     explained = sources[0] if len(sources) == 1 else torch.cat([source.flatten(1) for source in sources], 1)
     rows = torch.tensor([samples - 1, 0])
     clean = rows_of(forward(BoundModel(network, Binding(arguments)), explained), samples, rows)
+    if not clean:
+        raise ValueError(
+            f"the model's output has no tensor with a row per sample, by which it could be found whether the arguments "
+            f"{', '.join(map(repr, could))} are given per sample: say with constant=[...] which are not."
+        )
     errors = []
     for count in range(len(could) + 1):
         for constants in itertools.combinations(could, count):

@@ -30,6 +30,12 @@ class ImageAndTable(nn.Module):
         return self.out(read) * (1.0 if scale is None else scale)
 
 
+class Output(dict):
+    """A dict whose entries are attributes, too, as those of transformers."""
+
+    __getattr__ = dict.__getitem__
+
+
 class Text(nn.Module):
     """A class token, a mask, tokens whose norm is computed in place, and heads that return a tuple."""
 
@@ -44,7 +50,7 @@ class Text(nn.Module):
         hidden = None if attention_mask is None else attention_mask == 0
         x = self.act(self.norm(x + self.attention(x, x, x, key_padding_mask=hidden)[0]))
         loss = {} if labels is None else {"loss": functional.cross_entropy(self.out(x[:, 0]), labels)}
-        return {**loss, "logits": self.out(x[:, 0])}
+        return Output(**loss, logits=self.out(x[:, 0]))
 
 
 @pytest.fixture

@@ -21,7 +21,19 @@ BASE = {
     "next_operation",
     "batching",
 }
-BASE |= {"attribution", "axes", "bound_model", "inputs", "layout", "present", "rows", "shadow_rules", "shadows"}
+BASE |= {
+    "attribution",
+    "axes",
+    "bound_model",
+    "inputs",
+    "layout",
+    "present",
+    "reading",
+    "rows",
+    "_compiled",
+    "shadow_rules",
+    "shadows",
+}
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.

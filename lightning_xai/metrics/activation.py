@@ -11,6 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai._checks import Layer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.inputs import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.results import Number, PerUnit, Result
 from lightning_xai.scores import Target
@@ -152,6 +153,7 @@ class ActivationThreshold(QuantileMetric):
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Read the activations of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        model, inputs = bind(model, inputs)
         check_inputs(inputs, sample_ids)
         with isolated_eval(model):
             inputs = detach_for_autograd(inputs)

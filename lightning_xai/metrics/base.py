@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai._checks import check_inputs
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.results import Labels, Number, Result, Table, tables
 from lightning_xai.scores import Target, as_target, check_range
 
@@ -135,15 +137,17 @@ class ExplanationMetric(Metric, ABC):
             sample_ids: The samples' ids [N]; 0..N-1 unless given.
         """
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+    def check(self, model: nn.Module, inputs: InputsLike, target: Target = None) -> int:
         """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample.
 
         Returns:
             The number of classes; 0 if it is not known.
         """
-        check_inputs(inputs)
-        indices = as_target(target, len(inputs))
-        explained = self.run(model, inputs[:1], indices[:1] if isinstance(indices, Tensor) else indices)
+        model, values = bind(model, inputs)
+        check_inputs(values)
+        indices = as_target(target, len(values))
+        first = indices[:1] if isinstance(indices, Tensor) else indices
+        explained = self.run(at_rows(model, slice(1)), values[:1], first)
         if isinstance(indices, Tensor) and explained.classes:
             check_range(indices, explained.classes)
         return explained.classes
@@ -158,9 +162,10 @@ class ExplanationMetric(Metric, ABC):
         self._computed = None
         self._accumulate(found)
 
-    def update(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> None:
+    def update(self, model: nn.Module, inputs: InputsLike, target: Target = None, sample_ids: Ids = None) -> None:
         """Explain a batch and count it; the arguments are those of :meth:`run`."""
-        self._accumulate(self.run(model, inputs, target, sample_ids))
+        model, values = bind(model, inputs)
+        self._accumulate(self.run(model, values, target, sample_ids))
 
     def exclude(self, count: int) -> None:
         """Count samples that could not be explained."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Result
@@ -120,7 +121,7 @@ class Dissection(ExplanationMetric):
     def run(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: InputsLike,
         target: Target = None,
         sample_ids: Ids = None,
         masks: Tensor | None = None,
@@ -137,6 +138,7 @@ class Dissection(ExplanationMetric):
         Raises:
             ValueError: If there are no masks, or they or the layer do not fit.
         """
+        model, inputs = bind(model, inputs)
         check_inputs(inputs, sample_ids)
         model = unwrapped(model)
         with isolated_eval(model):
@@ -165,7 +167,7 @@ class Dissection(ExplanationMetric):
     def update(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: InputsLike,
         target: Target = None,
         sample_ids: Ids = None,
         masks: Tensor | None = None,

@@ -13,6 +13,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.refusals import disjoint
+from lightning_xai.inputs import InputsLike, Site
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric
@@ -165,6 +166,11 @@ class Faithfulness(MeasureMetric, SweepMetric):
         self.add_sum_state("blank_count", dtype=torch.long)
         self.fingerprint(attribution, self.plan, core)
 
+    @property
+    def reads(self) -> Site | None:
+        """The module whose output the score reads; None for the model's own."""
+        return as_score(self.core.score).reads
+
     def prepare(
         self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None
     ) -> FaithfulnessUse:
@@ -177,7 +183,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         """Refuse a sweep that is not of prepared maps."""
         raise TypeError("Faithfulness reads a sweep of its own requests: call prepare(...).explained(swept).")
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+    def check(self, model: nn.Module, inputs: InputsLike, target: Target = None) -> int:
         """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
         return ExplanationMetric.check(self, model, inputs, target)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag
 from lightning_xai.attribution import Attribution
+from lightning_xai.inputs import bind
 from lightning_xai.metrics.base import BatchExplanation, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
@@ -140,6 +141,7 @@ class Relevance(MapMetric):
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        model, inputs = bind(model, inputs)
         names = [name for name in self.attribution.details if name != "ledger" or self.ledger]
         found = explain_once(self.attribution, model, inputs, target, sample_ids, names)
         details = dict(found.details)

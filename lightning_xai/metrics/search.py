@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.inputs import bind
 from lightning_xai.metrics.activation import ACTIVATION
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
@@ -92,6 +93,7 @@ class TopSamples(ExplanationMetric):
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Find the peaks of a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        model, inputs = bind(model, inputs)
         ids = check_inputs(inputs, sample_ids)
         check_ids(ids)
         model = unwrapped(model)

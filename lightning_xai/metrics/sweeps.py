@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.inputs import InputsLike, Site, bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
@@ -50,6 +51,11 @@ class SweepMetric(ExplanationMetric, ABC):
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the explanation of a batch from a sweep that holds the metric's requests."""
 
+    @property
+    def reads(self) -> Site | None:
+        """The module whose output the scores read; None for the model's own."""
+        return next((request.score.reads for request in self.requests), None)
+
     def prepare(
         self,
         model: nn.Module,  # noqa: ARG002 - needed by metrics whose requests depend on the batch
@@ -62,10 +68,11 @@ class SweepMetric(ExplanationMetric, ABC):
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Sweep a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
+        model, inputs = bind(model, inputs)
         use = self.prepare(model, inputs, target, sample_ids)
         return use.explained(sweep(model, inputs, target, use.requests, self.plan, sample_ids, use.captures))
 
-    def check(self, model: nn.Module, inputs: Tensor, target: Target = None) -> int:
+    def check(self, model: nn.Module, inputs: InputsLike, target: Target = None) -> int:
         """Raise the errors that a sweep of a batch would raise; return the number of classes."""
         return check_sweep(model, inputs, target, self.requests, self.plan, self.captures)
 
@@ -93,7 +100,7 @@ class SweepMetric(ExplanationMetric, ABC):
 def update_together(
     metrics: Mapping[str, ExplanationMetric],
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     sample_ids: Ids = None,
     *,
@@ -127,6 +134,7 @@ def update_together(
     >>> found["importance"].tensors["local"].shape, found["synergy"].tensors["joint"].shape
     (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
+    model, inputs = bind(model, inputs)
     found: dict[str, BatchExplanation] = {}
     handle = on_error or _reraise
     with shared_explanations():
@@ -178,12 +186,12 @@ def _reraise(_name: str, error: Exception) -> NoReturn:
 
 def shared_sweeps(metrics: Mapping[str, ExplanationMetric]) -> list[tuple[Plan, dict[str, SweepMetric]]]:
     """Group the metrics over the same regions, which share a sweep in the smallest chunks asked for."""
-    found: dict[tuple[Regions, str], dict[str, SweepMetric]] = {}
+    found: dict[tuple[Any, ...], dict[str, SweepMetric]] = {}
     for name, metric in metrics.items():
         if isinstance(metric, SweepMetric):
-            found.setdefault((metric.plan.regions, metric.plan.engine), {})[name] = metric
+            found.setdefault((metric.plan.regions, metric.plan.engine, metric.reads), {})[name] = metric
     sweeps = []
-    for (regions, engine), sharing in found.items():
+    for (regions, engine, _), sharing in found.items():
         sizes = [metric.plan.chunk_size for metric in sharing.values() if metric.plan.chunk_size is not None]
         sweeps.append((Plan(regions, min(sizes, default=None), engine), sharing))
     return sweeps

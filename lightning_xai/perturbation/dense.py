@@ -78,7 +78,7 @@ class Dense(Engine):
         if not bound_scores:
             return inputs.new_empty(0, arms, samples, len(features))
         pairs = [(bound, parts) for bound, per_arm in zip(bound_scores, columns, strict=True) for parts in per_arm]
-        scores = torch.stack([bound.read(torch.cat(parts)) for bound, parts in pairs]).view(len(columns), arms, -1)
+        scores = torch.stack([bound.read(bound.join(parts)) for bound, parts in pairs]).view(len(columns), arms, -1)
         if broken is not None:
             scores = scores.masked_fill(broken, float("nan"))
         return scores.view(len(bound_scores), arms, -1, samples)[:, :, : len(features)].transpose(2, 3)

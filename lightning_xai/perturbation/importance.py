@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.attribution import Explanation, ScoreAttribution
+from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
-from lightning_xai.scores import CombClasses, ScoreLike, Target, _StrongestClass, as_score
+from lightning_xai.scores import CombClasses, ScoreLike, Target, as_score
+from lightning_xai.scores.classes import _StrongestClass
 
 
 def importance(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     regions: RegionsLike,
@@ -36,7 +38,8 @@ def importance(
 
     Args:
         model: The network; called in eval mode and left as it was.
-        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
+        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j, e.g. ``Windows(size=4)``.
         perturbation: R, e.g. ``kinds.Blur(sigma=3.0)``.
@@ -118,7 +121,7 @@ class CombClassesResult(NamedTuple):
 
 def comb_classes(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     regions: RegionsLike,
@@ -139,7 +142,8 @@ def comb_classes(
 
     Args:
         model: The network, with an output of two classes or more.
-        inputs: Inputs [N, C, \*S], or a table [N, F].
+        inputs: Inputs [N, C, \*S], or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: y, class indices [N], one index for all, or ``"predicted"``.
         regions: The features j.
         perturbation: R.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
@@ -30,7 +31,7 @@ class SlopeFit(NamedTuple):
 
 def speed(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     regions: RegionsLike,
@@ -51,7 +52,8 @@ def speed(
 
     Args:
         model: The network; called in eval mode and left as it was.
-        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
+        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j.
         perturbations: The K states, e.g. ``[kinds.Negative(d) for d in (0.1, 0.2, 0.3)]``.

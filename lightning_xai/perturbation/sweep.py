@@ -24,6 +24,7 @@ from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as
 from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
 from lightning_xai.present import bind_present
+from lightning_xai.reading import reading
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.rows import check_alone
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
@@ -148,6 +149,7 @@ def sweep(
     """
     model, values = bind(model, inputs)
     ids = check_inputs(values, sample_ids)
+    model = reading(model, values, [request.score for request in requests])
     target = as_target(target, len(ids))
     with isolated_eval(model):
         values = detach_for_autograd(values)
@@ -187,20 +189,22 @@ def check_sweep(
     """
     model, values = bind(model, inputs)
     check_inputs(values)
+    model = reading(model, values, [request.score for request in requests])
     target = as_target(target, len(values))
     with isolated_eval(model):
         values = detach_for_autograd(values)
         bound = plan.regions.bind(values)
         first, model = values[:1], at_rows(model, slice(1))
-        for wanted in captures:
-            wanted.capture.watch(model, first.clone())
+        for asked in captures:
+            asked.capture.watch(model, first.clone())
         with forward_context():
             output = model(first.clone())
         for request in requests:
             _per_sample(request.pairing, bound.count, len(values))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
-            bound_score = request.score.bind(output, target[:1] if isinstance(target, Tensor) else target, 1)
+            wanted = target[:1] if isinstance(target, Tensor) else target
+            bound_score = request.score.bind(output, wanted, 1, of=(model, first))
             bound_score(output)
         return bound_score.classes
 
@@ -252,11 +256,13 @@ class _Sweep:
             output = self.engine.clean(self.samples, per_pass, watches)
         alone = network.batches.alone
         if alone is not None and self.first and samples > 1:
-            check_alone(output, per_pass * samples, alone)
+            check_alone(self.samples.model, output, per_pass * samples, alone)
         for watch in watches:
             watch.on_clean(samples)
         wanted = target.repeat(per_pass) if isinstance(target, Tensor) else target
-        scores = {r.score: r.score.bind(output, wanted, per_pass * samples) for r in requests}
+        model = at_rows(self.samples.model, torch.arange(samples).repeat(per_pass))
+        of = (model, self.samples.inputs)
+        scores = {r.score: r.score.bind(output, wanted, per_pass * samples, of=of) for r in requests}
         clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}
         if per_pass > 1:
             scores = {score: bound.at(self.samples.rows) for score, bound in scores.items()}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.sweep import Pairing, Plan, Request, SweepResult, sweep
 from lightning_xai.regions import RegionsLike, as_regions
@@ -15,7 +16,7 @@ from lightning_xai.scores import ScoreLike, Target
 
 def synergy(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     regions: RegionsLike,
@@ -35,7 +36,8 @@ def synergy(
 
     Args:
         model: The network; called in eval mode and left as it was.
-        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
+        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         regions: The features j.
         perturbation: R.
@@ -71,7 +73,7 @@ def synergy(
 
 def interaction(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     regions: RegionsLike,

@@ -32,7 +32,7 @@ class GradientAttribution(ScoreAttribution, ABC):
         with isolated_eval(model, gradients=True):
             leaf = inputs.detach().requires_grad_()
             output = forward(model, leaf)
-            bound = self.bind(output, target, len(leaf))
+            bound = self.bind(output, target, len(leaf), of=(model, inputs))
             score = bound(output)
             return Explanation.of(bound, score, self.read(leaf.detach(), gradient(score, leaf)))
 

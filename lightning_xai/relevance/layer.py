@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +17,7 @@ from lightning_xai._checks import Layer, as_layer, layer_name
 from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.axes import AxisFacts, TracedOutput, follow_channels, trace_axes
+from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.default_layer import default_layer
 from lightning_xai.relevance.gradients import gradient
@@ -97,14 +99,16 @@ class LayerAttribution(ScoreAttribution, ABC):
             return self
         model = unwrapped(model)
         with isolated_eval(model), uncompiled(model):
-            name, facts = default_layer(model, inputs, lambda output: self.score_of_rows(output, target))
+            of = (model, inputs)
+            name, facts = default_layer(*of, lambda output: self.score_of_rows(output, target, of))
         return replace(self, layer=name, reshape=facts.to_grid)
 
-    def score_of_rows(self, output: Any, target: Target) -> Tensor:
+    def score_of_rows(self, output: Any, target: Target, of: tuple[nn.Module, Tensor]) -> Tensor:
         """The score [2] of an output for the first sample twice."""
         first = target[:1].expand(2) if isinstance(target, Tensor) else target
-        bound: Tensor = self.bind(output, first, 2)(output)
-        return bound
+        model, inputs = at_rows(of[0], torch.zeros(2, dtype=torch.long)), of[1]
+        score: Tensor = self.bind(output, first, 2, of=(model, inputs))(output)
+        return score
 
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
         # The layer's own size is what `upsample=None` asks for.
@@ -192,7 +196,7 @@ class GradientCAM(LayerAttribution, ABC):
         with leaf_at(model, layer) as leaves:
             output = forward(model, x)
         leaf = only(leaves, layer)
-        bound = self.bind(output, target, len(x))
+        bound = self.bind(output, target, len(x), of=(model, x))
         score = bound(output)
         slope = gradient(score, leaf, f"layer {layer!r}")
         return Explanation.of(bound, score, self.combine(self.shaped(leaf.detach(), x), self.shaped(slope, x)))

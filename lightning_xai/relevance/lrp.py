@@ -59,7 +59,7 @@ def _propagate(
         run.enter(fed, receiver)
         with forward_context(), run:
             output = network(fed)
-        bound = score.bind(_detached(output, []), target, len(inputs))
+        bound = score.bind(_detached(output, []), target, len(inputs), of=(network, inputs))
         with run.scoring():
             value = bound(output)
         run.finish(value)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import RawOutput, Target, as_target
 from lightning_xai.units.groups import UnitGroups, as_groups
@@ -140,7 +142,7 @@ class LayerReader:
         Raises:
             ValueError: If one is not finite.
         """
-        maps = read_activations(self.model, self.inputs[rows], [self.site])[1][self.site.layer]
+        maps = read_activations(at_rows(self.model, rows), self.inputs[rows], [self.site])[1][self.site.layer]
         check_finite(maps, self.site.layer, self.ids[rows])
         return maps if self.groups is None else self.groups.combine(maps)
 
@@ -184,9 +186,10 @@ def read_batch(
     target = as_target(target, len(inputs))
 
     def run(rows: slice) -> UnitBatch:
-        returned, maps = read_activations(model, inputs[rows], [site])
+        returned, maps = read_activations(at_rows(model, rows), inputs[rows], [site])
         wanted = target[rows] if isinstance(target, Tensor) else target
-        bound = RawOutput(output=output).bind(returned, wanted, rows.stop - rows.start)
+        of = (at_rows(model, rows), inputs[rows])
+        bound = RawOutput(output=output).bind(returned, wanted, rows.stop - rows.start, of=of)
         return UnitBatch(maps[site.layer], bound.target, bound.prediction, bound(returned), bound.classes)
 
     parts = Batches(model, inputs, len(inputs)).map(run, len(inputs))
@@ -198,7 +201,7 @@ def read_batch(
 @contextmanager
 def layer_reader(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     layer: Layer,
     unit: str | UnitGroups,
     activation: str | Function | None,
@@ -206,10 +209,11 @@ def layer_reader(
     chunk_size: int | None,
 ) -> Iterator[LayerReader]:
     """Yield a reader of the activations of a layer; inside, the model is in :func:`isolated_eval`."""
-    ids = check_inputs(inputs, sample_ids)
+    model, values = bind(model, inputs)
+    ids = check_inputs(values, sample_ids)
     model = unwrapped(model)
     with isolated_eval(model):
-        inputs = detach_for_autograd(inputs)
-        site = activation_site(model, inputs, layer, activation)
-        batches = Batches(model, inputs, chunk_size, cpu_bytes=CPU_BYTES)
-        yield LayerReader(model, inputs, ids, site, as_groups(unit), batches)
+        values = detach_for_autograd(values)
+        site = activation_site(model, values, layer, activation)
+        batches = Batches(model, values, chunk_size, cpu_bytes=CPU_BYTES)
+        yield LayerReader(model, values, ids, site, as_groups(unit), batches)

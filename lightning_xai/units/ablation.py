@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, check_model, layer_name
+from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
@@ -134,7 +136,7 @@ def class_sums(values: Tensor, target: Tensor, classes: int) -> Tensor:
 
 def ablate_units(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target = None,
     *,
     layer: Layer,
@@ -151,7 +153,8 @@ def ablate_units(
 
     Args:
         model: The network; left as it was.
-        inputs: Inputs [N, C, \*S], or a table [N, F].
+        inputs: Inputs [N, C, \*S], or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``; accuracy needs the labels.
         layer: A layer that runs once: its dotted name, or the module itself. What is silenced is the output of this
             very module, not the activation that follows it: to silence units as the next layer sees them, name the
@@ -185,7 +188,7 @@ def ablate_units(
 
 def ablation(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     target: Target,
     plan: AblationPlan,
     score: Score,
@@ -196,16 +199,17 @@ def ablation(
 
     Args:
         model: The network; left as it was.
-        inputs: Inputs [N, C, *S], or a table [N, F].
+        inputs: Inputs [N, C, *S], or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         plan: What is ablated, and how.
         score: s.
         sample_ids: The samples' ids [N].
         strict: Refuse activations that are not finite; otherwise the score changes of those samples are NaN.
     """
+    model, inputs = bind(model, inputs)
     ids = check_inputs(inputs, sample_ids)
     target = as_target(target, len(ids))
-    check_model(model)
     model = unwrapped(model)
     engine = plan.engine
     with isolated_eval(model):
@@ -217,12 +221,13 @@ def ablation(
         rows = []
         for row, name in enumerate(ids):
             sample = inputs[row : row + 1]
-            clean = capture(model, sample, layer, axis)
+            own = at_rows(model, slice(row, row + 1))
+            clean = capture(own, sample, layer, axis)
             if strict:
                 check_finite(clean.maps, layer, (name,))
             wanted = target[row : row + 1] if isinstance(target, Tensor) else target
-            bound = score.bind(clean.output, wanted, 1)
-            variants = _Variants(model, sample, layer, axis, plan.silenced(clean.maps.shape[1]), values, bound)
+            bound = score.bind(clean.output, wanted, 1, of=(own, sample))
+            variants = _Variants(own, sample, layer, axis, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
                 engine = variants.engine(batches)
             drop, prediction = variants.scores(clean, engine, batches)
@@ -268,9 +273,7 @@ class _Variants:
         def run(variants: slice) -> tuple[Tensor, Tensor]:
             silenced = self.silenced[variants]
             output = self.run(silenced, engine)
-            return self._read(output, len(silenced)), self.bound.score.predict(
-                self.bound.columns(output, len(silenced))
-            )
+            return self._read(output, len(silenced)), self.bound.predict(output, len(silenced))
 
         found, prediction = map(torch.cat, zip(*batches.map(run, len(self.silenced)), strict=True))
         drop = self.bound(clean.output) - found
@@ -292,7 +295,7 @@ class _Variants:
             return torch.where(chosen, values, output.movedim(self.axis, 1)).movedim(1, self.axis)
 
         with hook_outputs(self.model, {self.layer: silence}), forward_context():
-            return self.model(inputs.clone())
+            return at_rows(self.model, torch.zeros(len(inputs), dtype=torch.long))(inputs.clone())
 
     def engine(self, batches: Batches) -> str:
         """The engine for ``"auto"``: a replay if it gives what repeating does, as where no rows are mixed."""
@@ -319,7 +322,7 @@ def _mean(model: nn.Module, inputs: Tensor, layer: str, axis: int, batches: Batc
     """The mean activation [K] of each unit over positions and samples, in double precision."""
 
     def run(rows: slice) -> Tensor:
-        maps = capture(model, inputs[rows], layer, axis).maps.double()
+        maps = capture(at_rows(model, rows), inputs[rows], layer, axis).maps.double()
         return maps.reshape(*maps.shape[:2], -1).mean(2).sum(0)
 
     return torch.stack(batches.map(run, len(inputs))).sum(0) / len(inputs)

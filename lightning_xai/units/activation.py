@@ -3,7 +3,7 @@ r"""Activations :math:`A_k` of units, and the thresholds :math:`T_k` that few of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, check_inputs, check_model, layer_name
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import Inputs, bind
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import CPU_BYTES, read_activations
 from lightning_xai.units.groups import UnitGroups
@@ -146,13 +148,18 @@ def activation_threshold(
     sites: list[PreActivationSite] = []
     total = _samples(data) if samples is None else samples
     with isolated_eval(model):
-        for inputs, batches in _batches(model, data):
+        for bound, inputs, batches in _batches(model, data):
             if not streams:
-                sites = preactivation_sites(model, inputs[:1], names, activation)
+                sites = preactivation_sites(bound, inputs[:1], names, activation)
                 streams = {site.layer: _stream(site, unit, p, budget, total) for site in sites}
 
-            def read(rows: slice, inputs: Tensor = inputs, sites: list[PreActivationSite] = sites) -> dict[str, Tensor]:
-                return read_activations(model, inputs[rows], sites)[1]
+            def read(
+                rows: slice,
+                model: nn.Module = bound,
+                inputs: Tensor = inputs,
+                sites: list[PreActivationSite] = sites,
+            ) -> dict[str, Tensor]:
+                return read_activations(at_rows(model, rows), inputs[rows], sites)[1]
 
             for found in batches.imap(read, len(inputs)):
                 for name, values in found.items():
@@ -247,14 +254,14 @@ def _samples(data: Any) -> int | None:
     return None
 
 
-def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[tuple[Tensor, Batches]]:
+def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Batches]]:
     """The inputs, and in which batches they go through the model: a user's as they are, if there is the memory."""
-    for batch in [data] if isinstance(data, Tensor) else data:
-        inputs = _inputs(batch)
+    for batch in [data] if isinstance(data, Tensor | Inputs) else data:
+        bound, inputs = bind(model, batch if isinstance(batch, Inputs | Mapping) else _inputs(batch))
         check_inputs(inputs)
         inputs = detach_for_autograd(inputs)
         size = None if batch is data else len(inputs)
-        yield inputs, Batches(model, inputs, size, cpu_bytes=CPU_BYTES)
+        yield bound, inputs, Batches(bound, inputs, size, cpu_bytes=CPU_BYTES)
 
 
 def _inputs(batch: Any) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lightning_xai._checks import Layer, check_known
 from lightning_xai._files import write_csv
+from lightning_xai.inputs import InputsLike
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -301,7 +302,7 @@ class DissectionResult:
 
 def dissect(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     masks: Masks,
     *,
     layer: Layer,
@@ -321,7 +322,8 @@ def dissect(
 
     Args:
         model: The network; left as it was.
-        inputs: Inputs [N, C, \*S] with one to three spatial axes.
+        inputs: Inputs [N, C, \*S] with one to three spatial axes; or
+            :class:`~lightning_xai.inputs.Inputs`.
         masks: A concept per cell [N, \*S] (-1 for none), Boolean masks [N, Q, \*S], or a segmenter: a function of some
             inputs that returns one or the other.
         layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself.

@@ -13,6 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import Layer, check_inputs, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import bind
 from lightning_xai.operations import KINDS, Operations, arguments, operation_name, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 
@@ -104,8 +106,9 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: Layer) -> Recept
     >>> receptive_field(model, torch.zeros(1, 1, 10), layer="2").box([3])
     (slice(4, 10, None),)
     """
+    bound, inputs = bind(model, inputs)
     check_inputs(inputs)
-    model = unwrapped(model)
+    model = at_rows(unwrapped(bound), slice(1))
     name = layer_name(model, layer)
     found: list[tuple[Axis, ...] | None] = []
     with isolated_eval(model), torch.no_grad():

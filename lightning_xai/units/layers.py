@@ -16,6 +16,7 @@ from torch.nn import functional
 from lightning_xai._checks import Layer, check_known, layer_name
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
 from lightning_xai.axes import follow_channels
+from lightning_xai.bound_model import at_rows
 from lightning_xai.layout import unit_axes
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operations import Operations, operation_name, unwrapped
@@ -96,7 +97,7 @@ def preactivation_sites(
         ValueError: If there is no such layer, its output has no units, or no activation is found nor given.
         TypeError: If ``activation`` is neither a name nor a function.
     """
-    network = unwrapped(model)
+    network = at_rows(unwrapped(model), slice(len(inputs)))
     if list(layers) == [None]:
         return [_last_site(network, inputs, activation)]
     names = [layer_name(network, layer) for layer in layers if layer is not None]

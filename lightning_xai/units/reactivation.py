@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, check_inputs, check_known, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
+from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
@@ -41,7 +43,7 @@ _Sweep = dict[str, CaptureResult]
 @overload
 def reactivation(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     *,
     layer: Layer,
     layers: None = ...,
@@ -59,7 +61,7 @@ def reactivation(
 @overload
 def reactivation(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     *,
     layer: None = ...,
     layers: Sequence[Layer],
@@ -76,7 +78,7 @@ def reactivation(
 
 def reactivation(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     *,
     layer: Layer | None = None,
     layers: Sequence[Layer] | None = None,
@@ -107,7 +109,8 @@ def reactivation(
 
     Args:
         model: The network; called in eval mode and left as it was.
-        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F].
+        inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         layer: The layer: its dotted name, or the module itself.
         layers: Several layers, which then share the passes.
         regions: The features j.
@@ -157,6 +160,7 @@ def reactivation(
     check_unit(unit)
     check_threshold(threshold)
     check_dead(dead)
+    model, inputs = bind(model, inputs)
     ids = check_inputs(inputs, sample_ids)
     names = layer_names(model, layer, layers)
     plan, kind = Plan(as_regions(regions)), as_perturbation(perturbation)
@@ -260,7 +264,7 @@ class _Job:
         for first in range(0, len(self.ids), _SAMPLES_AT_ONCE):
             rows = slice(first, first + _SAMPLES_AT_ONCE)
             some, ids = self.inputs[rows], self.ids[rows]
-            swept = sweep(self.model, some, "predicted", [], self.plan, ids, list(requests.values()))
+            swept = sweep(at_rows(self.model, rows), some, "predicted", [], self.plan, ids, list(requests.values()))
             yield {name: present(swept.captured[request], swept.regions) for name, request in requests.items()}
 
 

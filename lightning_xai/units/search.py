@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import Layer, as_integer
 from lightning_xai._files import write_csv
+from lightning_xai.inputs import InputsLike
 from lightning_xai.units._capture import layer_reader
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -132,7 +133,7 @@ def candidates(found: Peaks, ids: Sequence[int] | Tensor) -> Tensor:
 
 def top_samples(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     *,
     layer: Layer,
     n: int = 10,
@@ -149,7 +150,8 @@ def top_samples(
 
     Args:
         model: The network; left as it was.
-        inputs: Inputs [N, C, \*S], or a table [N, F].
+        inputs: Inputs [N, C, \*S], or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself.
         n: The number of samples per unit.
         unit: ``"channel"``, or groups of channels.
@@ -185,7 +187,7 @@ def top_samples(
 
 def unit_activations(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     *,
     layer: Layer,
     unit: str | UnitGroups = "channel",
@@ -197,7 +199,8 @@ def unit_activations(
 
     Args:
         model: The network; left as it was.
-        inputs: Inputs [N, C, \*S], or a table [N, F].
+        inputs: Inputs [N, C, \*S], or a table [N, F]; or
+            :class:`~lightning_xai.inputs.Inputs`.
         layer: A layer that runs once: its dotted name, or the module itself.
         unit: ``"channel"``, or groups of channels.
         activation: The activation function or its name; the one that follows the layer in the model unless given, and

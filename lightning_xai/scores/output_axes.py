@@ -1,0 +1,46 @@
+"""The axis of the classes of an output with positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import isolated_eval
+from lightning_xai.axes import output_facts
+from lightning_xai.bound_model import network_of
+from lightning_xai.operations import unwrapped
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], int]] = WeakKeyDictionary()
+
+
+def class_axis_of(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any], ndim: int) -> int:
+    """Find the axis of an output that holds neither rows nor positions, by one pass of two rows per model.
+
+    Args:
+        model: The network.
+        inputs: Its inputs.
+        pick: Returns the tensor that is scored of an output.
+        ndim: How many axes that has.
+
+    Raises:
+        ValueError: If it cannot be told.
+    """
+    network = network_of(unwrapped(model))
+    known = _known.setdefault(network, {})
+    question = (inputs.shape[1:], ndim, getattr(pick, "__self__", None))
+    if question not in known:
+        with isolated_eval(model), torch.no_grad():
+            facts, convention = output_facts(model, inputs.detach(), pick)
+        axis = facts.unit if facts is not None and facts.batch == 0 and facts.unit is not None else convention
+        if axis is None:
+            raise ValueError(
+                f"the model's output has {ndim} axes, and which holds the classes cannot be told"
+                f"{'' if facts is None else f' (known is {facts})'}: say so in the score, e.g. "
+                f"score=Logit(class_axis=-1), or class_axis=1 for [N, classes, *positions]."
+            )
+        known[question] = axis % ndim
+    return known[question]
