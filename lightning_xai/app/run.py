@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 from rich.columns import Columns
 from rich.console import Console
 from rich.table import Column, Table
@@ -102,7 +102,7 @@ def run(config: DictConfig) -> Numbers:
     if config.objective is not None:  # what its key may be is known at the end
         check_known("objective", str(config.objective).partition("/")[0], ["network", "test", *monitor.metrics])
     maximization: Maximization | None = instantiate(config.get("maximization"))
-    model: LightningModule = build("model", with_saved_arguments(config.model, config.checkpoint))
+    model: LightningModule = build("model", config.model, **saved_arguments(config.model, config.checkpoint))
     data: LightningDataModule = build("data", config.data)
     for place, built, kind in (("model", model, LightningModule), ("data", data, LightningDataModule)):
         if not isinstance(built, kind):
@@ -179,13 +179,16 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
     return monitor
 
 
-def with_saved_arguments(entry: DictConfig, checkpoint: str | None) -> DictConfig:
-    """Add the arguments that a checkpoint has saved of its network, by ``save_hyperparameters``; those given count."""
+def saved_arguments(entry: DictConfig, checkpoint: str | None) -> dict[str, Any]:
+    """Read the arguments that a checkpoint has saved of its network, by ``save_hyperparameters``, but those given.
+
+    They are no part of the config, as what it names by ``_target_`` is called, and a checkpoint is only data.
+    """
     if checkpoint is None:
-        return entry
+        return {}
     saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("hyper_parameters", {})
     taken = inspect.signature(get_object(entry._target_)).parameters
-    return OmegaConf.merge({name: value for name, value in saved.items() if name in taken}, entry)  # type: ignore[return-value]
+    return {name: value for name, value in saved.items() if name in taken and name not in entry}
 
 
 def build_attribution(config: DictConfig) -> Attribution:

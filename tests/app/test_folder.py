@@ -1,13 +1,15 @@
 """The folder of a run belongs to it alone, and what it holds starts another run elsewhere."""
 
 import math
+import pickle
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lightning_xai.app.errors import build
 from lightning_xai.app.folder import WholeCheckpointIO, check_unused, config_to_run_again
-from lightning_xai.app.run import objective_of, with_saved_arguments
+from lightning_xai.app.run import objective_of, saved_arguments
 
 TINY = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=0", "metrics=importance"]
 TINY += ["regions.size=4", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
@@ -82,8 +84,29 @@ def test_a_checkpoint_brings_the_arguments_that_are_not_given(tmp_path):
     entry = OmegaConf.create({"_target_": "lightning_xai.app.models.DemoCNN", "lr": 0.5})
     saved = {"width": 3, "lr": 0.1, "gone": 1}
     torch.save({"hyper_parameters": saved, "state_dict": {}}, tmp_path / "last.ckpt")
-    assert with_saved_arguments(entry, str(tmp_path / "last.ckpt")) == {**entry, "width": 3}
-    assert with_saved_arguments(entry, None) is entry
+    assert saved_arguments(entry, str(tmp_path / "last.ckpt")) == {"width": 3}
+    assert saved_arguments(entry, None) == {}
+
+
+def test_what_a_checkpoint_names_is_not_called(tmp_path, capsys):
+    entry = OmegaConf.create({"_target_": "lightning_xai.app.models.DemoCNN"})
+    saved = {"lr": {"_target_": "builtins.print", "_args_": ["called"]}}
+    torch.save({"hyper_parameters": saved, "state_dict": {}}, tmp_path / "evil.ckpt")
+    with pytest.raises(TypeError, match=r"lr must be a number, got .*builtins\.print"):
+        build("model", entry, **saved_arguments(entry, str(tmp_path / "evil.ckpt")))
+    assert capsys.readouterr().out == ""
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("called",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
+    torch.save({"hyper_parameters": {}, "state_dict": {"weight": Evil()}}, tmp_path / "evil.ckpt")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        saved_arguments(OmegaConf.create({"_target_": "lightning_xai.app.models.DemoCNN"}), str(tmp_path / "evil.ckpt"))
+    assert capsys.readouterr().out == ""
 
 
 def test_an_interrupted_run_says_what_it_has_written(command, here, monkeypatch):
