@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import operator
 import re
@@ -12,9 +13,11 @@ from inspect import isabstract
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, finfo, float32, nn
 
 _MOST_NAMES = 60
+_LARGEST = finfo(float32).max
+_EXACT = 2**53  # integers beyond are made floats, as torch takes no larger ones than int64
 _WRAPPERS = ("module.", "_orig_mod.")
 _KINDS: dict[str, tuple[str, type, type]] = {
     "float": ("a number", numbers.Real, float),
@@ -89,7 +92,7 @@ def check_fields(choice: Any) -> None:
 
     Raises:
         TypeError: If a value is not of the declared kind.
-        ValueError: If a number is NaN.
+        ValueError: If a number is NaN, or finite but beyond single precision, which inputs are in.
     """
     for part in fields(choice):
         declared = part.type if isinstance(part.type, str) else getattr(part.type, "__name__", str(part.type))
@@ -102,8 +105,17 @@ def check_fields(choice: Any) -> None:
             raise TypeError(f"{part.name} of {type(choice).__name__} must be {words}, got {value!r}.")
         if value != value:
             raise ValueError(f"{part.name} of {type(choice).__name__} must be {words}, got nan.")
-        if type(value) is not make and not isinstance(value, int):
+        if kind == "float" and _beyond_single(value):
+            raise ValueError(
+                f"{part.name} of {type(choice).__name__} must be within {_LARGEST:.3g} of 0, where single precision "
+                f"ends, got {value}."
+            )
+        if type(value) is not make and (not isinstance(value, int) or abs(value) > _EXACT):
             object.__setattr__(choice, part.name, make(value))
+
+
+def _beyond_single(number: Any) -> bool:
+    return bool(_LARGEST < abs(number) < math.inf)
 
 
 def as_flag(name: str, value: Any) -> bool:

@@ -386,6 +386,11 @@ def test_a_kind_that_changes_the_shape_is_named(x):
 # Random kinds
 
 
+def test_a_blur_without_end_is_the_mean():
+    x = draw(2, 3, 4, 5)
+    close(kinds.Blur(math.inf).arms(x), kinds.ChannelMean().arms(x))
+
+
 def test_gaussian_noise_has_its_moments():
     noise = drawn(kinds.GaussianNoise(mean=2.0, std=3.0), np.zeros((3, 1, 200, 200)))
     assert noise.mean() == pytest.approx(2.0, abs=5 * 3 / noise.size**0.5)

@@ -187,7 +187,7 @@ def as_numbers(name: str, value: Any) -> Tensor:
     try:
         if not isinstance(value, bool | str):
             return torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise TypeError(f"{name} must be a number, a list of numbers or a tensor, got {value!r}.")
 

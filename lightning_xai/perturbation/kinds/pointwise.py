@@ -64,7 +64,7 @@ class Bidirectional(_Faded):
     combine: str = "mean"
 
     def check(self) -> None:
-        if self.combine not in COMBINATIONS:
+        if self.combine not in (*COMBINATIONS,):  # also what has no hash
             raise ValueError(f"combine must be one of {', '.join(COMBINATIONS)}, got {self.combine!r}.")
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
@@ -152,7 +152,8 @@ class Binary(Perturbation):
     lower: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        return torch.full_like(values, self.lower).masked_fill(values > self.threshold, self.upper)
+        zero = torch.zeros_like(values)  # a sum may leave the range of half precision, a fill may not
+        return torch.where(values > self.threshold, zero + self.upper, zero + self.lower)
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ class Constant(Perturbation):
     c: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        return torch.full_like(values, self.c)
+        return torch.zeros_like(values) + self.c  # which may leave the range of half precision
 
 
 @dataclass(frozen=True)

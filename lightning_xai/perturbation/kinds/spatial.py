@@ -16,7 +16,8 @@ from lightning_xai.perturbation.kinds.base import Keys, Perturbation, WindowPert
 class Blur(Perturbation):
     r"""A Gaussian filter of standard deviation ``sigma`` (in cells) over the spatial axes.
 
-    The kernel reaches :math:`4 \sigma`; its weights are renormalised at the border, so a constant stays as it is.
+    The kernel reaches :math:`4 \sigma`; its weights are renormalised at the border, so a constant stays as it is, and
+    an infinite :math:`\sigma` gives the mean.
 
     Raises:
         ValueError: If ``sigma`` is not positive.
@@ -41,10 +42,11 @@ class Blur(Perturbation):
 
     def _along(self, values: Tensor, axis: int) -> Tensor:
         length = values.shape[axis]
-        reach = min(math.ceil(4 * self.sigma), length - 1)
+        reach = math.ceil(min(4 * self.sigma, length - 1))
         total, weight = torch.zeros_like(values), values.new_zeros(length)
         for shift in range(-reach, reach + 1):
-            share, start, size = math.exp(-(shift**2) / (2 * self.sigma**2)), max(0, -shift), length - abs(shift)
+            steps = shift / self.sigma
+            share, start, size = math.exp(-steps * steps / 2), max(0, -shift), length - abs(shift)
             total.narrow(axis, start, size).add_(values.narrow(axis, start + shift, size), alpha=share)
             weight.narrow(0, start, size).add_(share)
         return total / weight.view(-1, *[1] * (values.ndim - 1 - axis))
