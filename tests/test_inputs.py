@@ -10,6 +10,7 @@ from lightning_xai import Inputs
 from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
+from lightning_xai.rows import same_rows
 
 
 def close(found, expected, tolerance=1e-10):
@@ -206,3 +207,10 @@ class _First(nn.Module):
 
     def forward(self, x):
         return self.linear(x[:, 0])
+
+
+@pytest.mark.parametrize(("off", "same"), [(1e-6, True), (1e-4, False)])
+def test_rounding_in_single_precision_is_no_dependence_between_rows(off, same):
+    """Norms of Llama are computed in single precision whatever the model's is."""
+    row = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    assert same_rows([row], [row + off]) is same
