@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._compiled import uncompiled
 
@@ -63,6 +64,15 @@ class Place:
     def is_at(self, count: int) -> bool:
         """Whether the call of a number is the one that is meant."""
         return self.call in (None, count)
+
+
+_REPLACED: Any = WeakTensorKeyDictionary()
+
+
+def replaced_output(tensor: Tensor) -> Tensor | None:
+    """Return what a module has returned in the place of an explained tensor; None if the tensor is not explained."""
+    found: Tensor | None = _REPLACED.get(tensor)
+    return found
 
 
 class LayerReached(BaseException):
@@ -302,6 +312,7 @@ class _Substituting(_LayerHook):
         value = self.x.movedim(1, self.place.axis).clone()
         if value.shape != clean.shape:
             raise ValueError(f"layer {self.place.layer!r} returns {list(clean.shape)} here, not {list(value.shape)}.")
+        _REPLACED[value] = clean
         return self.place.write(output, value)
 
 

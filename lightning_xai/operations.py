@@ -99,6 +99,11 @@ KINDS: dict[str, Kind] = {
         "grid_sampler_3d roi_align ps_roi_align fold unfold",
         conserving=True,
     ),
+    "transform": _kind(
+        "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn "
+        "stft istft complex real imag view_as_real view_as_complex",
+        conserving=True,
+    ),
     "reshape": _kind(
         "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims "
         "t adjoint movedim moveaxis expand expand_as repeat tile broadcast_to broadcast_tensors repeat_interleave "

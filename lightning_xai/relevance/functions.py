@@ -71,6 +71,8 @@ def tapped(x: Tensor, note: Callable[[Tensor], None]) -> Tensor:
 
 def relevance_sum(x: Tensor, g: Tensor) -> Tensor:
     """The sum of x g, where a masked score of minus infinity has none."""
+    if x.is_complex():  # real and imaginary part have a relevance each
+        x, g = torch.view_as_real(x.resolve_conj()), torch.view_as_real(g.resolve_conj())
     return torch.where(g == 0, 0.0, x * g).sum()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_xai.relevance.call import is_live
 from lightning_xai.relevance.recurrent import RECURRENT
@@ -37,6 +39,36 @@ def _addr(x: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: floa
     return beta * x + alpha * vec1.outer(vec2)
 
 
+def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.stack([x.narrow(dim, 0, end).prod(dim, dtype=dtype) for end in range(1, x.shape[dim] + 1)], dim)
+
+
+def _hypot(x: Tensor, other: Tensor) -> Tensor:
+    return (x.square() + other.square()).sqrt()
+
+
+def _pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
+    return found
+
+
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, **_: Any) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return found
+
+
+def _lp_pool(mean: Callable[..., Tensor], axes: int) -> Callable[..., Tensor]:
+    """``lp_pool1d`` to ``lp_pool3d``: the sums of powers are means times the size of the window."""
+
+    def parts(
+        x: Tensor, norm_type: float, kernel_size: int | Sequence[int], stride: Any = None, ceil_mode: bool = False
+    ) -> Tensor:
+        size = math.prod(kernel_size) if isinstance(kernel_size, Sequence) else kernel_size**axes
+        return (mean(x.pow(norm_type), kernel_size, stride, 0, ceil_mode) * size).pow(1 / norm_type)
+
+    return parts
+
+
 def _with_mean(spread: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
     """``var_mean`` and ``std_mean``: the mean is linear, and no statistic."""
 
@@ -56,6 +88,13 @@ PARTS: dict[str, Callable[..., Any]] = {
     "cosine_similarity": _cosine_similarity,
     "bilinear": _bilinear,
     "addr": _addr,
+    "cumprod": _cumprod,
+    "hypot": _hypot,
+    "pairwise_distance": _pairwise_distance,
+    "cdist": _cdist,
+    "lp_pool1d": _lp_pool(functional.avg_pool1d, 1),
+    "lp_pool2d": _lp_pool(functional.avg_pool2d, 2),
+    "lp_pool3d": _lp_pool(functional.avg_pool3d, 3),
     "var_mean": _with_mean(torch.var),
     "std_mean": _with_mean(torch.std),
     **RECURRENT,

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
+from lightning_xai.bound_model import replaced_output
 from lightning_xai.operations import (
+    HOMOGENEOUS,
     KINDS,
     LINEAR,
     MIXING,
     Operations,
     arguments,
     is_in_place,
+    kind_of,
     operation_name,
     tensors_in,
 )
@@ -32,6 +35,7 @@ from lightning_xai.relevance.parts import PARTS
 from lightning_xai.relevance.record import run_linear
 from lightning_xai.relevance.refusals import (
     CHECKPOINTED,
+    COMPLEX,
     CONSTANT,
     DIFFERENTIATES,
     INFERENCE,
@@ -111,6 +115,9 @@ class Propagation(Operations):
             with torch.no_grad():
                 result = func(*args, **kwargs)
             self.trace.follow_constants(tensors, result)
+            if kind_of(func) in LINEAR:
+                operation = Operation(operation_name(func), kind_of(func), self.current_module())
+                self.trace.constant_linear[result] = operation
             return result
         self._check_context(func)
         self.trace.count_consumers(live)
@@ -142,8 +149,9 @@ class Propagation(Operations):
             return result if target is None else target.copy_(result)
 
     def _linear(self, call: Call) -> Any:
-        call.linear = linear_call(call)
-        if call.linear is None:  # its weights depend on the input: a product of values
+        # The weights of rules have a sign, which complex ones have not: as products they are handed on as by LRP-0.
+        call.linear = None if any(tensor.is_complex() for tensor in call.live) else linear_call(call)
+        if call.linear is None:  # or its weights depend on the input: a product of values
             call.operation = replace(call.operation, kind="product", first=False)
             return self._other(call)
         if call.linear.rewritten is not None:
@@ -180,6 +188,7 @@ class Propagation(Operations):
             folded = fold(call)
             if folded is not None:
                 return folded
+            self._check_site(call)
         rule = self._assignment.rule_for(call.operation, has_parameters=call.has_parameters())
         if rule is None:
             result = call.make()
@@ -189,6 +198,9 @@ class Propagation(Operations):
             if nodes:
                 self._assignment.refuse(call.operation)
             return result
+        passing = kind == "activation" and call.operation.name not in HOMOGENEOUS and not isinstance(rule, Gradient)
+        if passing and any(tensor.is_complex() for tensor in call.live):
+            raise ValueError(f"{call.operation} {COMPLEX}")
         facts = KINDS.get(call.operation.kind or "")
         if facts is None or not facts.conserving or self._assignment.named(call.operation) is not None:
             self.trace.rows.append(Row(call.operation, str(rule)))
@@ -196,6 +208,20 @@ class Propagation(Operations):
         if self.trace.ledger is None or moves or isinstance(rule, Constant):
             return rule.run(call)
         return self.trace.ledger.watched(call, rule)
+
+    def _check_site(self, norm: Call) -> None:
+        """Refuse a site between a linear operation and its batch norm, which a leaf there would keep from folding."""
+        x = norm.named()["input"]
+        clean = replaced_output(x)
+        operation = None if clean is None else self.trace.constant_linear.get(clean)
+        if operation is None or (operation.kind == "linear" and x.ndim > 2):
+            return
+        if not isinstance(self._assignment.rule_for(operation), Gradient):
+            place = norm.operation.module
+            raise ValueError(
+                f"{norm.operation} is a part of {operation} to the rules, so that there is no relevance between the "
+                f"two: explain what they give together, {f'at={place!r}' if place else 'at a module around both'}."
+            )
 
     # The end of the pass.
 

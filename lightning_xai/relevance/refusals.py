@@ -23,4 +23,8 @@ TRANSFORMS = (
     "calls a transform of torch.func (grad, vjp, jacrev, vmap) in its forward, inside which no rule is seen; use a "
     "gradient method, e.g. Saliency or IntegratedGradients."
 )
+COMPLEX = (
+    "changes complex numbers, which have no sign for a rule to keep; compute with absolute values or with real and "
+    "imaginary part, or give it rules.Gradient()."
+)
 INFERENCE = "calls torch.inference_mode() in its forward, through which no relevance passes; use torch.no_grad() there."

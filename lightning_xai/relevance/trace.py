@@ -42,6 +42,7 @@ class Trace:
         self.inputs = InputTracker()
         self.records: Any = WeakTensorKeyDictionary()  # of the linear operation that made a tensor
         self.saved: Any = WeakTensorKeyDictionary()  # of activations that left their factor to a linear operation
+        self.constant_linear: Any = WeakTensorKeyDictionary()  # the linear operation on constants that made a tensor
         self.statistics = WeakTensorKeyDictionary()  # what counts as a constant, though it is made of the input
         self._nonnegative: Any = WeakTensorKeyDictionary()  # the version in which a tensor was not negative
         self._gates: Any = WeakTensorKeyDictionary()  # the version in which it was a gate

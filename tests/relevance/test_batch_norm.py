@@ -6,7 +6,8 @@ from networks import module, settled
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.relevance import LRP, composites, rules
+from lightning_xai import Inputs
+from lightning_xai.relevance import LRP, GradientXInput, GuidedBackprop, composites, rules
 
 pytestmark = pytest.mark.usefixtures("slices")
 
@@ -80,6 +81,21 @@ def test_two_batch_norms_may_take_one_output(with_ledger):
         for f in (one, two)
     ]
     close(*maps, 1e-12)
+
+
+@pytest.mark.parametrize(("site", "norm"), [("0", "1"), ("4", "5")])
+def test_a_site_before_a_folded_batch_norm_is_refused_by_its_name(site, norm):
+    """A leaf there would keep the batch norm from being folded, and change the map of everything before it."""
+    layers = [nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4), nn.BatchNorm1d(4)]
+    model, x = settled(nn.Sequential(*layers, nn.Linear(4, 2))), draw(2, 2, 3, 3)
+    with pytest.raises(ValueError, match=rf"batch_norm in '{norm}' is a part of .* in '{site}' .* at='{norm}'\."):
+        LRP(composites.EpsilonPlus())(model, Inputs(x, at=site), 0)
+    for method in (GuidedBackprop(), GradientXInput()):  # the derivative has nothing to fold
+        assert method(model, Inputs(x, at=site), 0).abs().max() > 0
+    found, ledger = LRP(composites.EpsilonPlus()).with_ledger(model, Inputs(x, at=norm), 0)
+    whole = LRP(composites.EpsilonPlus()).with_ledger(model, x, 0)[1]
+    close(found.sum(), whole.layers[norm])
+    assert abs(ledger.balance) < 1e-12
 
 
 def test_an_input_written_over_before_the_batch_norm_comes():

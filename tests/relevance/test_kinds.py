@@ -14,6 +14,8 @@ PLACES = torch.tensor([3, 0, 5, 1, 4, 2])
 MATRIX = torch.randn(6, 6, **D, generator=torch.Generator().manual_seed(2))
 TOKENS = torch.randn(3, 6, **D, generator=torch.Generator().manual_seed(3))
 CUBE = torch.randn(6, 6, 6, **D, generator=torch.Generator().manual_seed(4))
+WAVES = torch.fft.rfft(torch.eye(6, **D))
+FILTER = torch.complex(MATRIX[:4, :4], MATRIX[2:, 2:])
 GRID = functional.affine_grid(torch.eye(3, **D)[None, :2], (1, 1, 2, 3), align_corners=False)
 
 
@@ -126,6 +128,66 @@ KINDS = {
         lambda h: MATRIX[:2, :3] + h[:, :2, None] * h[:, None, 3:],
     ),
 }
+
+
+def weighted(matrix):
+    """A matrix as products and a sum, whose relevance is that of LRP-0."""
+    return lambda h: (h.unsqueeze(1) * matrix.T).sum(2)
+
+
+def powers(h, *windows):
+    return torch.stack([h[:, window].pow(3).sum(1) for window in windows], 1).pow(1 / 3)
+
+
+KINDS |= {
+    "spectrum": (
+        lambda h: torch.view_as_real(torch.fft.rfft(h)[:, :3]),
+        weighted(torch.view_as_real(WAVES[:, :3]).flatten(1)),
+    ),
+    "amplitude": (
+        lambda h: torch.fft.rfft(h).abs(),
+        lambda h: (weighted(WAVES.real)(h).square() + weighted(WAVES.imag)(h).square()).sqrt(),
+    ),
+    "filtered spectrum": (
+        lambda h: torch.fft.irfft(torch.fft.rfft(h) @ FILTER),
+        weighted(torch.fft.irfft(WAVES @ FILTER)),
+    ),
+    "cumprod": (
+        lambda h: h[:, :3].cumprod(1),
+        lambda h: torch.stack([h[:, 0], h[:, 0] * h[:, 1], h[:, :3].prod(1)], 1),
+    ),
+    "hypot": (lambda h: torch.hypot(h, h.flip(1)), lambda h: torch.stack([h, h.flip(1)]).square().sum(0).sqrt()),
+    "lp_pool1d": (
+        lambda h: functional.lp_pool1d(h.exp().unsqueeze(1), 3, 2).squeeze(1),
+        lambda h: powers(h.exp(), [0, 1], [2, 3], [4, 5]),
+    ),
+    "lp_pool2d": (
+        lambda h: functional.lp_pool2d(h.exp().view(3, 1, 2, 3), 3, (2, 1)),
+        lambda h: powers(h.exp(), [0, 3], [1, 4], [2, 5]),
+    ),
+    "cdist": (
+        lambda h: h[:, :3] * torch.cdist(h, TOKENS),
+        lambda h: h[:, :3] * torch.stack([(h - token).norm(dim=1) for token in TOKENS], 1),
+    ),
+    "pairwise distance": (
+        lambda h: h * functional.pairwise_distance(h, TOKENS[0], keepdim=True),
+        lambda h: h * (h - TOKENS[0] + 1e-6).norm(dim=1, keepdim=True),
+    ),
+}
+
+
+def test_product_of_an_axis_is_shared_evenly():
+    head = nn.Linear(2, 3, bias=False).double()
+    x, lrp = draw(3, 2, 4), LRP(composites.RuleList([("linear", rules.Zero())]))
+    close(
+        lrp(module(lambda x: head(x.prod(2)), head=head), x, 1),
+        (x.prod(2) * head.weight[1]).detach()[..., None] / 4 + 0 * x,
+    )
+
+
+def test_function_of_complex_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"tanh .* changes complex numbers, .* or give it rules\.Gradient\(\)"):
+        LRP()(of(lambda h: torch.fft.rfft(h).tanh().real), draw(3, 4), 1)
 
 
 def centred(h):

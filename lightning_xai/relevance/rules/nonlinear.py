@@ -222,7 +222,11 @@ class Uniform(Rule):
                 argument.detach() if index == place and isinstance(argument, Tensor) else argument
                 for index, argument in enumerate(args)
             )
-        if name == "prod" or (name == "lerp" and is_live(args[2])):
+        if name == "prod":
+            axis = call.kwargs.get("dim", args[1] if len(args) > 1 else None)
+            count = args[0].numel() if axis is None else args[0].shape[axis]
+            return (call.share(args[0], 1 / count), *args[1:])
+        if name == "lerp" and is_live(args[2]):
             return None
         if name == "lerp":
             return args
