@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,12 @@ def compiled_types() -> tuple[type[nn.Module], ...]:
     return (compiler.OptimizedModule,) if compiler is not None else ()
 
 
+def eager() -> AbstractContextManager[Any]:
+    """Run compiled code as it was written, so that nothing is compiled once more; before torch 2.6 as it is."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None or not compiled_types() else stance("force_eager")
+
+
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
     """Run compiled modules inside ``model`` as they were written, so that their operations can be seen.
@@ -25,7 +32,8 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     """
     hidden = []
     for name, module in model.named_modules():
-        if isinstance(module, compiled_types()) or getattr(module, "_compiled_call_impl", None) is not None:
+        patched = hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # as Lightning compiles a module
+        if isinstance(module, compiled_types()) or getattr(module, "_compiled_call_impl", None) or patched:
             hidden.append(name)
     if not hidden:
         yield

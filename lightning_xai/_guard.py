@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, named_layer
 from lightning_xai._compiled import compiled_types as compiled_types
+from lightning_xai._compiled import eager
 from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
 
@@ -43,6 +44,7 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
     modules = list(model.modules())
     devices = {tensor.device for tensor in _tensors(modules)}
     with ExitStack() as stack:
+        stack.enter_context(eager())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         for kind in {"cpu", *(device.type for device in devices)}:

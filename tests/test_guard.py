@@ -1,5 +1,6 @@
 """Explaining a model leaves no trace of it, however it ends."""
 
+import copy
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval, set_forward_context
 from lightning_xai.perturbation import Windows, importance, kinds
+from lightning_xai.relevance import LRP
 
 
 class Untidy(nn.Module):
@@ -282,3 +284,34 @@ def test_a_model_that_hands_its_mode_on_itself_is_told():
     model.__dict__["told"] = True
     with isolated_eval(model):
         assert model.told is False
+
+
+def compiled_forward(model, backend):
+    """Compiles a module as Lightning does with what it is given to fit."""
+    model.forward = torch.compile(model.forward, backend=backend)
+    return model
+
+
+def compiled_in_place(model, backend):
+    model.compile(backend=backend)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [torch.compile, compiled_in_place, compiled_forward], ids=lambda way: way.__name__)
+def test_explaining_compiles_nothing(compiled):
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    plain = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = compiled(copy.deepcopy(plain), backend=backend)
+    trained = model(torch.ones(2, 6))
+    x, ask = torch.randn(3, 6), {"regions": Windows(2), "perturbation": kinds.Constant(0.0)}
+    torch.testing.assert_close(importance(model, x, 1, **ask), importance(plain, x, 1, **ask))
+    if hasattr(torch.compiler, "set_stance"):  # before torch 2.6 there is no way around the compiled code
+        torch.testing.assert_close(LRP()(model, x, 1), LRP()(plain, x, 1))
+        assert model(torch.ones(2, 6)).equal(trained)
+        assert len(graphs) == 1
