@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.regions import Regions, Windows
 from lightning_xai.scores import CombClasses, Probability, Score, Sigmoid
@@ -78,3 +80,16 @@ def probability(score: Score) -> Score:
             f"score='probability', or 'sigmoid' for independent labels."
         )
     return score
+
+
+def an_attribution(attribution: Any) -> None:
+    """Refuse what makes no maps of other inputs or networks.
+
+    Raises:
+        TypeError: If it is no attribution.
+    """
+    if not isinstance(attribution, Attribution):
+        raise TypeError(
+            f"this measure needs further maps, so it takes an attribution, e.g. LRP(), not a "
+            f"{type(attribution).__name__}."
+        )
