@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,6 +23,8 @@ from lightning_xai.bound_model import network_of
 
 _OWN = frozenset(vars(nn.Module()))  # what torch keeps of every module
 _CONTAINERS = (list, dict, set, deque)
+_MOST_DESCRIBED = 200  # objects of an attribute
+_FOREIGN = ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_xai")
 
 _seen: WeakKeyDictionary[nn.Module, Changes] = WeakKeyDictionary()
 
@@ -75,8 +82,10 @@ class _Attributes:
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._before = [(vars(module), _plain(module)) for module in modules]
         values = [value for _, attributes in self._before for value in attributes.values()]
-        self._contents = [(held, copy.copy(held)) for held in _containers(values)]
-        self._generators = [(value, value.get_state()) for value in values if isinstance(value, torch.Generator)]
+        containers = _containers(values)
+        self._contents = [(held, copy.copy(held)) for held in containers]
+        parts = [part for held in containers for part in (held.values() if isinstance(held, dict) else held)]
+        self._states = [(part, describe(part), put_back) for part, put_back in _restorable([*values, *parts])]
         self.changed = False
 
     def __enter__(self) -> _Attributes:
@@ -95,16 +104,17 @@ class _Attributes:
                 self.changed = True
                 container.clear()
                 (container.extend if isinstance(container, list | deque) else container.update)(content)
-        for generator, state in self._generators:
-            self.changed |= not torch.equal(generator.get_state(), state)
-            generator.set_state(state)
+        for part, state, put_back in self._states:
+            if describe(part) != state:
+                self.changed = True
+                put_back()
 
 
 class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what a model changes outside its buffers while it is active, and puts it back at the end.
 
     What was changed is remembered for :func:`held_state`, which needs the values before a pass, and so need not copy
-    what no pass writes to.
+    what no pass writes to. A warning names what was changed and cannot be put back.
 
     Args:
         model: The network.
@@ -119,6 +129,7 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watched.pop(0, None)
         self._before: dict[Place, tuple[Tensor, Tensor]] = {}
         self._attributes = _Attributes(model)
+        self._opaque = _describe_attributes(model)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -141,6 +152,20 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _put_back(tensor, value)
         if error[0] is None:  # a pass that failed may have left out the rest
             _seen[network_of(self._model)] = Changes(list(self._before), self._attributes.changed)
+            self._warn()
+
+    def _warn(self) -> None:
+        now = _describe_attributes(self._model)
+        places = [place for place, described in self._opaque.items() if now.get(place, described) != described]
+        if places:
+            names = ", ".join(
+                f"{attribute!r} of {f'module {name!r}' if name else 'the model'}" for name, attribute in places
+            )
+            message = (
+                f"a forward pass changes what cannot be put back: {names}. Explaining moves it on, so the training may "
+                f"differ from one without; hold it in a buffer, or as numbers, lists and dicts in attributes."
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def is_watched(model: nn.Module) -> bool:
@@ -176,6 +201,75 @@ def _containers(values: Iterable[Any]) -> list[Any]:
             found[id(value)] = value
             waiting.extend(value.values() if isinstance(value, dict) else value)
     return list(found.values())
+
+
+def _restorable(values: Iterable[Any]) -> Iterator[tuple[Any, Callable[[], object]]]:
+    """Find generators of random numbers and arrays, with what gives each the state that it has now."""
+    numpy = sys.modules.get("numpy")
+    for value in values:
+        if isinstance(value, torch.Generator):
+            yield value, partial(value.set_state, value.get_state())
+        elif isinstance(value, random.Random) and type(value) is random.Random:
+            yield value, partial(value.setstate, value.getstate())
+        elif numpy is not None and isinstance(value, numpy.random.Generator):
+            yield value, partial(setattr, value.bit_generator, "state", copy.deepcopy(value.bit_generator.state))
+        elif numpy is not None and isinstance(value, numpy.random.RandomState):
+            yield value, partial(value.set_state, value.get_state())
+        elif numpy is not None and isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
+            yield value, partial(numpy.copyto, value, value.copy())
+
+
+def _describe_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Describe the plain attributes of modules, by the module's name and the attribute."""
+    return {
+        (name, attribute): describe(value)
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for attribute, value in _plain(module).items()
+    }
+
+
+def describe(value: Any, seen: dict[int, Any] | None = None) -> Any:
+    """Describe an object so that the descriptions of before and after a change differ, by what pickle would keep.
+
+    Objects of torch and Lightning, which are restored elsewhere or belong to the training, are described by identity,
+    as are those that cannot be pickled.
+
+    Args:
+        value: The object.
+        seen: The objects that are described already, by identity; held, so that no other takes their place.
+
+    >>> numbers = iter([5, 6, 7])
+    >>> before = describe(numbers)
+    >>> before == describe(numbers), next(numbers), before == describe(numbers)
+    (True, 5, False)
+    """
+    seen = {} if seen is None else seen
+    if isinstance(value, str | bytes | int | float | complex | None):
+        return repr(value)
+    if isinstance(value, torch.Generator):
+        return bytes(value.get_state().tolist())
+    if isinstance(value, Tensor):  # one in memory is watched, and its version moves when it is put back
+        return id(value), None if value.is_inference() or _address(value) else value._version
+    foreign = any(base.__module__.partition(".")[0] in _FOREIGN for base in type(value).__mro__)
+    if foreign or isinstance(value, type | FunctionType | MethodType | ModuleType):
+        return id(value)
+    if id(value) in seen or len(seen) > _MOST_DESCRIBED:
+        return None
+    seen[id(value)] = value
+    if isinstance(value, tuple | list | deque):
+        return [describe(part, seen) for part in value]
+    if isinstance(value, set | frozenset):
+        return {id(part) for part in value}
+    if isinstance(value, dict):
+        return [(repr(key), describe(part, seen)) for key, part in value.items()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reduced = value.__reduce_ex__(2)
+    except Exception:  # whatever a class of the user's does
+        return id(value)
+    return reduced if isinstance(reduced, str) else [describe(part, seen) for part in reduced[1:3]]
 
 
 def _address(tensor: Tensor) -> int:

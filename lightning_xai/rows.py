@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import forward
+from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import arguments, operation_name
 
@@ -49,8 +49,10 @@ def check_independent(model: nn.Module, inputs: Tensor) -> None:
         ValueError: If so.
     """
     samples, last = len(inputs), torch.tensor([len(inputs) - 1])
-    within = rows_of(forward(model, inputs), samples, last)
-    alone = rows_of(forward(at_rows(model, last.expand(samples)), inputs[-1:].expand_as(inputs)), samples, last)
+    with isolated_eval(model):  # each by itself: a pass may change what the next one depends on, or draw
+        within = rows_of(forward(model, inputs), samples, last)
+    with isolated_eval(model):
+        alone = rows_of(forward(at_rows(model, last.expand(samples)), inputs[-1:].expand_as(inputs)), samples, last)
     if not same_rows(within, alone):
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 

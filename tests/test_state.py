@@ -1,5 +1,13 @@
 """What a forward pass changes outside the buffers of a model is put back."""
 
+import copy
+import itertools
+import math
+import random
+import threading
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,3 +133,75 @@ def test_what_is_not_written_to_is_not_copied(monkeypatch):
         pass
     assert torch.Size([3, 4]) not in copied
     assert model[0].weight.is_leaf
+
+
+class Random(nn.Module):
+    """Draws by other generators than torch's, writes to arrays, and keeps them in containers, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.python, self.numpy, self.old = random.Random(1), np.random.default_rng(2), np.random.RandomState(3)
+        self.array, self.kept = np.zeros(2), {"generators": [torch.Generator().manual_seed(4)]}
+
+    def forward(self, x):
+        self.array += 1
+        (generator,) = self.kept["generators"]
+        drawn = self.python.random() + self.numpy.random() + self.old.rand() + float(torch.rand(1, generator=generator))
+        return x * drawn + float(self.array.sum())
+
+
+@pytest.mark.filterwarnings("error")
+def test_generators_and_arrays_of_any_library_are_put_back():
+    model, x = Random(), torch.ones(1, 3)
+    expected = copy.deepcopy(model)(x)
+    watch_writes(model, x)
+    for _ in range(2):
+        with isolated_eval(model):
+            forward(model, x)
+    assert torch.equal(model(x), expected)
+
+
+class Counter:
+    count = 0
+
+
+class Slotted:
+    __slots__ = ("count",)
+
+    def __init__(self):
+        self.count = 0
+
+
+class Opaque(nn.Module):
+    """Changes objects, an iterator and a sparse tensor, and holds others that it does not change."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+        self.inner.counter, self.slotted, self.ids = Counter(), [Slotted()], itertools.count()
+        self.sparse = torch.eye(2).to_sparse()
+        self.still, self.lock, self.rows = Counter(), threading.Lock(), (row for row in range(3))
+        self.trainer_like, self.nan = nn.ModuleList(), math.nan
+
+    def forward(self, x):
+        self.inner.counter.count += 1
+        self.slotted[0].count += next(self.ids)
+        self.sparse.mul_(2.0)
+        return x
+
+
+def test_what_cannot_be_put_back_is_named_once():
+    model, x = Opaque(), torch.ones(1, 3)
+    next(model.ids)
+    with pytest.warns(UserWarning, match="changes what cannot be put back") as said:
+        watch_writes(model, x)
+    names = str(said[0].message).partition(": ")[2].partition(". ")[0]
+    assert set(names.split(", ")) == {
+        "'counter' of module 'inner'",
+        "'slotted' of the model",
+        "'ids' of the model",
+        "'sparse' of the model",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch_writes(model, x)
