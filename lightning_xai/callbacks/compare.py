@@ -66,7 +66,7 @@ class Comparison:
         for one, results in self.results.items():
             cells = [one]
             for name in self.measures:
-                error = results.get(f"error/{name}", math.nan)
+                error = results.get(f"{name}_error", math.nan)
                 cell = f"{results[name]:.3g}" + (f" ± {error:.2g}" if math.isfinite(error) else "")
                 cells.append(cell + (" *" if ranks.get(name, [])[:1] == [one] else ""))
             rows.append(tuple(cells))

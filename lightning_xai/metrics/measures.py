@@ -17,10 +17,10 @@ def measure_results(measures: Mapping[str, Number]) -> dict[str, Result]:
     """Declare what :class:`MeasureMetric` computes of every measure: its mean, standard error and undefined samples."""
     found: dict[str, Result] = dict(measures)
     for name, measure in measures.items():
-        found[f"error/{name}"] = Number(
+        found[f"{name}_error"] = Number(
             f"standard error: {measure.title}", measure.unit, "How far the mean may be off.", "mean-measure"
         )
-        found[f"undefined/{name}"] = Number(
+        found[f"{name}_undefined"] = Number(
             f"undefined: {measure.title}", "samples", "How many samples have no value and are left out.", "mean-measure"
         )
     return found
@@ -63,6 +63,6 @@ class MeasureMetric(ExplanationMetric, ABC):
         found = self.sample_counts()
         for place, name in enumerate(self.measures):
             found[name] = mean[place]
-            found[f"error/{name}"] = torch.where(count[place] > 1, error[place], float("nan"))
-            found[f"undefined/{name}"] = self.samples - count[place].long()
+            found[f"{name}_error"] = torch.where(count[place] > 1, error[place], float("nan"))
+            found[f"{name}_undefined"] = self.samples - count[place].long()
         return found

@@ -69,7 +69,7 @@ def test_the_table_marks_the_best_and_says_the_errors(found):
     assert list(rows) == ["reversed", "good", "nothing", "random"]
     best = rows["good"]["deletion (lower is better)"]
     results = found.results["good"]
-    assert best == f"{results['deletion']:.3g} ± {results['error/deletion']:.2g} *"
+    assert best == f"{results['deletion']:.3g} ± {results['deletion_error']:.2g} *"
     assert "*" not in rows["random"]["deletion (lower is better)"]
     assert "±" not in rows["good"]["completeness_gap (lower is better)"]
     assert str(found).splitlines()[0].startswith("attribution")

@@ -62,8 +62,8 @@ def test_the_results_are_means_over_the_samples_whatever_the_batches(size):
     expected = core_measures(model, x, y, RandomMap(), completeness_score="value", **how)
     for name, values in expected.values.items():
         close(found[name], values.mean())
-        close(found[f"error/{name}"], values.std() / N**0.5)
-        assert found[f"undefined/{name}"] == 0
+        close(found[f"{name}_error"], values.std() / N**0.5)
+        assert found[f"{name}_undefined"] == 0
     close(found["completeness_gap"], expected.completeness_gap)
     close(found["deletion_curve"], expected.curves.mean_curve(expected.curves.morf, K)[0] / N)
     close(found["insertion_curve"], expected.curves.mean_curve(expected.curves.lerf, K)[0] / N)
@@ -74,19 +74,19 @@ def test_undefined_samples_are_left_out_and_counted():
     metric = Faithfulness(Given(), WINDOWS, BLUR)
     metric.update(model, x, y, ids)
     found = metric.compute()
-    assert found["undefined/faithfulness_correlation"] == 2
-    assert found["undefined/srg"] == 0
+    assert found["faithfulness_correlation_undefined"] == 2
+    assert found["srg_undefined"] == 0
     assert found["blank"] == 1
     other = core_measures(model, x, y, Given(), regions=WINDOWS, perturbation=BLUR, sample_ids=ids)
     known = other.values["faithfulness_correlation"][[0, 3]]
     close(found["faithfulness_correlation"], known.mean())
-    close(found["error/faithfulness_correlation"], known.std() / 2**0.5)
+    close(found["faithfulness_correlation_error"], known.std() / 2**0.5)
 
 
 def test_a_single_sample_has_no_standard_error():
     metric = Faithfulness(RandomMap(), WINDOWS, BLUR)
     metric.update(Rows(), *(part[:1] for part in data()))
-    assert metric.compute()["error/srg"].isnan()
+    assert metric.compute()["srg_error"].isnan()
 
 
 def test_maps_and_passes_are_shared_with_other_metrics():
