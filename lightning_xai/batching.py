@@ -45,6 +45,7 @@ class Batches:
     Attributes:
         limit: The most rows of a pass.
         alone: The output for the first sample alone, if that was asked for to find the limit.
+        estimated: Whether nothing but the size of the activations has set the limit.
 
     Raises:
         TypeError: If ``chunk_size`` is not an integer.
@@ -65,6 +66,7 @@ class Batches:
         probe: Callable[[], object] = lambda: None,
     ) -> None:
         self.alone: Any = None
+        self.estimated = chunk_size is None and tuple(inputs.shape[1:]) not in _found.get(model, {})
         if chunk_size is None:
             with forward_context():
                 outputs: list[Any] = []
@@ -115,7 +117,7 @@ class Batches:
             self._halve(rows)
 
     def _halve(self, rows: int) -> None:
-        self.limit = rows // 2
+        self.limit, self.estimated = rows // 2, False
         _found.setdefault(self._model, {})[self._shape] = self.limit
         _log.warning("Memory ran out in a pass of %d rows; going on with at most %d (chunk_size).", rows, self.limit)
         if torch.cuda.is_available():

@@ -58,6 +58,13 @@ class BoundRegions(ABC):
         """Find the features that have cells in each sample, Boolean [N, J]; None if all have."""
         return None
 
+    def extents(self) -> Tensor | None:
+        """Find boxes that hold the cells of the features: per axis (start, stop), [N, J, axes, 2], or [1, ...] for all.
+
+        None if no boxes are known.
+        """
+        return None
+
     def _check(self, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.count:
             raise ValueError(f"values must be [samples, {self.count}] for these regions, got {list(values.shape)}.")
@@ -293,6 +300,9 @@ class BoundWindows(BoundRegions):
         window = self._window(target[rows], feature)
         window.copy_(values.reshape(window.shape))
 
+    def extents(self) -> Tensor:
+        return torch.tensor([[[(part.start, part.stop) for part in box] for box in self.boxes]])
+
     def _window(self, inputs: Tensor, feature: int) -> Tensor:
         window: tuple[Any, ...] = (..., *self.boxes[feature])
         return inputs[window]
@@ -393,6 +403,17 @@ class BoundSegments(BoundRegions):
         labels = self.labels.flatten(1) + 1
         found = torch.zeros(len(labels), self.count + 1, dtype=torch.bool, device=labels.device)
         return found.scatter_(1, labels, True)[:, 1:]
+
+    def extents(self) -> Tensor:
+        labels = self.labels.flatten(1).cpu() + 1
+        axes = []
+        for axis, length in enumerate(self.spatial):
+            place = torch.arange(length).view(-1, *[1] * (len(self.spatial) - axis - 1)).expand(self.spatial)
+            cells = place.flatten().expand(len(labels), -1)
+            empty = torch.zeros(len(labels), self.count + 1, dtype=torch.long)
+            first, last = (empty.scatter_reduce(1, labels, cells, how, include_self=False) for how in ("amin", "amax"))
+            axes.append(torch.stack([first, last + 1], 2)[:, 1:])
+        return torch.stack(axes, 2)
 
 
 def as_regions(regions: RegionsLike) -> Regions:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from lightning_xai.next_operation import CallSite
 
 
 class Capture(ABC):
@@ -37,6 +39,13 @@ class Watch(ABC):
     @abstractmethod
     def forward_context(self) -> AbstractContextManager[None]:
         """The context of a single pass."""
+
+    def takers(self) -> dict[str | CallSite, Callable[[Tensor], object]] | None:
+        """What takes the outputs of which modules or calls in a pass; None if only whole passes show what is needed.
+
+        An engine that does not run the model gives these outputs instead.
+        """
+        return None
 
     @abstractmethod
     def on_clean(self, samples: int) -> None:

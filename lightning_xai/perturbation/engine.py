@@ -79,16 +79,32 @@ class Engine(ABC):
 
     Args:
         network: The model, its watches and the size of its passes.
+
+    Attributes:
+        name: The engine at work.
+        share: The share of the multiplications of dense passes that it makes.
     """
+
+    name = "dense"
+    share = 1.0
 
     def __init__(self, network: Network) -> None:
         self.network = network
 
-    def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> Any:
-        """Return the model's output for the clean inputs, repeated; the samples are those of the scores to come."""
+    def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> tuple[Any, int]:
+        """Make the clean pass of the samples of the scores to come.
+
+        Args:
+            samples: The samples.
+            copies: How often the inputs are repeated, so that what is captured is compared in passes of one size.
+            watches: What looks at the pass.
+
+        Returns:
+            The model's output, and how often the inputs were repeated.
+        """
         rows = torch.arange(len(samples.ids)).repeat(copies)
         inputs = samples.inputs.repeat(copies, *[1] * (samples.inputs.ndim - 1))
-        return self.network(at_rows(samples.model, rows), inputs, watches)
+        return self.network(at_rows(samples.model, rows), inputs, watches), copies
 
     @abstractmethod
     def scores(

@@ -20,6 +20,7 @@ from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, active
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
+from lightning_xai.perturbation.incremental.engine import Incremental
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
@@ -29,7 +30,7 @@ from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.rows import check_alone
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 
-ENGINES = ("auto", "dense")
+ENGINES = ("auto", "dense", "incremental")
 
 Pairing = int | tuple[int, ...] | str | FeatureSets | CellMasks | None
 
@@ -86,6 +87,8 @@ class SweepResult:
             NaN where a perturbed cell or the score is not finite, for a feature that a sample
             does not have, and for an anchor with itself.
         captured: What each capture kept.
+        engine: The engine that made the passes, ``"dense"`` or ``"incremental"``.
+        share: The share of the multiplications of dense passes that was made, by an estimate.
     """
 
     regions: BoundRegions
@@ -95,6 +98,8 @@ class SweepResult:
     classes: dict[Score, int]
     arms: dict[Request, Tensor]
     captured: dict[CaptureRequest, CaptureResult] = field(default_factory=dict)
+    engine: str = "dense"
+    share: float = 1.0
 
     def local(self, request: Request) -> Tensor:
         r"""Local importance :math:`s(x) - s(R x)`, [N, J] or [N, P], the arms combined as the perturbation says."""
@@ -110,7 +115,8 @@ class Plan:
         regions: The features.
         chunk_size: The most inputs per forward pass; found from the size of the activations unless given. It is
             halved when memory runs out.
-        engine: ``"dense"``, every perturbed input goes through the whole network; ``"auto"`` chooses.
+        engine: ``"dense"``, every perturbed input goes through the whole network; ``"incremental"``, only what a
+            feature can reach is computed again, as far as that can be; ``"auto"`` estimates which is faster.
     """
 
     regions: Regions
@@ -156,7 +162,10 @@ def sweep(
         bound = bind_present(plan.regions, model, values)
         pairings = {r: _per_sample(r.pairing, bound.count, len(values)) for r in requests}
         network = Network(model, values, plan.chunk_size, [request.capture for request in captures])
-        engine = Dense(network)
+        copies = max(bound.count, evaluations(requests, bound.count))
+        engine: Engine = Dense(network)
+        if plan.engine != "dense":
+            engine = Incremental(network, len(values) * copies, forced=plan.engine == "incremental")
 
         def run(rows: slice) -> _Block:
             network.start()
@@ -169,9 +178,8 @@ def sweep(
             network.finish()
             return block
 
-        copies = max(bound.count, evaluations(requests, bound.count))
         blocks = network.batches.map(run, len(values), copies=copies)
-    return _cat(blocks, bound)
+    return _cat(blocks, bound, engine)
 
 
 def check_sweep(
@@ -253,18 +261,18 @@ class _Sweep:
             watch.start()
         # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
         with active(watches):
-            output = self.engine.clean(self.samples, per_pass, watches)
+            output, copies = self.engine.clean(self.samples, per_pass, watches)
         alone = network.batches.alone
         if alone is not None and self.first and samples > 1:
-            check_alone(self.samples.model, output, per_pass * samples, alone)
+            check_alone(self.samples.model, output, copies * samples, alone)
         for watch in watches:
             watch.on_clean(samples)
-        wanted = target.repeat(per_pass) if isinstance(target, Tensor) else target
-        model = at_rows(self.samples.model, torch.arange(samples).repeat(per_pass))
+        wanted = target.repeat(copies) if isinstance(target, Tensor) else target
+        model = at_rows(self.samples.model, torch.arange(samples).repeat(copies))
         of = (model, self.samples.inputs)
-        scores = {r.score: r.score.bind(output, wanted, per_pass * samples, of=of) for r in requests}
+        scores = {r.score: r.score.bind(output, wanted, copies * samples, of=of) for r in requests}
         clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}
-        if per_pass > 1:
+        if copies > 1:
             scores = {score: bound.at(self.samples.rows) for score, bound in scores.items()}
         del output
         found: dict[Request, Tensor] = {}
@@ -368,7 +376,7 @@ def _per_sample(pairing: Pairing, count: int, samples: int) -> _SamplePairing:
     return anchors
 
 
-def _cat(blocks: Sequence[_Block], bound: BoundRegions) -> SweepResult:
+def _cat(blocks: Sequence[_Block], bound: BoundRegions, engine: Engine) -> SweepResult:
     first, scores = blocks[0], blocks[0].bound_scores
     return SweepResult(
         regions=bound,
@@ -378,4 +386,6 @@ def _cat(blocks: Sequence[_Block], bound: BoundRegions) -> SweepResult:
         classes={score: found.classes for score, found in scores.items()},
         arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
         captured={c: CaptureResult.cat([block.captured[c] for block in blocks]) for c in first.captured},
+        engine=engine.name,
+        share=engine.share,
     )

@@ -3,7 +3,7 @@ r"""The changes of a layer's pre-activations when features are perturbed, read i
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import Layer
+from lightning_xai.next_operation import CallSite
 from lightning_xai.perturbation.capture import Capture, Watch
 from lightning_xai.units.activation import as_units, unit_shape
 from lightning_xai.units.counts import Pairs
@@ -115,6 +116,16 @@ class _LayerWatch(Watch):
         finally:
             self.own = False
 
+    def takers(self) -> dict[str | CallSite, Callable[[Tensor], object]]:
+        place = self.site.call if self.site.module is None else self.site.module
+        assert place is not None
+
+        def take(values: Tensor) -> None:
+            with nullcontext() if self.site.module is None else self._own_pass():
+                self._see(self.site, self.site.as_read(values))
+
+        return {place: take}
+
     def on_clean(self, samples: int) -> None:
         assert self.reference is not None
         self.samples = samples
@@ -142,9 +153,11 @@ class _LayerWatch(Watch):
                 self.reference = values.clone()
                 return
             if self.buffer is None or self.buffer.shape != values.shape:
-                self.buffer = torch.empty_like(self.reference)
+                self.buffer = torch.empty_like(values)
             # Into memory that the next pass writes to again: fresh memory costs more than the subtraction.
-            self.found = self.reduce(torch.sub(values, self.reference, out=self.buffer))
+            each = (-1, *self.reference.shape)
+            torch.sub(values.view(each), self.reference, out=self.buffer.view(each))
+            self.found = self.reduce(self.buffer)
 
     @abstractmethod
     def reduce(self, change: Tensor) -> Tensor:
@@ -220,7 +233,7 @@ class _PositionWatch(_LayerWatch):
         if self.capture.threshold is None:
             return {"nonfinite": nonfinite}
         threshold = self.capture.threshold.to(change).reshape(change.shape[2:]).clamp(min=0)
-        hit = change > threshold
+        hit = (change > threshold).contiguous()  # flattened and written to below
         by_unit = hit.sum(0)
         self.by_unit = by_unit if self.by_unit is None else self.by_unit + by_unit
         hit.flatten(2)[..., list(self.capture.unranked)] = False

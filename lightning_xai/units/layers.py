@@ -66,6 +66,11 @@ class PreActivationSite:
             return values.view(-1, *rows).movedim(self.axis, 1)
         return values if self.is_normed else values.movedim(self.axis, 1)
 
+    def as_read(self, values: Tensor) -> Tensor:
+        """B [N, K, *P] of what the place returns, in single precision at least."""
+        values = self.units_first(values)
+        return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
     def activate(self, values: Tensor) -> Tensor:
         """The activations A of pre-activations B, in memory of their own, as what follows may work in place on B."""
         found = self.activation(values)
@@ -153,8 +158,7 @@ def hook_preactivations(
 
     def show(site: PreActivationSite, values: Tensor) -> None:
         with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
-            values = site.units_first(values)
-            see(site, values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)
+            see(site, site.as_read(values))
 
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))

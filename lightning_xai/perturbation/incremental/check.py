@@ -1,0 +1,77 @@
+"""The check of the engine by itself: some perturbed inputs also go through the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass
+from lightning_xai.perturbation.incremental.gathering import Rows
+from lightning_xai.perturbation.incremental.geometry import Boxes
+from lightning_xai.perturbation.incremental.operations import State
+from lightning_xai.perturbation.incremental.plan import Plan
+from lightning_xai.perturbation.incremental.record import NotReplayable
+from lightning_xai.perturbation.network import Network
+
+# How far values may lie from those of dense passes, as a share of the largest one.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_COARSE = 5e-2
+
+
+def disagreement(
+    network: Network, clean: CleanPass, sample: int, inputs: Tensor, patch: Tensor, boxes: Boxes, wanted: Sequence[int]
+) -> str | None:
+    """Compare some rows with a dense pass; name the first operation in which they differ, None if they do not.
+
+    Args:
+        network: The model.
+        clean: The clean pass.
+        sample: The sample, by its place in the clean pass.
+        inputs: Perturbed inputs of this sample [P, C, *S].
+        patch: What has changed of them, [P, C, *sizes].
+        boxes: Where.
+        wanted: The values that are compared.
+    """
+    expected = clean_pass(network, inputs)[1]
+    if isinstance(expected, NotReplayable):
+        return f"the model: {expected}"
+    names = [str(call) for call in clean.record.calls]
+    if names != [str(call) for call in expected.calls]:
+        return "the model, whose operations depend on its inputs"
+    rows = Rows(torch.tensor([[sample]]), clean.record.rows)
+    if _differs(clean, expected.values, boxes, rows, patch, wanted) is None:
+        return None
+    every = [index for index, made in enumerate(clean.record.from_input) if made and index in clean.record.values]
+    first = _differs(clean, expected.values, boxes, rows, patch, every)
+    made = [str(call) for call in clean.record.calls if first in call.outputs]
+    return made[0] if made else "the model"
+
+
+def _differs(
+    clean: CleanPass,
+    expected: dict[int, Tensor],
+    boxes: Boxes,
+    rows: Rows,
+    patch: Tensor,
+    wanted: Sequence[int],
+) -> int | None:
+    """The first of some values that is not as expected."""
+    plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
+    made = plan.run(State(clean.record, clean.tables), patch)
+    for index, found in sorted(zip(wanted, made, strict=True)):
+        dense = expected[index]
+        if found.shape != dense.shape:
+            return index
+        if not dense.is_floating_point():
+            continue
+        scale = float(dense.abs().max()) if dense.numel() else 0.0
+        allowed = _COARSE if _is_coarse(expected) else _TOLERANCE.get(dense.dtype, _COARSE)
+        if not bool(((found - dense).abs() <= allowed * scale).all()):
+            return index
+    return None
+
+
+def _is_coarse(values: dict[int, Tensor]) -> bool:
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in values.values())

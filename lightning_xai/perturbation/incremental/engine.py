@@ -1,0 +1,316 @@
+"""The incremental engine: a clean pass is recorded, and of every perturbed input only what its box reaches is made."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai._guard import forward_context
+from lightning_xai.bound_model import BoundModel
+from lightning_xai.perturbation.capture import CaptureBuffer, Watch
+from lightning_xai.perturbation.dense import Dense
+from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
+from lightning_xai.perturbation.incremental.check import disagreement
+from lightning_xai.perturbation.incremental.choice import Choice, pass_rows, worth_planning
+from lightning_xai.perturbation.incremental.clean import CleanPass, as_clean_pass, clean_pass
+from lightning_xai.perturbation.incremental.gathering import Rows
+from lightning_xai.perturbation.incremental.geometry import Boxes, enclose
+from lightning_xai.perturbation.incremental.operations import State
+from lightning_xai.perturbation.incremental.plan import Plan, dense_cost, output_values
+from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Tap, mapped, refuse
+from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.perturbation.network import Network
+from lightning_xai.scores import BoundScore
+
+_log = logging.getLogger(__name__)
+
+# Pairs share their first feature with others; so many make a pass with that feature perturbed worth while.
+_FEWEST_PER_BASE = 4
+_PLANS = 64
+
+
+class Incremental(Engine):
+    """Makes what boxes reach, and goes on densely where that cannot be done or does not pay.
+
+    Args:
+        network: The model, its watches and the size of its passes.
+        evaluations: How many perturbed inputs there will be.
+        forced: Whether it is used where it does not pay, too.
+
+    Attributes:
+        reason: Why everything is dense; None while it is not.
+    """
+
+    def __init__(self, network: Network, evaluations: int, *, forced: bool) -> None:
+        super().__init__(network)
+        self.reason: str | None = None
+        self.name = "incremental"
+        self._dense = Dense(network)
+        self._evaluations, self._forced = evaluations, forced
+        self._clean: CleanPass | None = None
+        self._choice: Choice | None = None
+        self._plans: dict[Any, Plan] = {}
+        self._checked = False
+        self._takers: dict[Watch, dict[Tap, Callable[[Tensor], object]]] = {}
+        try:
+            if network.is_table:
+                raise NotReplayable("a table has no positions")
+            if isinstance(network.model, BoundModel):
+                raise NotReplayable("the model has several inputs, or is explained at a layer")
+            refuse(network.model)
+            for watch in network.watches.values():
+                takers = watch.takers()
+                if takers is None:
+                    raise NotReplayable(f"{type(watch).__name__} has to see whole passes")
+                self._takers[watch] = takers
+        except NotReplayable as reason:
+            self._give_up(str(reason))
+
+    def _give_up(self, reason: str) -> None:
+        self.reason, self.name, self.share = reason, "dense", 1.0
+        self._clean, self._plans = None, {}
+        _log.info("The sweep is dense: %s.", reason)
+
+    def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> tuple[Any, int]:
+        """Record the clean pass, unless everything is dense."""
+        self._clean = None
+        if self.reason is None:
+            places = [place for watch in watches for place in self._takers[watch]]
+            output, record = clean_pass(self.network, samples.inputs, places, watches)
+            try:
+                self._clean = self._chosen(record, samples, places)
+            except NotReplayable as reason:
+                self._give_up(str(reason))
+            if self._clean is not None or copies == 1:
+                return output, 1
+        for watch in watches:
+            watch.start()
+        return self._dense.clean(samples, copies, watches)
+
+    def _chosen(self, record: Record | NotReplayable, samples: Samples, places: Sequence[Tap]) -> CleanPass | None:
+        """The pass to start from; None for samples that go densely.
+
+        Raises:
+            NotReplayable: If everything has to go densely, or dense passes are faster.
+        """
+        if isinstance(record, NotReplayable):
+            raise record
+        extents = samples.regions.extents()
+        if extents is None:
+            raise NotReplayable("the features are not known to lie in boxes")
+        wanted = output_values(record) or [record.taps[place] for place in places]
+        dense = dense_cost(record, wanted)
+        if self._choice is None and not self._forced and not worth_planning(dense, self._evaluations):
+            raise NotReplayable("there is too little to be saved")
+        clean = as_clean_pass(self.network, samples.inputs, record)
+        if self._choice is None:
+            boxes, rows = _boxes(extents[:1], [(j,) for j in range(samples.regions.count)], samples, record.rows)
+            plan = Plan(record.skeleton(), clean.trees, boxes, rows, wanted)
+            cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
+            most = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu)
+            choice = Choice(dense, cost, self._evaluations, self.network.batches.limit, most, plan.first_whole)
+            if not (self._forced or choice.pays):
+                raise NotReplayable(choice.why_not())
+            self._choice, self.share = choice, choice.share
+            _log.info("The sweep is incremental: %.0f %% of the multiplications are left.", 100 * self.share)
+        # What is not finite would spread by what is read off the record, though a perturbation may replace it.
+        outputs = [record.values[index] for index in output_values(record)]
+        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *outputs))
+        return clean if finite else None
+
+    def scores(
+        self,
+        samples: Samples,
+        kind: Perturbation,
+        features: Sequence[Features],
+        bound_scores: Sequence[BoundScore],
+        buffer: CaptureBuffer | None,
+    ) -> Tensor:
+        """Score features; pairs start from a pass in which their first feature is perturbed."""
+        arms = samples.arms(kind)
+        parts = [samples.values.new_empty(len(bound_scores), len(arms), len(samples.ids), 0)]
+        for base, group in itertools.groupby(features, lambda together: together[:-1]):
+            some = list(group)
+            made = None
+            if self._clean is not None and (not base or len(some) >= _FEWEST_PER_BASE):
+                if base:
+                    made = self._from_base(samples, kind, arms, some, bound_scores)
+                else:
+                    made = self._from_pass(self._clean, samples, kind, arms, some, bound_scores, buffer)
+            if made is None:
+                made = self._dense.scores(samples, kind, some, bound_scores, buffer)
+            parts.append(made)
+        return torch.cat(parts, 3)
+
+    def _from_base(
+        self,
+        samples: Samples,
+        kind: Perturbation,
+        arms: Sequence[Tensor | None],
+        features: Sequence[Features],
+        bound_scores: Sequence[BoundScore],
+    ) -> Tensor | None:
+        """The scores of pairs that share their first feature, [scores, A, n, F]; None if passes cannot be recorded."""
+        found = []
+        alone = replace(samples, rows=torch.arange(len(samples.ids)))
+        for arm in arms:
+            inputs = samples.perturb(kind, [arm], [features[0][:-1]], 1)[0, 0]
+            if not bool(inputs.isfinite().all()):
+                return None
+            try:
+                clean = as_clean_pass(self.network, inputs, clean_pass(self.network, inputs)[1])
+            except NotReplayable as reason:
+                self._give_up(str(reason))
+                return None
+            made = self._from_pass(clean, alone, kind, [arm], features, bound_scores, None)
+            if made is None:
+                return None
+            found.append(made)
+        return torch.cat(found, 1)
+
+    def _from_pass(
+        self,
+        clean: CleanPass,
+        samples: Samples,
+        kind: Perturbation,
+        arms: Sequence[Tensor | None],
+        features: Sequence[Features],
+        bound_scores: Sequence[BoundScore],
+        buffer: CaptureBuffer | None,
+    ) -> Tensor | None:
+        """The scores [scores, A, n, F] of inputs that differ from a pass in the last feature of each tuple.
+
+        None if they have turned out to differ from dense ones.
+        """
+        count, extents = len(samples.ids), samples.regions.extents()
+        assert extents is not None
+        assert self._choice is not None
+        suspect = not all_finite(arms)
+        outputs = output_values(clean.record) if bound_scores else []
+        takers = [taker for watch in buffer.watches for taker in self._takers[watch].items()] if buffer else []
+        taps = [clean.record.taps[place] for place, _ in takers]
+        wanted = list(dict.fromkeys([*outputs, *taps]))
+        most = (
+            self._choice.rows if self.network.batches.estimated else min(self._choice.rows, self.network.batches.limit)
+        )
+        per_pass = max(1, most // count)
+        per_pass = -(-len(features) // -(-len(features) // per_pass))
+        scores = [samples.values.new_empty(len(bound_scores), len(arms), count, 0)]
+        for first in range(0, len(features), per_pass):
+            some = features[first : first + per_pass]
+            plan = self._plan(clean, samples, extents, some, wanted)
+            batch = samples.perturb(kind, arms, some, len(some))
+            if buffer:
+                buffer.add_change(batch, samples.values)
+            broken = mask_broken(batch).flatten(1) if suspect else None
+            index = torch.arange(count, device=batch.device).repeat(len(some))
+            bound = [score.at(index) for score in bound_scores]
+            columns = []
+            for arm, inputs in enumerate(batch.flatten(1, 2)):
+                patch = _cut(inputs, plan)
+                intact = torch.ones(len(inputs), dtype=torch.bool) if broken is None else ~broken[arm]
+                if not self._checked and not self._agrees(clean, samples, plan, inputs, patch, intact, wanted):
+                    return None
+                with forward_context():
+                    made = dict(zip(wanted, plan.run(State(clean.record, clean.tables), patch), strict=True))
+                for (_, take), tap in zip(takers, taps, strict=True):
+                    take(made[tap])
+                for watch in buffer.watches if buffer else ():
+                    watch.on_perturbed(None if broken is None else broken[arm])
+                if bound:
+                    output = _filled(clean.record.output, made)
+                    columns.append(torch.stack([score(output) for score in bound]))
+                self.network.report(len(inputs))
+            if buffer:
+                buffer.collect([together[0] for together in some])
+            if bound:
+                read = torch.stack(columns, 1)
+                if broken is not None:
+                    read = read.masked_fill(broken, float("nan"))
+                scores.append(read.view(len(bound), len(arms), len(some), count).transpose(2, 3))
+            else:
+                scores.append(batch.new_empty(0, len(arms), count, len(some)))
+        return torch.cat(scores, 3)
+
+    def _plan(
+        self, clean: CleanPass, samples: Samples, extents: Tensor, features: Sequence[Features], wanted: Sequence[int]
+    ) -> Plan:
+        """A plan, made before if the boxes are the same for all samples."""
+        last = [together[-1:] for together in features]
+        key = (tuple(last), tuple(samples.rows.tolist()), clean.record.rows, tuple(wanted))
+        if key in self._plans:
+            return self._plans[key]
+        boxes, rows = _boxes(extents, last, samples, clean.record.rows)
+        plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
+        if len(extents) == 1:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+    def _agrees(
+        self,
+        clean: CleanPass,
+        samples: Samples,
+        plan: Plan,
+        inputs: Tensor,
+        patch: Tensor,
+        intact: Tensor,
+        wanted: Sequence[int],
+    ) -> bool:
+        """Check some rows of the first sample against a dense pass; go on densely if they differ."""
+        count = len(samples.ids)
+        own = (intact[::count].nonzero().flatten() * count).tolist()
+        if not own:  # none of them is finite
+            return True
+        self._checked = True
+        rows = sorted({own[0], own[len(own) // 2]})[: self.network.batches.limit]
+        positions = torch.tensor(rows) // (len(inputs) // plan.boxes.count)
+        boxes = Boxes(tuple(s[positions] for s in plan.boxes.starts), plan.boxes.sizes, plan.boxes.spatial)
+        with forward_context():
+            where = disagreement(self.network, clean, int(samples.rows[0]), inputs[rows], patch[rows], boxes, wanted)
+        if where is not None:
+            warnings.warn(
+                f"the incremental engine differs from dense passes in {where}; the sweep goes on densely. Please "
+                f"report this; engine='dense' avoids the check.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self._give_up(f"it differed in {where}")
+        return where is None
+
+
+def _filled(output: Any, made: dict[int, Tensor]) -> Any:
+    """A model's output with its tensors put in."""
+    return mapped(output, lambda ref: made[ref.index])
+
+
+def _boxes(extents: Tensor, features: Sequence[Features], samples: Samples, total: int) -> tuple[Boxes, Rows]:
+    """The boxes of features, and the rows: feature by feature, sample by sample."""
+    some = extents[:, [together[0] for together in features]]
+    if len(extents) > 1:
+        some = some.transpose(0, 1).flatten(0, 1).unsqueeze(0)
+        own = samples.rows.cpu().repeat(len(features)).unsqueeze(1)
+    else:
+        own = samples.rows.cpu().unsqueeze(0)
+    spatial = samples.values.shape[2:]
+    reached = [(axis[:, 0], axis[:, 1] - 1) for axis in some[0].unbind(1)]
+    return enclose(reached, spatial), Rows(own, total)
+
+
+def _cut(inputs: Tensor, plan: Plan) -> Tensor:
+    """Cut the boxes [R, C, *sizes] out of perturbed inputs [R, C, *S]."""
+    axes, rows = len(plan.boxes.spatial), len(inputs)
+    row = torch.arange(rows, device=inputs.device).view(-1, *[1] * axes)
+    index: list[Any] = [row, slice(None)]
+    for axis, cells in enumerate(plan.boxes.coordinates()):
+        cells = cells.repeat_interleave(rows // len(cells), 0).to(inputs.device)
+        index.append(cells.view(rows, *[1] * axis, -1, *[1] * (axes - axis - 1)))
+    return inputs[tuple(index)].movedim(-1, 1)

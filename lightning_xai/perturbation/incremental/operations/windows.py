@@ -1,0 +1,143 @@
+"""Convolutions and maximum pooling on changed boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_xai.perturbation.incremental.gathering import Layout
+from lightning_xai.perturbation.incremental.geometry import (
+    ceil_div,
+    enclose,
+    floor_div,
+    reach_transposed,
+    reach_window,
+    span,
+)
+from lightning_xai.perturbation.incremental.operations.base import (
+    Operation,
+    Patch,
+    Reader,
+    State,
+    Step,
+    entry,
+    maps_behind_channels,
+    per_axis,
+)
+
+
+@entry("conv#d")
+def convolution(op: Operation) -> Step | None:
+    """Run on windows with their halo, without padding."""
+    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
+    patch = op.patch(given["input"])
+    if not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
+        return None
+    assert patch is not None
+    weight, bias = op.constant(given["weight"]), op.constant(given["bias"])
+    kernel, axes = weight.shape[2:], weight.ndim - 2
+    stride, dilation = per_axis(given["stride"], axes), per_axis(given["dilation"], axes)
+    if given["padding"] == "same":
+        padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    else:
+        padding = [0] * axes if given["padding"] == "valid" else per_axis(given["padding"], axes)
+    reader, result = _windows(op, given["input"], kernel, stride, padding, dilation, 0.0)
+    function = getattr(functional, op.call.name)
+
+    def run(state: State) -> Sequence[Tensor]:
+        return [function(reader(state), weight, bias, stride, 0, dilation, given["groups"])]
+
+    return Step([result], run, [reader])
+
+
+@entry("max_pool#d")
+def max_pool(op: Operation) -> Step | None:
+    """Run on windows with their halo; what lies outside the map never is the largest."""
+    given = {"stride": None, "padding": 0, "dilation": 1, **op.arguments()}
+    patch = op.patch(given["input"])
+    if not maps_behind_channels(patch) or given.get("return_indices"):
+        return None
+    assert patch is not None
+    axes = len(patch.layout.spatial)
+    kernel = per_axis(given["kernel_size"], axes)
+    stride = per_axis(given["stride"] or kernel, axes)
+    padding, dilation = per_axis(given["padding"], axes), per_axis(given["dilation"], axes)
+    reader, result = _windows(op, given["input"], kernel, stride, padding, dilation, float("-inf"))
+    function = getattr(functional, op.call.name)
+
+    def run(state: State) -> Sequence[Tensor]:
+        return [function(reader(state), kernel, stride, 0, dilation)]
+
+    return Step([result], run, [reader])
+
+
+def _windows(
+    op: Operation,
+    leaf: Any,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    fill: float,
+) -> tuple[Reader, Patch]:
+    """The windows that an operation reads to make the boxes that it reaches, and these boxes."""
+    patch = op.patches[leaf.index]
+    spatial = patch.layout.spatial
+    each = list(zip(kernel, stride, padding, dilation, strict=True))
+    reached = [
+        reach_window(start, size, *axis)
+        for start, size, axis in zip(patch.boxes.starts, patch.boxes.sizes, each, strict=True)
+    ]
+    boxes = enclose(reached, Layout(op.shape(), spatial).positions)
+    coordinates = [
+        span(start * s - p, (size - 1) * s + (k - 1) * d + 1)
+        for start, size, (k, s, p, d) in zip(boxes.starts, boxes.sizes, each, strict=True)
+    ]
+    return op.window(leaf, coordinates, fill), op.patched(boxes, spatial)
+
+
+@entry("conv_transpose#d")
+def transposed_convolution(op: Operation) -> Step | None:
+    """Run on windows that hold all that some outputs are made of, and cut these outputs out."""
+    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
+    patch = op.patch(given["input"])
+    if not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
+        return None
+    assert patch is not None
+    weight, bias = op.constant(given["weight"]), op.constant(given["bias"])
+    axes, spatial = weight.ndim - 2, patch.layout.spatial
+    each = list(
+        zip(weight.shape[2:], *(per_axis(given[name], axes) for name in ("stride", "padding", "dilation")), strict=True)
+    )
+    reached = [
+        reach_transposed(start, size, *axis)
+        for start, size, axis in zip(patch.boxes.starts, patch.boxes.sizes, each, strict=True)
+    ]
+    boxes = enclose(reached, Layout(op.shape(), spatial).positions)
+    coordinates, cuts, extra = [], [], []
+    for start, size, (k, s, p, d) in zip(boxes.starts, boxes.sizes, each, strict=True):
+        # Outputs below `lost` also take inputs before the window.
+        lost = max(0, (k - 1) * d - s + 1)
+        first = floor_div(start + p - lost, s)
+        length = int((ceil_div(start + size + p, s) - first).max())
+        coordinates.append(span(first, length))
+        cuts.append(span(start + p - first * s, size))
+        extra.append(max(0, s - 1 - (k - 1) * d))
+    reader = op.window(given["input"], coordinates)
+    function, strides, dilations = getattr(functional, op.call.name), [a[1] for a in each], [a[3] for a in each]
+    row = torch.arange(op.count).view(-1, *[1] * axes)
+    repeats = op.count // patch.boxes.count
+    index = [
+        cut.repeat_interleave(repeats, 0).view(op.count, *[1] * axis, -1, *[1] * (axes - axis - 1))
+        for axis, cut in enumerate(cuts)
+    ]
+
+    def run(state: State) -> Sequence[Tensor]:
+        made = function(reader(state), weight, bias, strides, 0, extra, given["groups"], dilations)
+        return [made[(row, slice(None), *index)].movedim(-1, 1)]
+
+    return Step([op.patched(boxes, spatial)], run, [reader])

@@ -1,0 +1,376 @@
+"""The record of a clean pass: every operation with what it takes and makes, to be made again on other rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai._guard import compiled_types, hook_outputs
+from lightning_xai.next_operation import CallSite
+from lightning_xai.operations import Operations, arguments, is_in_place, operation_name, tensors_in, unwrapped
+
+Tap = str | CallSite
+"""A place in the model whose output is wanted: a module's name, or a call."""
+
+_READS = frozenset(("item", "bool", "tolist", "numpy", "is_nonzero", "data_ptr", "storage", "untyped_storage"))
+_SHAPED_BY_DATA = frozenset(("nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "bincount"))
+
+
+class NotReplayable(Exception):
+    """Says why a model's passes cannot be made again from a record."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of the record, in place of a tensor among the arguments of a call."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """An integer that follows the number of rows: ``slope * rows + base``."""
+
+    slope: int
+    base: int
+
+
+@dataclass
+class Call:
+    """One operation of a pass.
+
+    Attributes:
+        func: The function of the torch API.
+        name: Its plain name.
+        args: Its arguments, tensors that were made in the pass as :class:`Ref`.
+        kwargs: The same for those by name.
+        outputs: The values that it makes.
+        module: The dotted name of the module that ran.
+        in_place: Whether it writes into its first argument.
+        returns_first: Whether its result is its first argument, which it does not return.
+    """
+
+    func: Callable[..., Any]
+    name: str
+    args: Any
+    kwargs: Any
+    outputs: list[int]
+    module: str
+    in_place: bool
+    returns_first: bool = False
+
+    def inputs(self) -> list[int]:
+        """The values that the call takes, in their order."""
+        return [ref.index for ref in leaves((self.args, self.kwargs)) if isinstance(ref, Ref)]
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module or 'the model'!r}"
+
+
+@dataclass
+class Record:
+    """A pass of some rows.
+
+    Attributes:
+        rows: How many.
+        calls: The operations.
+        shapes: The shape of every value; value 0 is the input.
+        values: The values, as far as they are kept.
+        from_input: Whether a value depends on the input.
+        output: The model's output, tensors as :class:`Ref`.
+        taps: The values at the places that were asked for.
+    """
+
+    rows: int
+    calls: list[Call] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    from_input: list[bool] = field(default_factory=list)
+    output: Any = None
+    taps: dict[Tap, int] = field(default_factory=dict)
+
+    def skeleton(self) -> Record:
+        """The same with values that do not depend on the input only."""
+        constants = {index: value for index, value in self.values.items() if not self.from_input[index]}
+        return Record(self.rows, self.calls, self.shapes, constants, self.from_input, self.output, self.taps)
+
+
+class Recorder(Operations):
+    """Records a pass of a model while it is active.
+
+    Args:
+        model: The network.
+        inputs: The inputs of the pass.
+        places: The places whose outputs are wanted.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, places: Collection[Tap] = ()) -> None:
+        model = unwrapped(model)
+        super().__init__(model)
+        self.record = Record(len(inputs))
+        self._reason: NotReplayable | None = None
+        self._model = model
+        self._places = places
+        self._modules = [place for place in places if isinstance(place, str)]
+        self._counts: dict[tuple[str, str], int] = {}
+        # A tensor is known by itself and its version; what is known is kept alive, so that no id is used again.
+        self._known: dict[tuple[int, int], int] = {}
+        self._alive: list[Tensor] = []
+        self._held = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._hooks = ExitStack()
+        self._add(inputs, True)
+
+    def __enter__(self) -> Recorder:
+        self._random = torch.get_rng_state()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._hooks.enter_context(hook_outputs(self._model, {name: partial(self._see, name) for name in self._modules}))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.close()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def finish(self, output: Any) -> Record:
+        """Return the record, given the model's output.
+
+        Raises:
+            NotReplayable: If something in the pass cannot be made again.
+        """
+        if self._reason is not None:
+            raise self._reason
+        if not torch.equal(self._random, torch.get_rng_state()):
+            raise NotReplayable("it draws random numbers")
+        self.record.output = self._refer(output, "its output")
+        for place in self._places:
+            if place not in self.record.taps:
+                raise NotReplayable(f"{place} was not seen")
+        if not all(isinstance(leaf, Ref) for leaf in leaves(self.record.output)):
+            raise NotReplayable("it returns more than tensors")
+        return self.record
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The pass itself goes on whatever becomes of its record.
+        call: Call | None = None
+        with self._noting():
+            call = self._before(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if call is not None:
+            with self._noting():
+                self._after(call, args, result)
+        return result
+
+    def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        if self._reason is None:
+            with self._noting():
+                self._asked(operation_name(func), args, result)
+        return result
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note why the pass cannot be recorded."""
+        try:
+            yield
+        except NotReplayable as reason:
+            self._reason = reason
+
+    def _before(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        if self._reason is not None:
+            return None
+        name, module = operation_name(func), self.current_module()
+        if kwargs.get("out") is not None:
+            raise NotReplayable(f"{name} in {module!r} writes into `out`")
+        referred = self._refer((args, kwargs), f"{name} in {module!r}")
+        call = Call(func, name, referred[0], referred[1], [], module, is_in_place(func, kwargs))
+        if name == "batch_norm" and _takes_statistics(func, args, kwargs):
+            raise NotReplayable(f"{call} takes the statistics of the batch")
+        if self._is_from_input(call) and (name in _SHAPED_BY_DATA or _masks(name, args)):
+            raise NotReplayable(f"{call} makes shapes of numbers")
+        if call.in_place:
+            self._keep_before_write(call, args)
+        return call
+
+    def _after(self, call: Call, args: tuple[Any, ...], result: Any) -> None:
+        made, from_input = tensors_in(result), self._is_from_input(call)
+        if from_input and not made and not call.in_place:
+            raise NotReplayable(f"{call} reads numbers off a tensor")
+        if call.in_place and not made:
+            made, call.returns_first = [args[0]], True
+        if call.in_place or not all(self._key(tensor) in self._known for tensor in made):
+            call.outputs = [self._add(tensor, from_input) for tensor in made]
+            self.record.calls.append(call)
+        place = call.module, call.name
+        site = CallSite(*place, self._counts.get(place, 0))
+        self._counts[place] = site.occurrence + 1
+        if site in self._places and len(made) == 1:
+            self._tap(site, made[0])
+
+    def _is_from_input(self, call: Call) -> bool:
+        return any(self.record.from_input[index] for index in call.inputs())
+
+    def _asked(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        known = self._known.get(self._key(args[0])) if args and isinstance(args[0], Tensor) else None
+        if known is None or not self.record.from_input[known]:
+            return
+        if isinstance(result, Tensor):
+            if name != "detach":
+                raise NotReplayable(f"{name} takes a tensor out of the pass")
+            self._remember(result, known)
+        elif name in _READS:
+            raise NotReplayable(f"{name} in {self.current_module()!r} reads numbers off a tensor")
+
+    def _see(self, name: str, output: Tensor) -> None:
+        if self._reason is None:
+            with self._noting():
+                self._tap(name, output)
+
+    def _tap(self, place: Tap, output: Tensor) -> None:
+        index = self._known.get(self._key(output))
+        if index is None:
+            raise NotReplayable(f"the output of {place} was not seen")
+        self.record.taps[place] = index
+
+    def _key(self, tensor: Tensor) -> tuple[int, int]:
+        return id(tensor), tensor._version
+
+    def _add(self, tensor: Tensor, dynamic: bool) -> int:
+        index = len(self.record.shapes)
+        self.record.shapes.append(tuple(tensor.shape))
+        self.record.values[index] = tensor
+        self.record.from_input.append(dynamic)
+        self._remember(tensor, index)
+        return index
+
+    def _remember(self, tensor: Tensor, index: int) -> None:
+        self._known[self._key(tensor)] = index
+        self._alive.append(tensor)
+
+    def _keep_before_write(self, call: Call, args: Sequence[Any]) -> None:
+        first = call.args[0] if call.args else None
+        if not isinstance(first, Ref):
+            raise NotReplayable(f"{call} writes into what the model holds")
+        self.record.values[first.index] = args[0].clone()
+
+    def _refer(self, arguments: Any, where: str) -> Any:
+        """The arguments, tensors that were made in the pass as references."""
+
+        def refer(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            index = self._known.get(self._key(leaf))
+            if index is not None:
+                return Ref(index)
+            if leaf.requires_grad and leaf.grad_fn is not None:
+                raise NotReplayable(f"{where} takes a tensor of unknown origin")
+            return leaf
+
+        return mapped(arguments, refer)
+
+
+def _takes_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a batch norm normalizes by what it is given."""
+    given = arguments(func, args, kwargs)
+    return bool(given.get("training")) or given.get("running_mean") is None
+
+
+def _masks(name: str, args: Sequence[Any]) -> bool:
+    """Whether a call selects by a Boolean mask."""
+    if name != "getitem" or len(args) < 2:
+        return False
+    return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in tensors_in([args[1]]))
+
+
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """A tree of lists, tuples, dicts and slices with every leaf changed."""
+    if isinstance(tree, list):
+        return [mapped(part, change) for part in tree]
+    if isinstance(tree, tuple):
+        parts = [mapped(part, change) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    if isinstance(tree, dict):
+        return {name: mapped(part, change) for name, part in tree.items()}
+    if isinstance(tree, slice):
+        return slice(*(mapped(part, change) for part in (tree.start, tree.stop, tree.step)))
+    return change(tree)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves of such a tree, in order."""
+    found: list[Any] = []
+    mapped(tree, found.append)
+    return found
+
+
+def refuse(model: nn.Module) -> None:
+    """Refuse models whose passes cannot be recorded, before one is made.
+
+    Raises:
+        NotReplayable: If modules are sharded, compiled or scripted, carry hooks, or are in training mode.
+    """
+    for name, module in model.named_modules():
+        where = f"module {name!r}" if name else "the model"
+        if type(module).__name__.startswith("FSDP"):
+            raise NotReplayable(f"{where} is sharded")
+        if isinstance(module, (torch.jit.ScriptModule, *compiled_types())) or getattr(
+            module, "_compiled_call_impl", None
+        ):
+            raise NotReplayable(f"{where} hides its operations")
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise NotReplayable(f"{where} carries hooks")
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
+            raise NotReplayable(f"{where} is in training mode")
+    for tensor in (*model.parameters(), *model.buffers()):
+        if type(tensor.data) is not Tensor:
+            raise NotReplayable(f"it holds a {type(tensor.data).__name__}")
+
+
+def follow_rows(record: Record, probe: Record) -> list[tuple[Any, Any]]:
+    """The arguments of the calls of a record, with integers that follow the number of rows marked.
+
+    Args:
+        record: A pass.
+        probe: A pass of another number of rows.
+
+    Raises:
+        NotReplayable: If the passes differ in anything else.
+    """
+    if len(record.calls) != len(probe.calls):
+        raise NotReplayable("its operations depend on the number of rows or on what it has seen before")
+    found = []
+    for call, other in zip(record.calls, probe.calls, strict=True):
+        own, its = leaves((call.args, call.kwargs)), leaves((other.args, other.kwargs))
+        if call.func != other.func or call.outputs != other.outputs or len(own) != len(its):
+            raise NotReplayable(f"{call} is {other} in another pass")
+        marked = [_follow(leaf, peer, record.rows, probe.rows, call) for leaf, peer in zip(own, its, strict=True)]
+        found.append(mapped((call.args, call.kwargs), partial(_next, iter(marked))))
+    return found
+
+
+def _next(rest: Iterator[Any], _leaf: Any) -> Any:
+    return next(rest)
+
+
+def _follow(own: Any, its: Any, rows: int, other: int, call: Call) -> Any:
+    if isinstance(own, Ref) or isinstance(its, Ref):
+        if own != its:
+            raise NotReplayable(f"{call} takes other tensors in another pass")
+        return own
+    if isinstance(own, Tensor):
+        if own is not its:
+            raise NotReplayable(f"{call} takes a tensor that is made anew in every pass")
+        return own
+    if isinstance(own, int) and isinstance(its, int) and not isinstance(own, bool) and own != its:
+        slope, rest = divmod(own - its, rows - other)
+        if rest:
+            raise NotReplayable(f"{call} takes a number that does not follow the rows")
+        return PerRow(slope, own - slope * rows)
+    if own != its and not (isinstance(own, float) and math.isnan(own)):
+        raise NotReplayable(f"{call} takes {own!r} and {its!r} in two passes")
+    return own

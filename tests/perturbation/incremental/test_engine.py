@@ -1,0 +1,319 @@
+"""The incremental engine in a sweep: the numbers of dense passes, and dense passes where it cannot give them."""
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
+from lightning_xai.perturbation.incremental import choice
+from lightning_xai.perturbation.incremental.operations import TABLE
+from lightning_xai.perturbation.incremental.operations.cells import pointwise
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
+from lightning_xai.scores import Logit
+from lightning_xai.units.change import LayerChange, PositionChange
+
+X = torch.randn(3, 2, 12, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(12).view(-1, 1) // 5 + torch.arange(15) // 4 - 1
+BY_SAMPLE = Segments(lambda x: torch.stack([LABELS.roll(shift, 1) for shift in range(len(x))]))
+
+
+class Net(nn.Module):
+    """A small network with a sum, a pooling, and something that may be put between."""
+
+    def __init__(self, between=lambda x: x):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.second, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.between = between
+        self.double().eval()
+
+    def forward(self, x):
+        y = functional.relu(self.norm(self.first(x)), inplace=True)
+        y = functional.max_pool2d(self.between(y) + self.second(y), 2)
+        return self.last(y.mean((2, 3)))
+
+
+def both(quantity, model=None, x=X, **how):
+    how = {"regions": Windows(3), "perturbation": kinds.Negative(0.3), **how}
+    model = model or Net()
+    return [quantity(model, x, 1, engine=engine, **how) for engine in ("dense", "incremental")]
+
+
+def close(dense, incremental):
+    torch.testing.assert_close(incremental, dense, rtol=0, atol=1e-12, equal_nan=True)
+
+
+REGIONS = {
+    "windows": Windows(3),
+    "overlapping": Windows((4, 3), stride=2),
+    "large": Windows(11, stride=2),
+    "cut off": Windows(4, remainder="center"),
+    "segments": Segments(LABELS),
+    "segments of each sample": BY_SAMPLE,
+}
+PERTURBATIONS = {
+    "constant": kinds.Constant(0.2),
+    "two-sided": kinds.Bidirectional(0.3),
+    "blur": kinds.Blur(2.0),
+    "noise": kinds.GaussianNoise(),
+    "by window": kinds.LocalMean(),
+    "shuffled": kinds.Permute(),
+}
+
+
+@pytest.mark.parametrize("regions", list(REGIONS))
+def test_importance_of_any_region_is_the_dense_one(regions):
+    close(*both(importance, regions=REGIONS[regions]))
+
+
+@pytest.mark.parametrize("kind", list(PERTURBATIONS))
+def test_importance_by_any_perturbation_is_the_dense_one(kind):
+    close(*both(importance, perturbation=PERTURBATIONS[kind]))
+
+
+@pytest.mark.parametrize("score", ["logit", "margin", "comb_classes", "sigmoid"])
+def test_importance_of_any_score_is_the_dense_one(score):
+    close(*both(importance, score=score))
+
+
+@pytest.mark.parametrize("anchor", [None, 2, torch.tensor([0, 3, 3])], ids=["all", "one", "per sample"])
+@pytest.mark.parametrize("kind", ["two-sided", "by window"])
+@pytest.mark.parametrize("quantity", [synergy, interaction])
+def test_pairs_are_the_dense_ones(quantity, kind, anchor):
+    close(*both(quantity, perturbation=PERTURBATIONS[kind], anchor=anchor, regions=Windows(5, stride=4)))
+
+
+def test_speed_is_the_dense_one():
+    states = [kinds.Negative(delta) for delta in (0.1, 0.2, 0.4)]
+    model = Net()
+    dense, incremental = (
+        speed(model, X, 1, regions=Windows(3), perturbations=states, engine=engine).slope
+        for engine in ("dense", "incremental")
+    )
+    close(dense, incremental)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
+def test_chunks_do_not_change_the_result(chunk_size):
+    close(*both(importance, chunk_size=chunk_size))
+
+
+def test_a_segmentation_is_scored_at_its_positions():
+    close(*both(importance, nn.Conv2d(2, 3, 3, padding=1).double(), score="logit"))
+
+
+def test_single_precision_is_as_exact_as_it_gets():
+    dense, incremental = both(importance, Net().float(), X.float())
+    torch.testing.assert_close(incremental, dense, rtol=0, atol=1e-6)
+
+
+def swept(model, engine, x=X, captures=(), requests=True, regions=None):
+    asked = [Request(kinds.Negative(0.3), Logit())] if requests else []
+    return sweep.sweep(model, x, 1, asked, Plan(regions or Windows(3), engine=engine), captures=captures)
+
+
+@pytest.mark.parametrize("requests", [True, False])
+@pytest.mark.parametrize("kind", ["constant", "two-sided"])
+def test_a_layer_changes_as_in_dense_passes(kind, requests):
+    model = Net()
+    threshold = torch.full((4, 12, 15), 0.1)
+    captures = [
+        CaptureRequest(PERTURBATIONS[kind], LayerChange("first", "relu", keep_activation=True)),
+        CaptureRequest(PERTURBATIONS[kind], PositionChange("second", threshold, "relu")),
+    ]
+    dense, incremental = (
+        swept(model, engine, captures=captures, requests=requests) for engine in ("dense", "incremental")
+    )
+    assert incremental.engine == "incremental"
+    for capture in captures:
+        for of in ("features", "samples"):
+            expected, found = (getattr(result.captured[capture], of) for result in (dense, incremental))
+            assert found.keys() == expected.keys()
+            for name, values in expected.items():
+                torch.testing.assert_close(found[name].double(), values.double(), rtol=0, atol=1e-9)
+
+
+def branches(y):
+    return y if float(y.detach().mean()) > 0 else -y
+
+
+class Hooked(Net):
+    def __init__(self):
+        super().__init__()
+        self.second.register_forward_hook(lambda *_: None)
+
+
+class Doubled(Net):
+    """Its own statistics, as a batch norm that keeps none."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False).double()
+
+
+REFUSED = {
+    "reads numbers": (lambda: Net(branches), "reads numbers off a tensor"),
+    "random numbers": (lambda: Net(lambda y: y + torch.rand_like(y) * 0), "random numbers"),
+    "dropout": (lambda: Net(lambda y: functional.dropout(y, 0.5)), "random numbers"),
+    "numpy": (lambda: Net(lambda y: torch.from_numpy(y.numpy() * 2)), "reads numbers off a tensor"),
+    "a tensor of unknown origin": (lambda: Net(lambda y: y.data * 2), "takes a tensor out of the pass"),
+    "hooks": (Hooked, "module 'second' carries hooks"),
+    "statistics of the batch": (Doubled, "takes the statistics of the batch"),
+    "a mask": (lambda: Net(lambda y: y * y[y > 0].mean()), "makes shapes of numbers"),
+    "scripted": (lambda: nn.Sequential(torch.jit.script(Net().first), nn.Flatten()), "hides its operations"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_cannot_be_proven_goes_densely_and_says_so(name, caplog):
+    make, reason = REFUSED[name]
+    with caplog.at_level(logging.INFO, logger="lightning_xai.perturbation"):
+        found = swept(make(), "incremental")
+    assert found.engine == "dense"
+    assert found.share == 1.0
+    assert reason in caplog.text
+
+
+def test_a_table_goes_densely():
+    assert swept(nn.Linear(6, 2).double(), "incremental", X[:, 0, 0, :6], regions=Windows(2)).engine == "dense"
+
+
+def wrong(op):
+    step = pointwise(op)
+    right = step.run
+    object.__setattr__(step, "run", lambda state: [values + 1 for values in right(state)])
+    return step
+
+
+def test_an_operation_that_differs_is_named_and_the_sweep_goes_on_densely(monkeypatch):
+    model = Net()
+    dense = swept(model, "dense")
+    monkeypatch.setitem(TABLE, "relu", wrong)
+    with pytest.warns(UserWarning, match="differs from dense passes in relu in 'the model'"):
+        found = swept(model, "incremental")
+    assert found.engine == "dense"
+    (request,) = dense.arms
+    assert torch.equal(found.arms[request], dense.arms[request])
+
+
+@dataclass(frozen=True, eq=False)
+class SometimesNotFinite(kinds.Perturbation):
+    def perturb(self, values, _keys):
+        return torch.where(values > 1.5, float("nan"), values * 2)
+
+
+def test_cells_that_are_not_finite_are_left_out_as_in_dense_passes():
+    dense, incremental = both(importance, perturbation=SometimesNotFinite())
+    close(dense, incremental)
+    assert 0 < dense.isnan().sum() < dense.numel()
+
+
+def test_auto_takes_the_engine_that_costs_less(monkeypatch):
+    model = Net()
+    assert swept(model, "auto").engine == "dense"  # so little is not worth a plan
+    monkeypatch.setattr(choice, "CALLED", 1)
+    found = swept(model, "auto")
+    assert found.engine == "incremental"
+    assert found.share < 0.6
+    assert swept(model, "auto", regions=Windows(12, stride=1)).engine == "dense"
+
+
+class Counts(Net):
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return super().forward(x)
+
+
+def test_the_model_runs_for_the_clean_samples_and_for_the_check():
+    model = Counts()
+    swept(model, "incremental")
+    assert model.rows == [1, 3, 2, 2]  # what it takes of memory, the samples, what follows the rows, the check
+    swept(model, "incremental")
+    assert model.rows[4:] == [1, 3, 2]
+    model.rows = []
+    swept(model, "auto")
+    assert sum(model.rows) == 1 + len(X) * (1 + 20)  # where it does not pay, it costs no pass
+
+
+def test_running_out_of_memory_halves_the_passes(monkeypatch):
+    model, seen = Net(), []
+    dense, _ = both(importance, model)
+
+    def limited(op):
+        step = TABLE["max_pool1d"](op)
+        right = step.run
+
+        def run(state):
+            (values,) = right(state)
+            seen.append(len(values))
+            if len(values) > 6:
+                raise torch.OutOfMemoryError("can't allocate memory")
+            return [values]
+
+        object.__setattr__(step, "run", run)
+        return step
+
+    monkeypatch.setitem(TABLE, "max_pool2d", limited)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_xai.batching._found", {})
+        close(
+            dense, importance(model, X, 1, regions=Windows(3), perturbation=kinds.Negative(0.3), engine="incremental")
+        )
+    assert max(seen) > 6
+    assert seen[-1] <= 6
+
+
+LAYERS = {
+    "convolution": lambda c, d: getattr(nn, f"Conv{d}d")(c, c, 3, padding=1, groups=c // 2),
+    "wide": lambda c, d: getattr(nn, f"Conv{d}d")(c, c, 5, padding=2, padding_mode="replicate"),
+    "dilated": lambda c, d: getattr(nn, f"Conv{d}d")(c, c, 2, padding=1, dilation=2),
+    "norm": lambda c, d: getattr(nn, f"BatchNorm{d}d")(c),
+    "smooth": lambda _c, _d: nn.GELU(),
+    "sharp": lambda _c, _d: nn.ReLU(inplace=True),
+    "pooled": lambda _c, d: getattr(nn, f"MaxPool{d}d")(3, 1, 1),
+    "averaged": lambda _c, d: getattr(nn, f"AvgPool{d}d")(3, 2, 1),
+    "wider": lambda _c, _d: nn.Upsample(scale_factor=2),
+    "back": lambda c, d: getattr(nn, f"ConvTranspose{d}d")(c, c, 2, stride=2),
+}
+
+
+class Random(nn.Module):
+    """Layers in a random order, each alone, beside a shortcut, or joined to what came before."""
+
+    def __init__(self, axes, draw):
+        super().__init__()
+        names = [list(LAYERS)[int(draw(len(LAYERS)))] for _ in range(5)]
+        self.layers = nn.ModuleList(LAYERS[name](4, axes) for name in names)
+        self.narrow = getattr(nn, f"Conv{axes}d")(8, 4, 1)
+        self.ways = [int(draw(3)) for _ in names]
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        for layer, way in zip(self.layers, self.ways, strict=True):
+            y = layer(x * 1)
+            if way == 1 and y.shape == x.shape:
+                y += x
+            elif way == 2 and y.shape == x.shape:
+                y = self.narrow(torch.cat([x, y], 1))
+            x = y
+        return self.last(x.flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_give_the_dense_numbers(seed):
+    generator = torch.Generator().manual_seed(seed)
+    axes = seed % 3 + 1
+    model = Random(axes, lambda high: torch.randint(high, (), generator=generator)).double().eval()
+    x = torch.randn(2, 4, *((30,), (11, 8), (5, 4, 6))[axes - 1], dtype=torch.float64, generator=generator)
+    size = int(torch.randint(2, 4, (), generator=generator))
+    close(*both(importance, model, x, regions=Windows(size, stride=4), score="logit"))
