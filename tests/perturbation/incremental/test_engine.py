@@ -174,7 +174,7 @@ REFUSED = {
 def test_what_cannot_be_proven_goes_densely_and_says_so(name, caplog):
     make, reason = REFUSED[name]
     with caplog.at_level(logging.INFO, logger="lightning_xai.perturbation"):
-        found = swept(make(), "incremental")
+        found = swept(make(), "incremental", X[:1])
     assert found.engine == "dense"
     assert found.share == 1.0
     assert reason in caplog.text
