@@ -210,7 +210,7 @@ def core_measures(
         perturbation: R.
         sample_ids: The samples' ids [N], which key random draws; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Those of :class:`CoreMeasures`.
 
     Raises:

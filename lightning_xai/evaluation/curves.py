@@ -211,7 +211,7 @@ def perturbation_curves(
         epsilon: What ``sufficient_share`` may lose, as a share of the score.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Raises:
         ValueError: If something does not fit the model or each other, features overlap, or the perturbation combines

@@ -186,7 +186,7 @@ def subset_drops(
         seed: Keys the draws together with the samples' ids.
         sample_ids: The samples' ids [N]; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Raises:
         ValueError: If something does not fit the model or each other, or features overlap.

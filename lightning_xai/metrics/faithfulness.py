@@ -81,7 +81,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         mask_perturbation: R behind the map as a mask.
         seed: Keys the random sets together with the samples' ids.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
 
     Raises:

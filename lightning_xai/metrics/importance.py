@@ -28,7 +28,7 @@ class Importance(MapMetric, SweepMetric):
         perturbation: R.
         score: s: a name, a score, or a function of (output, target).
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
 
     Source: :cite:`grauluque2023`.

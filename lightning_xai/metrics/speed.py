@@ -30,7 +30,7 @@ class Speed(MapMetric, SweepMetric):
         abscissa: ``"index"``, 1..K, or ``"strength"``.
         score: s: a name, a score, or a function of (output, target).
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
 
     Raises:

@@ -34,7 +34,7 @@ class Synergy(SweepMetric):
         anchor: :math:`j^*`; all pairs unless given, J(J-1)/2 forward passes per sample.
         score: s: a name, a score, or a function of (output, target).
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
 
     Raises:

@@ -46,7 +46,7 @@ def importance(
         score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Returns:
         Importance [N, J] in units of the score; ``regions.bind(inputs.shape).paint(...)`` lays it over the input.
@@ -150,7 +150,7 @@ def comb_classes(
         output: Which tensor to read of a model that returns several.
         sample_ids: The samples' ids [N].
         chunk_size: The most inputs per forward pass.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Returns:
         Importance [N, J], a difference of probabilities, and classes [N, J], -1 where the importance is NaN.
@@ -186,7 +186,7 @@ class PerturbationImportance(ScoreAttribution):
         perturbation: R.
         score: s.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Cells that no feature reaches are NaN; where features overlap a cell has the mean of their importances.
 

@@ -165,7 +165,8 @@ def sweep(
         copies = max(bound.count, evaluations(requests, bound.count))
         engine: Engine = Dense(network)
         if plan.engine != "dense":
-            engine = Incremental(network, len(values) * copies, forced=plan.engine == "incremental")
+            forced = plan.engine == "incremental"
+            engine = Incremental(network, len(values) * copies, forced=forced, scored=bool(requests))
 
         def run(rows: slice) -> _Block:
             network.start()

@@ -45,7 +45,7 @@ def synergy(
         score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
-        engine: ``"auto"`` or ``"dense"``.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Returns:
         [N, J] for anchors, [N, J, J] for all pairs, in units of the score.

@@ -43,19 +43,21 @@ class Incremental(Engine):
         network: The model, its watches and the size of its passes.
         evaluations: How many perturbed inputs there will be.
         forced: Whether it is used where it does not pay, too.
+        scored: Whether outputs are scored; if not, passes end where something is captured.
 
     Attributes:
         reason: Why everything is dense; None while it is not.
     """
 
-    def __init__(self, network: Network, evaluations: int, *, forced: bool) -> None:
+    def __init__(self, network: Network, evaluations: int, *, forced: bool, scored: bool = True) -> None:
         super().__init__(network)
         self.reason: str | None = None
         self.name = "incremental"
         self._dense = Dense(network)
-        self._evaluations, self._forced = evaluations, forced
+        self._evaluations, self._forced, self._scored = evaluations, forced, scored
         self._clean: CleanPass | None = None
         self._choice: Choice | None = None
+        self._kept: set[int] = set()
         self._plans: dict[Any, Plan] = {}
         self._checked = False
         self._takers: dict[Watch, dict[Tap, Callable[[Tensor], object]]] = {}
@@ -105,8 +107,9 @@ class Incremental(Engine):
         extents = samples.regions.extents()
         if extents is None:
             raise NotReplayable("the features are not known to lie in boxes")
-        wanted = output_values(record) or [record.taps[place] for place in places]
-        dense = dense_cost(record, wanted)
+        outputs, taps = output_values(record), [record.taps[place] for place in places]
+        wanted = list(dict.fromkeys([*(outputs if self._scored else []), *taps]))
+        dense = dense_cost(record, [*outputs, *taps])
         if self._choice is None and not self._forced and not worth_planning(dense, self._evaluations):
             raise NotReplayable("there is too little to be saved")
         clean = as_clean_pass(self.network, samples.inputs, record)
@@ -118,11 +121,11 @@ class Incremental(Engine):
             choice = Choice(dense, cost, self._evaluations, self.network.batches.limit, most, plan.first_whole)
             if not (self._forced or choice.pays):
                 raise NotReplayable(choice.why_not())
-            self._choice, self.share = choice, choice.share
+            self._choice, self.share, self._kept = choice, choice.share, plan.read_by_any()
             _log.info("The sweep is incremental: %.0f %% of the multiplications are left.", 100 * self.share)
         # What is not finite would spread by what is read off the record, though a perturbation may replace it.
-        outputs = [record.values[index] for index in output_values(record)]
-        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *outputs))
+        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *(record.values[i] for i in outputs)))
+        clean.record.keep(self._kept)
         return clean if finite else None
 
     def scores(
@@ -169,6 +172,7 @@ class Incremental(Engine):
             except NotReplayable as reason:
                 self._give_up(str(reason))
                 return None
+            clean.record.keep(self._kept)
             made = self._from_pass(clean, alone, kind, [arm], features, bound_scores, None)
             if made is None:
                 return None

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_xai.perturbation.incremental.counting import MADE, MOVED, Cost, multiplications, numbers
 from lightning_xai.perturbation.incremental.gathering import Layout, Rows
 from lightning_xai.perturbation.incremental.geometry import Boxes
-from lightning_xai.perturbation.incremental.operations import TABLE, Operation, Patch, Reader, State, Step
+from lightning_xai.perturbation.incremental.operations import BY_CELL, TABLE, Operation, Patch, Reader, State, Step
 from lightning_xai.perturbation.incremental.operations.base import call_with, read_window
 from lightning_xai.perturbation.incremental.record import Call, PerRow, Record, Ref, leaves
 
@@ -105,6 +105,18 @@ class Plan:
             self._put_together[index] = read_window(index, patch, every, self.rows)
             self.read.add(index)
         return self._put_together[index]
+
+    def read_by_any(self) -> set[int]:
+        """The values whose clean numbers this plan may read, or one of fewer positions, whose boxes are smaller."""
+        found = {0, *self.wanted, *self.read}
+        for planned in self.steps:
+            inputs = {index for index in planned.call.inputs() if self.record.from_input[index]}
+            by_cell = TABLE.get(planned.call.name) in BY_CELL
+            if planned.step is None or len(inputs) > 1 or not by_cell:
+                found |= inputs
+            if planned.step is None:
+                found.update(planned.call.outputs)
+        return found
 
     @property
     def first_whole(self) -> str | None:

@@ -96,6 +96,12 @@ class Record:
     output: Any = None
     taps: dict[Tap, int] = field(default_factory=dict)
 
+    def keep(self, values: Collection[int]) -> None:
+        """Let go of the values that depend on the input, but for some."""
+        self.values = {
+            index: value for index, value in self.values.items() if index in values or not self.from_input[index]
+        }
+
     def skeleton(self) -> Record:
         """The same with values that do not depend on the input only."""
         constants = {index: value for index, value in self.values.items() if not self.from_input[index]}
@@ -238,13 +244,16 @@ class Recorder(Operations):
         self.record.taps[place] = index
 
     def _key(self, tensor: Tensor) -> tuple[int, int]:
-        return id(tensor), tensor._version
+        # What the model holds may have been made in inference mode, where tensors have no versions.
+        return id(tensor), -1 if tensor.is_inference() else tensor._version
 
-    def _add(self, tensor: Tensor, dynamic: bool) -> int:
+    def _add(self, tensor: Tensor, from_input: bool) -> int:
+        if tensor.is_inference():
+            raise NotReplayable("it runs in inference mode")
         index = len(self.record.shapes)
         self.record.shapes.append(tuple(tensor.shape))
         self.record.values[index] = tensor
-        self.record.from_input.append(dynamic)
+        self.record.from_input.append(from_input)
         self._remember(tensor, index)
         return index
 

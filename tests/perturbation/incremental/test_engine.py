@@ -162,6 +162,7 @@ REFUSED = {
     "dropout": (lambda: Net(lambda y: functional.dropout(y, 0.5)), "random numbers"),
     "numpy": (lambda: Net(lambda y: torch.from_numpy(y.numpy() * 2)), "reads numbers off a tensor"),
     "a tensor of unknown origin": (lambda: Net(lambda y: y.data * 2), "takes a tensor out of the pass"),
+    "inference mode": (lambda: Net(torch.inference_mode()(lambda y: y * 2)), "runs in inference mode"),
     "hooks": (Hooked, "module 'second' carries hooks"),
     "statistics of the batch": (Doubled, "takes the statistics of the batch"),
     "a mask": (lambda: Net(lambda y: y * y[y > 0].mean()), "makes shapes of numbers"),

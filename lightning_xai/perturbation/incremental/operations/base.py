@@ -49,6 +49,8 @@ class State:
         key = index, fill
         if key not in self._tables:
             self._tables[key] = table(self.clean.values[index], layout, fill)
+            # The value itself from now on is a view of its table, so that it is held once.
+            self.clean.values[index] = layout.from_cells(self._tables[key][:-1], layout.positions)
         return self._tables[key]
 
 
