@@ -181,7 +181,7 @@ def output_facts(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any]) -
     """
     model = at_rows(unwrapped(model), torch.zeros(_ROWS, dtype=torch.long))
     rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
-    shadows = ShadowedPass(model, rows)
+    shadows = ShadowedPass(model, rows, columns=rows.ndim == 2)
     with uncompiled(model), shadows, forward_context():
         tensor = pick(model(rows))
     if not isinstance(tensor, Tensor):

@@ -354,6 +354,12 @@ def explained_arguments(model: nn.Module) -> list[Tensor]:
     return model.binding.arguments.source(model.binding.rows)
 
 
+def shown_inputs(model: nn.Module, values: Tensor) -> Tensor:
+    """Return what people look at: the input itself, where what is explained lies inside the network."""
+    inside = isinstance(model, BoundModel) and model.binding.site is not None
+    return explained_arguments(model)[0] if inside else values
+
+
 def column_widths(model: nn.Module, columns: Tensor) -> list[int]:
     """Return how many of the columns [N, F] of what is explained belong to each explained argument."""
     sources = model.binding.arguments.source() if isinstance(model, BoundModel) else []

@@ -141,9 +141,9 @@ class Inputs:
         return f"Inputs({', '.join(parts)})"
 
     @property
-    def source(self) -> Tensor:
-        """The argument that is explained, as a tensor [N, ...]; the first of several."""
-        return Arguments(self.values, self.explain).source()[0]
+    def sources(self) -> list[Tensor]:
+        """The arguments that are explained, as tensors [N, ...]."""
+        return Arguments(self.values, self.explain).source()
 
     def to(self, device: torch.device | str) -> Inputs:
         """Return the same arguments on another device."""

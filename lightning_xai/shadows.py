@@ -22,15 +22,16 @@ class ShadowedPass(Operations):
     Args:
         model: The network.
         inputs: Its inputs [N, C, *S], or ids [N, *S]; the very tensor with which the model is called.
+        columns: Take the columns of a table [N, F] for positions.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, *, columns: bool = False) -> None:
         super().__init__(model)
         # A tensor without an entry is a constant; one with None depends on the input in a way that was not followed.
         self._entries = WeakTensorKeyDictionary()
         dtype = torch.float32 if inputs.device.type == "mps" else torch.float64
         shadow = []
-        channels = 2 if inputs.is_floating_point() else 1  # ids have no axis of channels
+        channels = 2 if inputs.is_floating_point() and not columns else 1  # ids have no axis of channels
         for axis in (0, *range(channels, inputs.ndim)):
             places = torch.arange(inputs.shape[axis], dtype=dtype, device=inputs.device)
             shadow.append(places.view(-1, *[1] * (inputs.ndim - axis - 1)).expand(inputs.shape))

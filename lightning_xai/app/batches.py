@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch import Tensor
 
 from lightning_xai.callbacks.batch import Unpack, unpack_batch
+from lightning_xai.inputs import InputsLike
 
 
-def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> Tensor:
+def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> InputsLike:
     """Return the inputs of the first validation batch; of several data loaders, the first one's.
 
     Args:
@@ -18,5 +18,5 @@ def first_inputs(data: LightningDataModule, unpack: Unpack | None = None) -> Ten
             keys are understood without.
     """
     loader, *_ = CombinedLoader(data.val_dataloader(), mode="sequential").flattened
-    inputs: Tensor = (unpack or unpack_batch)(next(iter(loader)))[0]
+    inputs: InputsLike = (unpack or unpack_batch)(next(iter(loader)))[0]
     return inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_xai.app.batches import first_inputs
 from lightning_xai.callbacks.monitor import ExplanationMonitor
@@ -54,8 +54,12 @@ class Maximization:
         """
         if model.global_rank != 0:
             return
-        shape = first_inputs(data, monitor.unpack).shape[1:]
-        self.draw(model, shape, folder / "figures" / "maximized.png", monitor.pictures)
+        inputs = first_inputs(data, monitor.unpack)
+        if not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"maximization searches for one tensor, the batch gives {type(inputs).__name__}: leave it out."
+            )
+        self.draw(model, inputs.shape[1:], folder / "figures" / "maximized.png", monitor.pictures)
 
     def _names(self, pictures: Pictures | None) -> list[str]:
         objective = self.objective

@@ -24,4 +24,4 @@ def rules_of(
         )
     data.prepare_data()
     data.setup("validate")
-    return rule_table(monitor.network(model), first_inputs(data, monitor.unpack)[:1], attribution.composite)
+    return rule_table(monitor.network(model), first_inputs(data, monitor.unpack), attribution.composite)

@@ -12,31 +12,40 @@ from torch import Tensor
 
 from lightning_xai._checks import as_integer
 from lightning_xai._guard import detach_for_autograd
+from lightning_xai.inputs import Inputs, as_inputs
 
 Unpack = Callable[[Any], Sequence[Any]]
 
 _INPUT_KEYS = ("input", "inputs", "image", "images", "x", "pixel_values", "signal", "features", "data")
+_TEXT_KEYS = ("input_ids", "input_values", "input_features")
 _TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class")
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any]:
     """Find inputs and target of a batch: a tensor, a tuple that starts with them, or fields with the usual names.
 
-    Fields are those of a dict, a named tuple or a dataclass.
+    Fields are those of a dict, a named tuple or a dataclass. Where ids of tokens or a waveform have the names that
+    transformers give them, all fields but the target are arguments of the model.
 
     Raises:
         TypeError: If it is none of these, or what stands first cannot be the inputs of a model.
 
     >>> unpack_batch({"image": 1, "label": 2, "weight": 3})
     (1, 2)
+    >>> unpack_batch({"input_ids": torch.zeros(2, 5), "attention_mask": torch.ones(2, 5), "labels": 3})
+    (Inputs(input_ids=[2, 5], attention_mask=[2, 5], explain='input_ids'), 3)
     """
     named = _named(batch)
     if isinstance(batch, Tensor):
         return batch, None
     if named is not None:
         inputs = [key for key in _INPUT_KEYS if named.get(key) is not None]
+        target = next((named[key] for key in _TARGET_KEYS if named.get(key) is not None), None)
+        text = [key for key in _TEXT_KEYS if named.get(key) is not None]
+        if len(text) == 1 and not inputs:
+            return Inputs(**{key: named[key] for key in named if key not in _TARGET_KEYS}, explain=text[0]), target
         if len(inputs) == 1:
-            return named[inputs[0]], next((named[key] for key in _TARGET_KEYS if named.get(key) is not None), None)
+            return named[inputs[0]], target
         what = f"a {type(batch).__name__} with the keys {list(named)}"
     elif isinstance(batch, tuple | list) and batch:
         first = batch[0]
@@ -69,7 +78,7 @@ def _named(batch: Any) -> Mapping[str, Any] | None:
     return dict(zip(batch._fields, batch, strict=True)) if hasattr(batch, "_fields") else None
 
 
-def read_batch(unpack: Unpack, batch: Any) -> tuple[Tensor, Any, Tensor | None]:
+def read_batch(unpack: Unpack, batch: Any) -> tuple[Tensor | Inputs, Any, Tensor | None]:
     """Unpack a batch into inputs that autograd may see, labels, and the samples' own ids if it has some.
 
     Raises:
@@ -80,7 +89,9 @@ def read_batch(unpack: Unpack, batch: Any) -> tuple[Tensor, Any, Tensor | None]:
     if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3:
         raise TypeError("unpack must return (inputs, target) or (inputs, target, sample_ids).")
     inputs, labels = parts[0], parts[1]
-    if not isinstance(inputs, Tensor):
+    if isinstance(inputs, Mapping | tuple):
+        inputs = as_inputs(inputs)
+    if not isinstance(inputs, Tensor | Inputs):
         raise TypeError(
             f"the inputs of the batch are a {type(inputs).__name__}, not a tensor; say what to explain, e.g. "
             f"unpack=lambda batch: (batch[0], batch[1])."
@@ -88,7 +99,7 @@ def read_batch(unpack: Unpack, batch: Any) -> tuple[Tensor, Any, Tensor | None]:
     own_ids = torch.as_tensor(parts[2]) if len(parts) == 3 else None
     if own_ids is not None and len(own_ids) != len(inputs):
         raise ValueError(f"unpack returned {len(own_ids)} sample ids for {len(inputs)} samples.")
-    return detach_for_autograd(inputs), labels, own_ids
+    return inputs if isinstance(inputs, Inputs) else detach_for_autograd(inputs), labels, own_ids
 
 
 def copy_containers(batch: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs
 from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
+from lightning_xai.bound_model import at_rows, shown_inputs
 from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
@@ -22,6 +23,7 @@ from lightning_xai.callbacks.writer import ShardWriter, load_explanations
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.figures.results import DRAWN, draw_results
 from lightning_xai.figures.samples import draw_samples
+from lightning_xai.inputs import Inputs, bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
@@ -101,14 +103,18 @@ class Collector:
             self._exclude(wanted & ~finite, BROKEN)
             self._exclude(wanted & finite & ~labelled, UNLABELLED)
             chosen = (wanted & finite & labelled).nonzero().flatten()
+            if not len(chosen) and self._has_shapes():
+                return
+            model, values = bind(model, inputs)
             if len(chosen):
-                _watch(model, inputs[chosen])
+                _watch(at_rows(model, chosen), values[chosen])
                 ids = self.order.ids(places) if own_ids is None else own_ids.cpu()
                 numbers = label_numbers(labels, len(inputs))
                 for rows in self._within_time(places, chosen):
-                    self._explain(model, inputs[rows], _picked(targets, rows), ids[rows], _picked(numbers, rows))
+                    own = at_rows(model, rows)
+                    self._explain(own, values[rows], _picked(targets, rows), ids[rows], _picked(numbers, rows))
             else:
-                self._stand_in(model, inputs)
+                self._stand_in(model, values)
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """Raise the errors of explaining a batch, without explaining it; labels beyond the last class are one."""
@@ -118,10 +124,12 @@ class Collector:
             finite, labelled = _usable(inputs, targets)
             chosen = (finite & labelled).nonzero().flatten()
             if len(chosen):
-                _watch(model, inputs[chosen])
+                model, values = bind(model, inputs)
+                model, values = at_rows(model, chosen), values[chosen]
+                _watch(model, values)
                 for metric in self.metrics.values():
                     try:
-                        classes = metric.check(model, inputs[chosen], _picked(targets, chosen))
+                        classes = metric.check(model, values, _picked(targets, chosen))
                     except RuntimeError as error:
                         raise _in_words(error) from error
                     check_class_names(self._class_names, classes)
@@ -145,9 +153,11 @@ class Collector:
     def work(self, model: nn.Module, batch: Any) -> int:
         """Count the perturbed inputs that a sample of this batch needs; 0 if it has none that can be explained."""
         inputs, _, _ = read_batch(self.unpack, batch)
-        first = inputs[inputs.isfinite().flatten(1).all(1)][:1]
-        if not len(first):
+        finite, _ = _usable(inputs, None)
+        if not finite.any():
             return 0
+        model, values = bind(model, inputs)
+        first = values[finite.to(values.device)][:1]
         with isolated_eval(model):  # a label function may draw
             total = 0
             for plan, sharing in shared_sweeps(self.metrics):
@@ -184,7 +194,8 @@ class Collector:
             if not len(chosen):
                 self._stand_in(model, inputs)
                 return
-            inputs, target, ids = inputs[chosen], _picked(target, chosen), ids[chosen]
+            model, inputs = at_rows(model, chosen), inputs[chosen]
+            target, ids = _picked(target, chosen), ids[chosen]
             labels = _picked(labels, chosen)
         if self.target == "label" and not isinstance(target, Tensor):
             for about in list(found.values())[:1]:
@@ -197,7 +208,7 @@ class Collector:
         if self._writer is not None and found:
             with self.failures.contain(f"what is written to {self.folder}"):
                 writer, self._writer = self._writer, None  # after a failure nothing more is written
-                writer.write(sample_records(found, inputs, ids, labels))
+                writer.write(sample_records(found, shown_inputs(model, inputs), ids, labels))
                 self._writer = writer
 
     def _within_time(self, places: Tensor, chosen: Tensor) -> Iterator[Tensor]:
@@ -217,7 +228,7 @@ class Collector:
         """Give the states the shapes of those of other processes, by a sample that does not count."""
         if len(inputs) and not self._has_shapes():
             sample = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            self._update(model, sample, "predicted", None, count=False)
+            self._update(at_rows(model, slice(1)), sample, "predicted", None, count=False)
 
     def _update(
         self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor | None, *, count: bool = True
@@ -252,16 +263,18 @@ OUT_OF_TIME = "the time to explain is up before the last sample that is asked fo
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
 
 
-def _usable(inputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+def _usable(inputs: Tensor | Inputs, targets: Any) -> tuple[Tensor, Tensor]:
     """Tell which samples [N] have finite inputs, and which have a label that can be a class."""
-    finite = inputs.isfinite().flatten(1).all(1).cpu()
+    finite = torch.ones(len(inputs), dtype=torch.bool)
+    for source in [inputs] if isinstance(inputs, Tensor) else inputs.sources:
+        finite &= source.isfinite().flatten(1).all(1).cpu()
     return finite, targets.cpu() >= 0 if isinstance(targets, Tensor) else torch.ones_like(finite)
 
 
 def _watch(model: nn.Module, inputs: Tensor) -> None:
     check_inputs(inputs)
     try:
-        watch_writes(model, inputs[:1])
+        watch_writes(at_rows(model, slice(1)), inputs[:1])
     except RuntimeError as error:
         raise _in_words(error) from error
 

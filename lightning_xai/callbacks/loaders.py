@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_xai.callbacks.batch import Unpack
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order, Source, orders_of, source_of
+from lightning_xai.inputs import Inputs
 
 UNKNOWN_PART = (
     "which samples the data loader gives cannot be seen (of combined ones, unpack must return a tensor of the batch as "
@@ -79,6 +80,8 @@ def _batches_in(structure: Any, batch: Any) -> Iterator[Any]:
 
 
 def _holds(batch: Any, inputs: Any) -> bool:
+    if isinstance(inputs, Inputs):
+        return _holds(batch, inputs.values[inputs.explain[0]])
     if isinstance(batch, Tensor) and isinstance(inputs, Tensor):
         return batch.numel() > 0 and batch.untyped_storage().data_ptr() == inputs.untyped_storage().data_ptr()
     if isinstance(batch, Mapping):

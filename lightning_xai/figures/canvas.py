@@ -43,9 +43,11 @@ class Pictures:
         denormalize: Turns an input [C, *S] back into what people look at, values 0 to 1; an input is stretched over
             its own range unless given.
         class_names: The classes' names, in the order of the model's outputs.
+        words: Turns the ids of a text into its tokens, e.g. ``tokenizer.convert_ids_to_tokens``; the numbers are shown
+            unless given.
 
     Raises:
-        TypeError: If ``denormalize`` cannot be called, or the names are one string.
+        TypeError: If ``denormalize`` or ``words`` cannot be called, or the names are one string.
         ValueError: If ``samples`` is no integer of at least 1.
 
     Example:
@@ -57,11 +59,14 @@ class Pictures:
     samples: int = 6
     denormalize: Callable[[Tensor], Tensor] | None = None
     class_names: Sequence[str] | None = None
+    words: Callable[[list[int]], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         as_integer("samples", self.samples, least=1)
         if self.denormalize is not None and not callable(self.denormalize):
             raise TypeError(f"denormalize must be a function of one input, got {type(self.denormalize).__name__}.")
+        if self.words is not None and not callable(self.words):
+            raise TypeError(f"words must be a function of a list of ids, got {type(self.words).__name__}.")
         if isinstance(self.class_names, str):
             raise TypeError(f"class_names must be a list of names, got {self.class_names!r}.")
         if self.class_names is not None:

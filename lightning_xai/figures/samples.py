@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_xai._checks import spatial_shape
 from lightning_xai.figures import canvas
 from lightning_xai.figures.canvas import Pictures
+from lightning_xai.figures.text import draw_texts, is_text
 from lightning_xai.regions import Regions
 from lightning_xai.results import Result
 
@@ -71,6 +72,8 @@ def draw_samples(
         pictures: How to draw them.
     """
     pictures = pictures or Pictures()
+    if is_text(explained["input"]):
+        return draw_texts(explained, columns, lambda row: _caption(explained, row, pictures), pictures)
     rows = min(pictures.samples, len(explained["input"]))
     curves = explained["input"].ndim <= 3
     width, height = (3.0, 1.2) if curves else (1.85, canvas.height_at(explained["input"], 1.35) + 0.15)

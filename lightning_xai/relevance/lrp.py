@@ -17,6 +17,7 @@ from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs import InputsLike, bind
 from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite, as_composite
@@ -219,7 +220,7 @@ class RuleTable:
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in named)
 
 
-def rule_table(model: nn.Module, inputs: Tensor, composite: str | Composite) -> RuleTable:
+def rule_table(model: nn.Module, inputs: InputsLike, composite: str | Composite) -> RuleTable:
     """Which rule every operation of a model gets, found by one forward pass of the first sample.
 
     Operations that only move numbers, or whose derivative conserves relevance as it is (sums, pooling), are left out
@@ -242,8 +243,9 @@ def rule_table(model: nn.Module, inputs: Tensor, composite: str | Composite) -> 
         2       linear     Epsilon(epsilon=0.1)
     """
     composite = as_composite(composite)
-    check_inputs(inputs)
-    passed = _propagate(model, inputs[:1], "predicted", composite, as_score("logit"))
+    model, values = bind(model, inputs)
+    check_inputs(values)
+    passed = _propagate(at_rows(model, slice(1)), values[:1], "predicted", composite, as_score("logit"))
     rows = ((row.operation.module, row.operation.name, row.rule) for row in passed.rows)
     return RuleTable(tuple(dict.fromkeys(rows)))
 

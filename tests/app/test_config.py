@@ -34,6 +34,8 @@ MANDATORY = {
         "metrics.dissection.threshold=0.5",
         "metrics.dissection.segmenter={_target_:torch.Tensor.long,_partial_:true}",
     ],
+    "score/unit": ["score.layer=net.4", "score.unit=1"],
+    "perturbation/channel_vector": ["perturbation.vector=[0.5]"],
     "perturbation/custom": ["perturbation.factor=0.5"],
     "perturbation/custom_sum": ["perturbation.summand=0.5"],
     "select/custom": ["regions.select.keep=[true,false]"],
@@ -51,6 +53,7 @@ KINDS = [
 # A demonstration on images in [0, 1]: windows fade away altogether, or are replaced by other digits.
 OTHER_VALUES = {
     ("negative", "delta"): 1.0,
+    ("channel_vector", "vector"): "???",
     ("custom", "factor"): "???",  # 1 and 0 would change nothing
     ("custom_sum", "summand"): "???",
     ("replace", "background"): {"_target_": "lightning_xai.app.data.mnist_images", "count": 100},
@@ -141,7 +144,7 @@ def test_what_the_default_config_builds_shows_every_argument(place, built, fille
 
 SELECTIONS = [entry for entry in vars(regions).values() if inspect.isclass(entry)]
 NAMES = {
-    "score": {*scores.BY_NAME},
+    "score": {*scores.BY_NAME, "unit", "box"},
     "select": {snake_case(entry.__name__) for entry in SELECTIONS if regions.Selection in entry.__mro__[1:]},
 }
 

@@ -142,6 +142,11 @@ KINDS = {
     "CustomSum": Case(lambda cells: kinds.CustomSum(ramp(cells).tolist()), lambda v: v + ramp(v.shape[1:]), None),
     "UpperThreshold": Case(kinds.UpperThreshold(0.2, 0.7), lambda v: np.where(v > 0.2, 0.7, v), "threshold"),
     "LowerThreshold": Case(kinds.LowerThreshold(0.2, 0.7), lambda v: np.where(v < 0.2, 0.7, v), "threshold"),
+    "ChannelVector": Case(
+        lambda cells: kinds.ChannelVector(1.0 + torch.arange(cells[0]).double()),
+        lambda v: 0 * v + 1 + np.arange(v.shape[1]).reshape(-1, *[1] * (v.ndim - 2)),
+        None,
+    ),
     "ClassInterchange": Case(
         lambda cells: kinds.ClassInterchange(ramp(cells), 0.4), lambda v: 0.6 * v + 0.4 * ramp(v.shape[1:]), "amount"
     ),
@@ -151,7 +156,7 @@ KINDS = {
     "Permute": Case(kinds.Permute(seed=3), shuffled, None),
     "Replace": Case(lambda cells: kinds.Replace(backgrounds(cells), seed=3), replaced, None),
 }
-BY_IDENTITY = {"Custom", "CustomSum", "ClassInterchange", "Replace"}  # they hold tensors
+BY_IDENTITY = {"Custom", "CustomSum", "ChannelVector", "ClassInterchange", "Replace"}  # they hold tensors
 
 
 def build(name, cells):
@@ -181,7 +186,7 @@ def test_the_table_holds_every_kind():
     public = {kind.__name__ for kind in ours if not inspect.isabstract(kind)}
     assert public == KINDS.keys()
     assert public <= set(dir(kinds))
-    assert len(public) == 29
+    assert len(public) == 30
 
 
 @every_kind
@@ -328,8 +333,9 @@ def test_what_is_no_number_is_named(build, message):
 
 def test_every_kind_with_defaults_can_be_given_by_name():
     files = {file.stem for file in (Path(__file__).parents[2] / "conf" / "perturbation").glob("*.yaml")}
-    others = {"zero", "mean", "replace"}  # two that are another kind, one that needs samples to draw from
-    assert {type(kinds.as_perturbation(name)).__name__ for name in files - others} == KINDS.keys() - {"Replace"}
+    others = {"zero", "mean", "replace", "channel_vector"}  # two that are another kind, two that need numbers
+    known = KINDS.keys() - {"Replace", "ChannelVector"}
+    assert {type(kinds.as_perturbation(name)).__name__ for name in files - others} == known
     model, x = nn.Flatten(), draw(3, 2, 4, 5)
     named = importance(model, x, 0, regions=(2, 5), perturbation="channel_mean", score="logit")
     built = importance(model, x, 0, regions=Windows((2, 5)), perturbation=kinds.ChannelMean(), score="logit")

@@ -2,6 +2,7 @@ from lightning_xai.perturbation.kinds.base import Keys as Keys
 from lightning_xai.perturbation.kinds.base import Perturbation as Perturbation
 from lightning_xai.perturbation.kinds.base import WindowPerturbation as WindowPerturbation
 from lightning_xai.perturbation.kinds.base import as_perturbation as as_perturbation
+from lightning_xai.perturbation.kinds.given import ChannelVector as ChannelVector
 from lightning_xai.perturbation.kinds.given import ClassInterchange as ClassInterchange
 from lightning_xai.perturbation.kinds.given import Custom as Custom
 from lightning_xai.perturbation.kinds.given import CustomSum as CustomSum

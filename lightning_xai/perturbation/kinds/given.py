@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_xai._guard import isolated_eval
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation, as_numbers, over_samples
 
 
@@ -44,6 +45,49 @@ class CustomSum(Perturbation):
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         return values + over_samples("summand", self.summand, values)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelVector(Perturbation):
+    r"""A number per channel in every cell, :math:`v_c = vector_c`: what an embedding makes of a token.
+
+    Args:
+        vector: One number per channel [C].
+
+    Raises:
+        ValueError: If it is not one axis of numbers.
+
+    >>> ChannelVector(vector=[5.0, -1.0]).arms(torch.zeros(1, 2, 3))[0]
+    tensor([[[ 5.,  5.,  5.],
+             [-1., -1., -1.]]])
+    """
+
+    vector: Sequence[float] | Tensor = ()
+
+    @classmethod
+    def of(cls, embedding: nn.Module, token: int) -> ChannelVector:
+        """What an embedding makes of a token's id, e.g. that of ``[MASK]`` or of padding.
+
+        >>> embedding = nn.Embedding(2, 3)
+        >>> embedding.weight.data = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+        >>> ChannelVector.of(embedding, 1).vector
+        tensor([1., 2., 3.])
+        """
+        device = next((tensor.device for tensor in embedding.parameters()), None)
+        with isolated_eval(embedding):
+            return cls(vector=embedding(torch.tensor([[token]], device=device))[0, 0].detach().clone())
+
+    def check(self) -> None:
+        vector = as_numbers("vector", self.vector)
+        if vector.ndim != 1 or not len(vector):
+            raise ValueError(f"vector must be one number per channel, [C], got shape {list(vector.shape)}.")
+        object.__setattr__(self, "vector", vector)
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        vector = torch.as_tensor(self.vector)
+        if len(vector) != values.shape[1]:
+            raise ValueError(f"vector has {len(vector)} numbers, what is explained has {values.shape[1]} channels.")
+        return vector.to(values).view(-1, *[1] * (values.ndim - 2)).expand_as(values)
 
 
 @dataclass(frozen=True, eq=False)
