@@ -81,6 +81,7 @@ class Collector:
         self._in_time = in_time
         self._writer = writer
         self.seen = 0
+        self.left = False  # whether there were samples beyond those that are asked for
         self._warned = set() if warned is None else warned
         for metric in self.metrics.values():
             metric.reset()
@@ -97,6 +98,7 @@ class Collector:
             places = torch.arange(self.seen, self.seen + len(inputs))
             positions = self.order.positions(places)
             self.seen += len(inputs)
+            self.left |= bool((positions >= self.max_samples).any())
             wanted = (positions >= 0) & (positions < self.max_samples)
             targets = self._targets(labels, len(inputs))
             finite, labelled = _usable(inputs, targets)
@@ -137,6 +139,13 @@ class Collector:
     def done(self) -> bool:
         """Tell whether every sample that is asked for has been seen."""
         return int(self.order.positions(torch.tensor([self.seen]))) >= self.max_samples and self._has_shapes()
+
+    def warn_of_fewer(self, results: Results) -> None:
+        """Warn if fewer samples than asked for were explained, though this process had more of them."""
+        counts = next(iter(results.values()), {})
+        met = sum(counts.get(name, self.max_samples) for name in ("samples", "excluded", "skipped"))
+        if self.left and met < self.max_samples:
+            warn_once(self._warned, UNEVEN.format(met=met, asked=self.max_samples))
 
     def compute(self, *, alone: bool = False) -> Results:
         """Compute the results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
@@ -258,6 +267,10 @@ class Collector:
 BROKEN = "samples with NaN or infinite inputs are left out; `excluded` counts them."
 UNLABELLED = (
     "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
+)
+UNEVEN = (
+    "{met} of the {asked} samples that are asked for are explained: every process explains its share of max_samples, "
+    "and some have less data than that. Raise max_samples, or split the data evenly."
 )
 OUT_OF_TIME = "the time to explain is up before the last sample that is asked for; `skipped` counts those left."
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."

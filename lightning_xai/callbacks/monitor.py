@@ -284,6 +284,7 @@ class ExplanationMonitor(Callback):
         for index, collector in run.collectors.items():
             suffix = run.loaders.suffix(index)
             found = computed[index]
+            collector.warn_of_fewer(found)
             self.results.update((name + suffix, result) for name, result in found.items())
             for name, result in found.items():
                 with collector.failures.contain(f"what is logged of {name}", [name]):

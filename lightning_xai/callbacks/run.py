@@ -86,6 +86,7 @@ class Run:
             for note in collector.order.notes:
                 warn_once(self.monitor.warned, note)
             if collector.done():
+                collector.left = True
                 return
         if self.bar is None and self.trainer.progress_bar_callback is not None:
             with collector.failures.contain("the progress bar"):

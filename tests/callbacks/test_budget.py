@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 import torch
 from subjects import SAMPLES, Classifier, Still, equal, loader, only, quiet, samples
-from test_processes import Split, two
+from test_processes import Alone, Split, two
 from torch import distributed
 from torch.utils.data import DataLoader
 
@@ -81,15 +81,7 @@ class FirstHasNoTime(ExplanationMonitor):
             order.set("the first is through", "")
 
 
-class Whole(Split):
-    """Gives all samples to the first process."""
-
-    def __iter__(self):
-        rank = distributed.get_rank() if distributed.is_initialized() else 0
-        yield from zip(*samples(), strict=True) if rank == 0 else ()
-
-
-@pytest.mark.parametrize(("data", "explained"), [(Split, 2 * BLOCK), (Whole, BLOCK)])
+@pytest.mark.parametrize(("data", "explained"), [(Split, 2 * BLOCK), (Alone, BLOCK)])
 def test_processes_stop_at_the_same_sample_and_none_waits(trainer, tmp_path, data, explained):
     torch.manual_seed(0)
     monitor = FirstHasNoTime(only(), max_seconds_per_epoch=1.0)

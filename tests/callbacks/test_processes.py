@@ -1,6 +1,7 @@
 """Any number of processes explains the same samples and finds the same."""
 
 import sys
+import warnings
 from datetime import timedelta
 
 import pytest
@@ -186,3 +187,33 @@ class Split(IterableDataset):
 @pytest.mark.filterwarnings("ignore:iterable data are taken to be split")
 def test_iterable_data_are_taken_to_be_split(found):
     same(*(found(name, how, data=DataLoader(Split(), 4)) for name, how in (("one", {}), ("two", two()))))
+
+
+class Alone(Split):
+    """Gives all samples to the first process."""
+
+    def __iter__(self):
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        yield from zip(*samples(), strict=True) if rank == 0 else ()
+
+
+class Strict(ExplanationMonitor):
+    """Says in the first process what it has warned of."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            super().on_validation_epoch_end(trainer, pl_module)
+        fewer = [str(warning.message) for warning in said if "asked for" in str(warning.message)]
+        expected = trainer.global_rank == 0 and trainer.world_size == 2 and self.max_samples == 8
+        assert [message.partition(":")[0] for message in fewer] == (
+            ["4 of the 8 samples that are asked for are explained"] if expected else []
+        )
+
+
+@pytest.mark.filterwarnings("ignore:iterable data are taken to be split")
+def test_a_process_without_data_leaves_its_share_and_it_is_said(found):
+    for max_samples, explained in ((8, 4), (2 * SAMPLES, SAMPLES)):
+        logged, _ = found(f"{max_samples}", two(), data=DataLoader(Alone(), 4), monitor=Strict, max_samples=max_samples)
+        assert logged["val/zero/samples"] == explained
+    found("one", {}, data=DataLoader(Alone(), 4), monitor=Strict, max_samples=8)
