@@ -1,12 +1,16 @@
 from lightning_xai.metrics.ablation import UnitAblation as UnitAblation
 from lightning_xai.metrics.activation import ActivationThreshold as ActivationThreshold
+from lightning_xai.metrics.agreement import ImportanceAgreement as ImportanceAgreement
 from lightning_xai.metrics.base import BatchExplanation as BatchExplanation
 from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.dissection import Dissection as Dissection
 from lightning_xai.metrics.faithfulness import Faithfulness as Faithfulness
 from lightning_xai.metrics.importance import Importance as Importance
+from lightning_xai.metrics.localisation import Localisation as Localisation
+from lightning_xai.metrics.randomisation import Randomisation as Randomisation
 from lightning_xai.metrics.reactivation import Reactivation as Reactivation
 from lightning_xai.metrics.relevance import Relevance as Relevance
+from lightning_xai.metrics.robustness import Robustness as Robustness
 from lightning_xai.metrics.search import TopSamples as TopSamples
 from lightning_xai.metrics.speed import Speed as Speed
 from lightning_xai.metrics.sweeps import update_together as update_together

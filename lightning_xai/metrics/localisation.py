@@ -1,0 +1,109 @@
+"""Localisation of an attribution over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.attribution import Attribution
+from lightning_xai.evaluation.features import ExplainedBatch
+from lightning_xai.evaluation.localisation import pointing, relevance_mass, relevance_rank
+from lightning_xai.evaluation.masking import is_blank, pooled
+from lightning_xai.evaluation.refusals import an_attribution
+from lightning_xai.metrics.base import BatchExplanation, Ids
+from lightning_xai.metrics.explanations import explain_once
+from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.results import Number
+from lightning_xai.scores import RawOutput, Target, as_score
+
+MEASURES = {
+    "pointing": Number("pointing game", "0 … 1", "Whether the strongest position hits.", "pointing", better="higher"),
+    "relevance_mass": Number(
+        "relevance inside the mask", "share of the positive", "How much lies there.", "relevance-mass", better="higher"
+    ),
+    "relevance_rank": Number(
+        "strongest positions inside the mask", "0 … 1", "How many lie there.", "relevance-rank", better="higher"
+    ),
+}
+
+
+class Localisation(MeasureMetric):
+    r"""Average how far maps lie where the object is.
+
+    Args:
+        attribution: What is measured.
+        mask: Finds the object: a function of the inputs that returns L, Boolean [N, \*S]. Samples with an empty mask
+            are undefined.
+        tolerance: How far from the mask the strongest position may lie, in cells.
+        **options: Options of ``torchmetrics.Metric``.
+
+    Raises:
+        TypeError: If the attribution is none, or ``mask`` no function of the inputs that returns masks.
+        ValueError: If the masks do not fit the maps, or the tolerance is negative.
+
+    Example:
+        >>> from lightning_xai.relevance import GradientXInput
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model.weight.data = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> metric = Localisation(GradientXInput(), lambda x: x > 1)
+        >>> metric.update(model, torch.tensor([[1.0, 1.0, 2.0]]), 0)
+        >>> metric.compute()["pointing"]
+        tensor(1., dtype=torch.float64)
+    """
+
+    formula: ClassVar[str] = r"\frac{\sum_{p \in L} \max(\tilde a_p, 0)}{\sum_p \max(\tilde a_p, 0)}"
+    interpretation: ClassVar[str] = (
+        "High: the map marks the object. A constant map scores the mask's share of the input."
+    )
+
+    def __init__(
+        self,
+        attribution: Attribution,
+        mask: Callable[[Tensor], Tensor],
+        *,
+        tolerance: float = 0.0,
+        **options: Any,
+    ) -> None:
+        an_attribution(attribution)
+        if not callable(mask):
+            raise TypeError(f"mask must be a function of the inputs, e.g. lambda x: x[:, 0] > 0.5, got {mask!r}.")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must not be negative, got {tolerance}.")
+        super().__init__(MEASURES, **options)
+        self.results = {
+            **self.results,
+            "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "relevance-mass"),
+        }
+        self.attribution, self.mask, self.tolerance = attribution, mask, float(tolerance)
+        self.add_sum_state("blank_count", dtype=torch.long)
+        self.fingerprint(attribution, mask, tolerance)
+
+    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
+        """Explain a batch and find its objects; the arguments are those of :meth:`ExplanationMetric.run`."""
+        clean = explain_once(self.attribution, model, inputs, target, sample_ids)
+        relevance = ExplainedBatch.of(model, inputs, target, clean, sample_ids).relevance
+        mask = self.mask(inputs)
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must return a tensor [N, *S], got {type(mask).__name__}.")
+        tensors = {
+            "pointing": pointing(relevance, mask, tolerance=self.tolerance),
+            "relevance_mass": relevance_mass(relevance, mask),
+            "relevance_rank": relevance_rank(relevance, mask),
+        }
+        nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
+        about = (clean.target, clean.prediction, nonfinite, clean.classes)
+        is_value = isinstance(as_score(self.attribution.score), RawOutput)
+        kept = {"blank": is_blank(pooled(relevance))}
+        return BatchExplanation(tensors, *about, kept=kept, score=clean.score, is_value=is_value)
+
+    def add(self, found: BatchExplanation) -> None:
+        """Add the measures of a batch."""
+        super().add(found)
+        self.add_to_state("blank_count", found.kept["blank"].sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the results that ``results`` declares."""
+        return {**super().compute(), "blank": self.blank_count}
