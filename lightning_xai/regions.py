@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -301,6 +302,10 @@ class BoundWindows(BoundRegions):
         window.copy_(values.reshape(window.shape))
 
     def extents(self) -> Tensor:
+        return self._extents
+
+    @cached_property
+    def _extents(self) -> Tensor:
         return torch.tensor([[[(part.start, part.stop) for part in box] for box in self.boxes]])
 
     def _window(self, inputs: Tensor, feature: int) -> Tensor:

@@ -305,3 +305,13 @@ def test_sizes_may_be_integers_of_numpy_but_not_booleans():
     for wrong in (True, 2.5, "3", (True, 2)):
         with pytest.raises(ValueError, match="size must be a positive integer"):
             Windows(wrong)
+
+
+def test_extents_hold_the_cells_of_every_feature():
+    labels = torch.tensor([[0, 0, -1], [2, 0, 2]])
+    windows, segments = Windows(2).bind((1, 1, 2, 3)), Segments(labels).bind((1, 1, 2, 3))
+    assert windows.extents().tolist() == [[[[0, 2], [0, 2]], [[0, 2], [2, 3]]]]
+    found = segments.extents()
+    assert found[0, 0].tolist() == [[0, 2], [0, 2]]
+    assert found[0, 2].tolist() == [[1, 2], [0, 3]]
+    assert int(found[0, 1, 0, 1] - found[0, 1, 0, 0]) <= 1  # no sample has the feature 1

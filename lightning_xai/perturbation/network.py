@@ -36,7 +36,7 @@ class Network:
         self, model: nn.Module, inputs: Tensor, chunk_size: int | None, captures: Sequence[Capture] = ()
     ) -> None:
         self.model = model
-        self.is_table = inputs.ndim == 2
+        self.is_table, self.device = inputs.ndim == 2, inputs.device
         self.watches: dict[Capture, Watch] = {}
         self._reported = 0
 

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.bound_model import BoundModel
@@ -30,10 +31,13 @@ from lightning_xai.perturbation.network import Network
 from lightning_xai.scores import BoundScore
 
 _log = logging.getLogger(__name__)
+_said: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+# Why sweeps of a model were dense, so that the next ones like them need not find out again.
+_dense: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 # Pairs share their first feature with others; so many make a pass with that feature perturbed worth while.
 _FEWEST_PER_BASE = 4
-_PLANS = 64
+_PLANS, _VERDICTS = 64, 256
 
 
 class Incremental(Engine):
@@ -66,6 +70,8 @@ class Incremental(Engine):
                 raise NotReplayable("a table has no positions")
             if isinstance(network.model, BoundModel):
                 raise NotReplayable("the model has several inputs, or is explained at a layer")
+            if not forced and network.device.type != "cpu":
+                raise NotReplayable(f"what it gains on {network.device.type} has not been measured")
             refuse(network.model)
             for watch in network.watches.values():
                 takers = watch.takers()
@@ -78,23 +84,45 @@ class Incremental(Engine):
     def _give_up(self, reason: str) -> None:
         self.reason, self.name, self.share = reason, "dense", 1.0
         self._clean, self._plans = None, {}
-        _log.info("The sweep is dense: %s.", reason)
+        self._say(f"The sweep is dense: {reason}.")
+
+    def _say(self, what: str) -> None:
+        """Log something once per model."""
+        said = _said.setdefault(self.network.model, set())
+        if what not in said:
+            said.add(what)
+            _log.info(what)
 
     def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> tuple[Any, int]:
         """Record the clean pass, unless everything is dense."""
         self._clean = None
+        known = _dense.setdefault(self.network.model, {})
+        key = None if self.reason is not None else self._like(samples)
+        if self._choice is None and key in known:
+            self._give_up(known[key])
         if self.reason is None:
             places = [place for watch in watches for place in self._takers[watch]]
             output, record = clean_pass(self.network, samples.inputs, places, watches)
             try:
                 self._clean = self._chosen(record, samples, places)
             except NotReplayable as reason:
+                if len(known) >= _VERDICTS:
+                    known.clear()
+                known[key] = str(reason)
                 self._give_up(str(reason))
             if self._clean is not None or copies == 1:
                 return output, 1
         for watch in watches:
             watch.start()
         return self._dense.clean(samples, copies, watches)
+
+    def _like(self, samples: Samples) -> Any:
+        """What sweeps have in common of which one is dense if another is."""
+        extents = samples.regions.extents()
+        boxes = None if extents is None else extents.numpy().tobytes()
+        shape, dtype = tuple(samples.inputs.shape[1:]), samples.inputs.dtype
+        places = tuple(place for takers in self._takers.values() for place in takers)
+        return shape, dtype, boxes, self._evaluations, self._forced, self._scored, places
 
     def _chosen(self, record: Record | NotReplayable, samples: Samples, places: Sequence[Tap]) -> CleanPass | None:
         """The pass to start from; None for samples that go densely.
@@ -122,7 +150,7 @@ class Incremental(Engine):
             if not (self._forced or choice.pays):
                 raise NotReplayable(choice.why_not())
             self._choice, self.share, self._kept = choice, choice.share, plan.read_by_any()
-            _log.info("The sweep is incremental: %.0f %% of the multiplications are left.", 100 * self.share)
+            self._say(f"The sweep is incremental: {100 * self.share:.0f} % of the multiplications are left.")
         # What is not finite would spread by what is read off the record, though a perturbation may replace it.
         finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *(record.values[i] for i in outputs)))
         clean.record.keep(self._kept)

@@ -130,6 +130,8 @@ class Plan:
             if planned.step is not None:
                 made = planned.step.run(state)
                 for index, values, kept in zip(planned.call.outputs, made, planned.step.outputs, strict=True):
+                    # Under autocast some operations choose their type by themselves.
+                    values = values.to(self.record.dtypes[index])
                     (state.whole if kept is None else state.patches)[index] = values
             else:
                 self._run_whole(planned, state)

@@ -82,6 +82,7 @@ class Record:
         rows: How many.
         calls: The operations.
         shapes: The shape of every value; value 0 is the input.
+        dtypes: Their types.
         values: The values, as far as they are kept.
         from_input: Whether a value depends on the input.
         output: The model's output, tensors as :class:`Ref`.
@@ -91,6 +92,7 @@ class Record:
     rows: int
     calls: list[Call] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
     values: dict[int, Tensor] = field(default_factory=dict)
     from_input: list[bool] = field(default_factory=list)
     output: Any = None
@@ -105,7 +107,8 @@ class Record:
     def skeleton(self) -> Record:
         """The same with values that do not depend on the input only."""
         constants = {index: value for index, value in self.values.items() if not self.from_input[index]}
-        return Record(self.rows, self.calls, self.shapes, constants, self.from_input, self.output, self.taps)
+        parts = (self.calls, self.shapes, self.dtypes, constants, self.from_input, self.output, self.taps)
+        return Record(self.rows, *parts)
 
 
 class Recorder(Operations):
@@ -121,6 +124,7 @@ class Recorder(Operations):
         model = unwrapped(model)
         super().__init__(model)
         self.record = Record(len(inputs))
+        self._devices = {tensor.device for tensor in (inputs, *model.parameters()) if tensor.is_cuda}
         self._reason: NotReplayable | None = None
         self._model = model
         self._places = places
@@ -134,7 +138,7 @@ class Recorder(Operations):
         self._add(inputs, True)
 
     def __enter__(self) -> Recorder:
-        self._random = torch.get_rng_state()
+        self._random = _random_states(self._devices)
         super().__enter__()  # type: ignore[no-untyped-call]
         self._hooks.enter_context(hook_outputs(self._model, {name: partial(self._see, name) for name in self._modules}))
         return self
@@ -151,7 +155,7 @@ class Recorder(Operations):
         """
         if self._reason is not None:
             raise self._reason
-        if not torch.equal(self._random, torch.get_rng_state()):
+        if not all(map(torch.equal, self._random, _random_states(self._devices))):
             raise NotReplayable("it draws random numbers")
         self.record.output = self._refer(output, "its output")
         for place in self._places:
@@ -252,6 +256,7 @@ class Recorder(Operations):
             raise NotReplayable("it runs in inference mode")
         index = len(self.record.shapes)
         self.record.shapes.append(tuple(tensor.shape))
+        self.record.dtypes.append(tensor.dtype)
         self.record.values[index] = tensor
         self.record.from_input.append(from_input)
         self._remember(tensor, index)
@@ -281,6 +286,11 @@ class Recorder(Operations):
             return leaf
 
         return mapped(arguments, refer)
+
+
+def _random_states(devices: Collection[torch.device]) -> list[Tensor]:
+    """The random states of the CPU and of devices."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in sorted(devices, key=str))]
 
 
 def _takes_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -57,6 +57,7 @@ def averaged(op: Operation, patch: Patch, weights: Sequence[Tensor]) -> Step:
 
     def run(state: State) -> Sequence[Tensor]:
         made = reader(state)
+        made = made.to(torch.promote_types(made.dtype, torch.float32))
         with torch.autocast(made.device.type, enabled=False):
             for axis, factor in zip(patch.layout.spatial, factors, strict=True):
                 made = made.movedim(axis, -1)
