@@ -67,6 +67,17 @@ def test_importance_is_that_on_the_cpu(kind, regions, chunk_size):
     close(found, expected)
 
 
+@pytest.mark.parametrize("regions", [Windows(3), Segments(own_segments)], ids=["windows", "segments"])
+@pytest.mark.parametrize("quantity", [importance, synergy])
+def test_the_incremental_engine_gives_the_dense_numbers(quantity, regions):
+    model, (inputs, target) = Network().double().cuda(), data()
+    ask = {"regions": regions, "perturbation": kinds.Bidirectional(0.3)}
+    dense, found = (
+        quantity(model, inputs.cuda(), target.cuda(), engine=engine, **ask) for engine in ("dense", "incremental")
+    )
+    close(found, dense, 1e-10)
+
+
 @pytest.mark.parametrize("score", ["probability", "logit", "log_probability", "margin", "sigmoid", "comb_classes"])
 @pytest.mark.parametrize("anchor", [None, 2])
 def test_speed_and_synergy_are_those_on_the_cpu(score, anchor):

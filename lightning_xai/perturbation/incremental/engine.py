@@ -234,9 +234,11 @@ class Incremental(Engine):
         )
         per_pass = max(1, most // count)
         per_pass = -(-len(features) // -(-len(features) // per_pass))
+        # Boxes of one pass have one size; what is captured comes in the order of the features.
+        order = list(range(len(features))) if buffer else _by_size(extents, features)
         scores = [samples.values.new_empty(len(bound_scores), len(arms), count, 0)]
         for first in range(0, len(features), per_pass):
-            some = features[first : first + per_pass]
+            some = [features[place] for place in order[first : first + per_pass]]
             plan = self._plan(clean, samples, extents, some, wanted)
             batch = samples.perturb(kind, arms, some, len(some))
             if buffer:
@@ -269,7 +271,7 @@ class Incremental(Engine):
                 scores.append(read.view(len(bound), len(arms), len(some), count).transpose(2, 3))
             else:
                 scores.append(batch.new_empty(0, len(arms), count, len(some)))
-        return torch.cat(scores, 3)
+        return torch.cat(scores, 3)[..., torch.tensor(order, device=samples.values.device).argsort()]
 
     def _plan(
         self, clean: CleanPass, samples: Samples, extents: Tensor, features: Sequence[Features], wanted: Sequence[int]
@@ -335,6 +337,13 @@ def _boxes(extents: Tensor, features: Sequence[Features], samples: Samples, tota
     spatial = samples.values.shape[2:]
     reached = [(axis[:, 0], axis[:, 1] - 1) for axis in some[0].unbind(1)]
     return enclose(reached, spatial), Rows(own, total)
+
+
+def _by_size(extents: Tensor, features: Sequence[Features]) -> list[int]:
+    """The places of features, those with small boxes first."""
+    volumes = (extents[..., 1] - extents[..., 0]).prod(2).amax(0)
+    found: list[int] = volumes[[together[-1] for together in features]].argsort(stable=True).tolist()
+    return found
 
 
 def _cut(inputs: Tensor, plan: Plan) -> Tensor:
