@@ -34,15 +34,18 @@ from lightning_xai.units.reactivation import reactivation
 module = sys.modules["lightning_xai.units.reactivation"]  # the package has a function of that name
 
 
+SIGMAS = [nn.functional.softplus, nn.functional.gelu]  # one that is not 0 at 0, one that is not monotone
+
+
 @every_kind
 @both_rules
-@pytest.mark.parametrize("sigma", [torch.relu, nn.functional.gelu], ids=["relu", "gelu"])
+@pytest.mark.parametrize("sigma", SIGMAS, ids=["softplus", "gelu"])
 @torch.no_grad()
 def test_groups_count_as_units(net, x, kind, rule, sigma, monkeypatch):
     net.activation = sigma
     groups = UnitGroups(torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.0, 0.5, 1.0, 0.25]]).double())
     rounding = 1e-5 * torch.stack([net.before(one.unsqueeze(0))["second"][0].abs().flatten(1).amax(1) for one in x])
-    clean, rest = net.before(x)["second"], float(sigma(torch.zeros(())))
+    clean, rest = net.before(x)["second"], float(sigma(x.new_zeros(())))
     change, activation = (
         x.new_empty(N, WINDOWS.bind(x).count, 2, clean[0, 0].numel()),
         x.new_empty(N, 2, clean[0, 0].numel()),
@@ -58,7 +61,7 @@ def test_groups_count_as_units(net, x, kind, rule, sigma, monkeypatch):
     how = {"layer": "second", "regions": WINDOWS, "perturbation": kind, "unit": groups}
     found = reactivation(net, x, p=P, threshold=rule, **how)
     agree(found, matrix, threshold, (2,))
-    assert found.total > 0
+    assert found.total > 0 or (rule, sigma) == ("activation", SIGMAS[0])  # beyond its value at 0 no change reaches
     assert found.thresholds.unit == "group"
     assert torch.equal(reactivation(net, x, threshold=found.threshold, **how).by_feature_and_unit, matrix)
     monkeypatch.setattr(module, "DEFAULT_BUDGET", 1)
@@ -130,6 +133,17 @@ def test_counts_are_those_of_a_loop(net, x, kind, rule, unit, sigma):
         assert without[layer].dead == found[layer].dead == tuple(dead.nonzero().flatten().tolist())
         assert found[layer].samples == N
         assert found[layer].nonfinite == 0
+
+
+@both_units
+@torch.no_grad()
+def test_a_last_pass_of_fewer_features_counts_like_the_others(net, unit):
+    x, how = torch.randn(2, 2, 7, 5).double(), {"regions": Windows(1), "perturbation": kinds.Constant(1.0)}
+    matrix, threshold = counted(*by_hand(net, x, "second", *how.values()), "delta", unit, 0.2)
+    net.rows = []
+    found = reactivation(net, x, layer="second", unit=unit, p=0.2, threshold="delta", dead="count", **how)
+    agree(found, matrix, threshold, (4,) if unit == "channel" else (4, 3, 2))
+    assert net.rows.count(4) >= 18  # two samples and two of 35 features in a pass
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 9), (2, 5, 4), (2, 3, 4, 3)], ids=["table", "line", "plane", "volume"])

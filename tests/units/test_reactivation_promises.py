@@ -9,7 +9,11 @@ from loops import WINDOWS, N, P, both_rules, both_units, every_kind
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_xai.perturbation import Segments, Windows, kinds
+from lightning_xai._guard import set_forward_context
+from lightning_xai.perturbation import Segments, Windows, kinds, sweep
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan
+from lightning_xai.units.change import LayerChange
+from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.reactivation import reactivation
 
 module = sys.modules["lightning_xai.units.reactivation"]  # the package has a function of that name
@@ -115,6 +119,17 @@ def test_more_changes_than_memory_are_counted_in_a_second_pass(net, x, rule, mon
         assert torch.equal(once[layer].threshold, twice[layer].threshold)
 
 
+def test_changes_are_kept_if_those_of_the_largest_layer_fit(net, x, monkeypatch):
+    how = {"layers": ["first", "second"], "regions": WINDOWS, "perturbation": kinds.Constant(1.0), "p": P}
+    largest, passes = N * 10 * 4 * 8, []  # bytes of N samples, ten windows, four units of the second layer
+    for budget in (largest, largest - 1):
+        monkeypatch.setattr(module, "DEFAULT_BUDGET", budget)
+        net.rows = []
+        reactivation(net, x, threshold="delta", **how)
+        passes.append(sum(net.rows))
+    assert passes[1] > 1.8 * passes[0]
+
+
 def test_changes_that_are_not_numbers_are_counted_and_never_hits(net, x):
     x = x.abs() + 0.1
     x[2, 0, 0, 0] = 0.0
@@ -170,6 +185,18 @@ def test_any_context_will_do(net, x, context):
     with torch.autocast("cpu", torch.bfloat16):
         found = reactivation(net, x, **how)
     assert torch.equal(found.by_feature_and_unit, expected.by_feature_and_unit)
+
+
+def test_an_autocast_of_the_passes_leaves_the_sums_of_groups_exact():
+    net, x = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval(), torch.rand(5, 4, 4, 3)
+    capture = CaptureRequest(kinds.Constant(1.0), LayerChange("0", groups=UnitGroups(torch.rand(2, 4))))
+    largest = []
+    for enabled in (False, True):
+        with set_forward_context(lambda enabled=enabled: torch.autocast("cpu", torch.bfloat16, enabled=enabled)):
+            found = sweep.sweep(net, x, 0, [], Plan(Windows(2)), None, [capture])
+        largest.append(found.captured[capture].features["largest"])
+    assert largest[0].dtype == torch.float32
+    assert torch.equal(*largest)
 
 
 def test_the_model_is_left_as_it_was(net, x):
