@@ -27,7 +27,7 @@ from subjects import (
 from torch import nn
 
 from lightning_xai import ExplanationMonitor, Pictures, Windows, explain, load_explanations
-from lightning_xai.metrics import Importance, Reactivation
+from lightning_xai.metrics import ActivationThreshold, Importance, Reactivation
 from lightning_xai.perturbation import importance, interaction, kinds, speed
 
 pytestmark = quiet
@@ -223,6 +223,23 @@ def test_precision_32_explains_outside_autocast(trainer, tmp_path, stage, precis
         with torch.no_grad():
             assert not torch.allclose(local, hand_made(module, inputs, labels), rtol=0, atol=1e-4)
     assert monitor.results["zero"]["map"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("precision", ["32", "trainer"])
+def test_captures_see_the_precision_of_the_passes(trainer, precision):
+    module, (inputs, _) = Classifier(), samples()
+    sought = {"units": ActivationThreshold("net.0", p=0.2), "changes": Reactivation("net.0", REGIONS, ZERO, p=0.2)}
+    monitor = ExplanationMonitor(sought, max_samples=SAMPLES, precision=precision, save_maps=False)
+    trainer(callbacks=[monitor], precision="bf16-mixed").validate(module, loader(), verbose=False)
+    values = {}
+    for mixed in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            values[mixed] = module.eval().net[:3](inputs).float().transpose(0, 1).flatten(1)  # [K, N * P]
+    thresholds = {mixed: v.sort(1, descending=True).values[:, int(0.2 * v.shape[1])] for mixed, v in values.items()}
+    own = thresholds[precision == "trainer"]
+    for name in sought:
+        torch.testing.assert_close(monitor.results[name]["threshold"], own, rtol=0, atol=1e-6)
+    assert not thresholds[False].equal(thresholds[True])
 
 
 # Options

@@ -13,6 +13,7 @@ from lightning_xai.units import (
     top_samples,
     unit_activations,
 )
+from lightning_xai.units._capture import rows_of_units
 from lightning_xai.units.maximization import Ascent, Direction, Energy, Pixel, Unit, maximize_activation
 
 
@@ -181,3 +182,9 @@ def test_channels_first_costs_no_pass_of_its_own(model):
     assert passes(cnn, lambda: unit_activations(cnn, X, layer="3", chunk_size=5)) == 2
     assert passes(model, lambda: unit_activations(model, X, layer="conv", chunk_size=5)) == 2
     assert passes(model, lambda: unit_activations(model, X, layer="last", chunk_size=5)) == 3
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (3,)])
+def test_a_pass_that_gives_no_row_per_sample_is_refused(shape):
+    with pytest.raises(ValueError, match=r"layer 'a' returns \[.*\] for 3 samples; units need \[N, K\]"):
+        rows_of_units(torch.zeros(shape), "a", 3)
