@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import KINDS, Operations, operation_name, tensors_in, unwrapped
 from lightning_xai.shadow_rules import compact, marginal, spread
 from lightning_xai.shadows import Shadow, ShadowedPass
+
+if TYPE_CHECKING:
+    from lightning_xai.inputs import InputsLike
 
 _ROWS = 2
 # An axis varies if by more than half a step of the longest one: at borders, and where kernels of several sizes stand
@@ -107,7 +110,7 @@ class AxisTable(dict[str, AxisFacts | None]):
         return "\n".join(f"{name:<{width}}  {'unknown' if facts is None else facts}" for name, facts in self.items())
 
 
-def axis_facts(model: nn.Module, inputs: Tensor) -> AxisTable:
+def axis_facts(model: nn.Module, inputs: InputsLike) -> AxisTable:
     r"""Find which axes of every module's output hold rows, positions and units, by one forward pass of two rows.
 
     Beside every tensor of the pass run tensors of its shape that say which row, and which place along every spatial
@@ -118,7 +121,7 @@ def axis_facts(model: nn.Module, inputs: Tensor) -> AxisTable:
 
     Args:
         model: The network; called in eval mode and left as it was.
-        inputs: Inputs [N, C, \*S], or a table [N, F]; the first one is used.
+        inputs: Inputs [N, C, \*S], a table [N, F], or :class:`~lightning_xai.inputs.Inputs`; the first one is used.
 
     Returns:
         The :class:`AxisFacts` of the modules that return one tensor, by their dotted names; of a module that runs
@@ -130,9 +133,11 @@ def axis_facts(model: nn.Module, inputs: Tensor) -> AxisTable:
     1  [2 rows, 4 units, 5 positions], grid 5
     2  [2 rows, 4 ?, 3 ?]
     """
-    model = unwrapped(model)
+    from lightning_xai.inputs import bind  # which looks for the axes of a site here
+
+    model, values = bind(unwrapped(model), inputs)
     with isolated_eval(model), torch.no_grad():
-        traced = trace_axes(model, detach_for_autograd(inputs))
+        traced = trace_axes(model, detach_for_autograd(values))
     return AxisTable({name: output.facts for name, output in traced.items()})
 
 

@@ -7,10 +7,12 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai import Inputs
+from lightning_xai.axes import axis_facts
 from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
 from lightning_xai.rows import same_rows
+from lightning_xai.units import activation_threshold
 
 
 def close(found, expected, tolerance=1e-10):
@@ -214,3 +216,26 @@ def test_rounding_in_single_precision_is_no_dependence_between_rows(off, same):
     """Norms of Llama are computed in single precision whatever the model's is."""
     row = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     assert same_rows([row], [row + off]) is same
+
+
+def test_thresholds_of_a_text_network_are_those_of_its_layer(text):
+    model, ids, mask = text
+    seen = []
+    handle = model.norm.register_forward_hook(lambda module, args, output: seen.append(output.detach().clone()))
+    model(ids, mask)
+    handle.remove()
+    values = seen[0].movedim(-1, 0).flatten(1)
+    expected = values.sort(1, descending=True).values[:, values.shape[1] // 4]
+    batch = {"input_ids": ids, "attention_mask": mask}
+    parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(0, 2), slice(2, 3))]
+    for data in (batch, Inputs(ids, attention_mask=mask), parts, [(part, 0) for part in parts], iter(parts)):
+        found = activation_threshold(model, data, layer="norm", p=0.25, activation="identity")
+        close(found.value, expected)
+        assert found.count == values.shape[1]
+
+
+def test_axes_are_those_behind_the_site(text):
+    model, ids, mask = text
+    table = axis_facts(model, Inputs(ids, attention_mask=mask))
+    assert str(table["norm"]) == "[2 rows, 4 positions, 6 units], grid 4"
+    assert table["norm"] == axis_facts(model, {"input_ids": ids, "attention_mask": mask})["norm"]

@@ -13,7 +13,7 @@ from lightning_xai._checks import Layer, check_inputs, check_model, layer_name
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.bound_model import at_rows
-from lightning_xai.inputs import Inputs, bind
+from lightning_xai.inputs import Inputs, as_inputs, bind
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import CPU_BYTES, read_activations
 from lightning_xai.units.groups import UnitGroups
@@ -61,7 +61,7 @@ class ThresholdResult:
 @overload
 def activation_threshold(
     model: nn.Module,
-    data: Tensor | Iterable[Any],
+    data: Tensor | Inputs | Iterable[Any],
     *,
     layer: Layer,
     layers: None = ...,
@@ -76,7 +76,7 @@ def activation_threshold(
 @overload
 def activation_threshold(
     model: nn.Module,
-    data: Tensor | Iterable[Any],
+    data: Tensor | Inputs | Iterable[Any],
     *,
     layer: None = ...,
     layers: Sequence[Layer],
@@ -90,7 +90,7 @@ def activation_threshold(
 
 def activation_threshold(
     model: nn.Module,
-    data: Tensor | Iterable[Any],
+    data: Tensor | Inputs | Iterable[Any],
     *,
     layer: Layer | None = None,
     layers: Sequence[Layer] | None = None,
@@ -112,7 +112,8 @@ def activation_threshold(
 
     Args:
         model: The network; called in eval mode and left as it was.
-        data: Inputs [N, C, \*S], or an iterable of batches: inputs, or tuples that start with them.
+        data: Inputs [N, C, \*S], :class:`~lightning_xai.inputs.Inputs` or a dict of them, or an iterable of batches:
+            inputs, or tuples that start with them.
         layer: The layer: its dotted name, or the module itself.
         layers: Several layers, which then share the passes.
         p: The share, in (0, 1).
@@ -244,28 +245,28 @@ def _stream(
 
 def _samples(data: Any) -> int | None:
     """The largest number of samples that the data can hold, None if they do not tell."""
-    if isinstance(data, Tensor):
-        return len(data) or None
+    if isinstance(data, Tensor | Inputs | Mapping):
+        return len(as_inputs(data)) or None
     dataset = getattr(data, "dataset", None)
     if isinstance(dataset, Sized) and getattr(data, "batch_size", None) is not None:
         return len(dataset) or None
     if isinstance(data, list | tuple):
-        return sum(len(_inputs(batch)) for batch in data) or None
+        return sum(len(as_inputs(_inputs(batch))) for batch in data) or None
     return None
 
 
-def _batches(model: nn.Module, data: Tensor | Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Batches]]:
+def _batches(model: nn.Module, data: Tensor | Inputs | Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Batches]]:
     """The inputs, and in which batches they go through the model: a user's as they are, if there is the memory."""
-    for batch in [data] if isinstance(data, Tensor | Inputs) else data:
-        bound, inputs = bind(model, batch if isinstance(batch, Inputs | Mapping) else _inputs(batch))
+    for batch in [data] if isinstance(data, Tensor | Inputs | Mapping) else data:
+        bound, inputs = bind(model, _inputs(batch))
         check_inputs(inputs)
         inputs = detach_for_autograd(inputs)
         size = None if batch is data else len(inputs)
         yield bound, inputs, Batches(bound, inputs, size, cpu_bytes=CPU_BYTES)
 
 
-def _inputs(batch: Any) -> Tensor:
+def _inputs(batch: Any) -> Tensor | Inputs | Mapping[str, Any]:
     inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(inputs, Tensor):
+    if not isinstance(inputs, Tensor | Inputs | Mapping):
         raise TypeError(f"data must be inputs [N, C, *S] or batches of them, got {type(inputs).__name__}.")
     return inputs

@@ -375,7 +375,7 @@ def test_bad_data(net, x):
     with pytest.raises(ValueError, match="data hold no sample"):
         activation_threshold(net, [], layer="first")
     with pytest.raises(TypeError, match="data must be inputs"):
-        activation_threshold(net, [{"x": x}], layer="first")
+        activation_threshold(net, [None], layer="first")
     with torch.no_grad():
         net.first.bias[1] = torch.inf
     with pytest.raises(ValueError, match=r"activations of layer 'first' are NaN or infinite"):
