@@ -18,6 +18,7 @@ from lightning_xai.shadows import Shadow, ShadowedPass
 
 # A linear layer is a branch of a block or the classifier itself; the others are what stands before them.
 _PASSED_OVER = (nn.Linear, nn.Identity, _DropoutNd)
+_LINEAR_OF_TRANSFORMERS = "Conv1D"  # by its name, as it is not torch's
 
 
 def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -> tuple[str, AxisFacts]:
@@ -46,7 +47,9 @@ def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -
             with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
                 shadow = shadows.shadow_of(output)
             seen.pop(name, None)
-            if shadow is not None and not isinstance(model.get_submodule(name), _PASSED_OVER):
+            module = model.get_submodule(name)
+            passed_over = isinstance(module, _PASSED_OVER) or type(module).__name__ == _LINEAR_OF_TRANSFORMERS
+            if shadow is not None and not passed_over:
                 seen[name] = output, shadow
 
     with torch.enable_grad():

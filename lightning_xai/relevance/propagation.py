@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -112,7 +113,8 @@ class Propagation(Operations):
             raise ValueError(f"{self.current_module() or 'the model'} {TRANSFORMS}")
         live = [tensor for tensor in tensors if is_live(tensor)]
         if not live:  # what is made of parameters alone is no part of what is explained
-            with torch.no_grad():
+            # Only where it has to be: what was seen without gradients, a model may not write to with them.
+            with torch.no_grad() if any(tensor.requires_grad for tensor in tensors) else nullcontext():
                 result = func(*args, **kwargs)
             self.trace.follow_constants(tensors, result)
             if kind_of(func) in LINEAR:
@@ -177,7 +179,7 @@ class Propagation(Operations):
                 f"the rule {rule} was given to {operation}, but it does not multiply by its input, so it can stand "
                 f"only where the model's input arrives, changed by reshapes and single-number operations at most, and "
                 f"no norm, product or sum of several; use another rule there, e.g. EpsilonPlus() in place of "
-                f"EpsilonPlusFlat(), or the pattern 'first'."
+                f"EpsilonPlusFlat() or DeepTaylor(), or the pattern 'first'."
             )
 
     def _other(self, call: Call) -> Any:

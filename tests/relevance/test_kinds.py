@@ -305,3 +305,19 @@ def test_sum_that_moves_numbers_hides_the_input_from_rules_of_the_first_layer():
     model = module(lambda x: head(torch.zeros_like(x).scatter_add(1, PLACES.expand(3, -1), x)), head=head)
     with pytest.raises(ValueError, match=r"Flat\(\) was given to linear in 'head', but it does not multiply"):
         LRP("epsilon_plus_flat")(model, draw(3, 6), 1)
+
+
+def test_input_may_be_written_into_a_view_of_a_constant():
+    """As detectors make a batch of images of several sizes."""
+    head = nn.Linear(6, 3).double()
+
+    def batched(x):
+        batch = x.new_zeros(3, 6)
+        for row in range(3):
+            batch[row][:4].copy_(x[row])
+        return head(batch)
+
+    x = draw(3, 4)
+    found, ledger = LRP(composites.RuleList([("linear", rules.Zero())])).with_ledger(module(batched, head=head), x, 1)
+    close(found, (x * head.weight[1, :4]).detach())
+    assert abs(ledger.balance) < 1e-12
