@@ -1,0 +1,416 @@
+"""The methods, each with a check of its result by another route: loops, autograd, hooks, sums, the ledger."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from cam_layers import LAYERS
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from zoo import NETWORKS
+
+from lightning_xai import Inputs
+from lightning_xai._guard import keyed_generator
+from lightning_xai.axes import axis_facts
+from lightning_xai.inputs import as_inputs
+from lightning_xai.perturbation import Windows, importance, kinds
+from lightning_xai.relevance import (
+    LRP,
+    DeepTaylor,
+    GradCAM,
+    GradientXInput,
+    GuidedBackprop,
+    IntegratedGradients,
+    Saliency,
+    ScoreCAM,
+    SmoothGrad,
+)
+from lightning_xai.scores import Unit
+from lightning_xai.units import activation_threshold, reactivation
+
+
+class Plain:
+    """A network as a function of what is explained, written out: arguments by hand, sites by a hook."""
+
+    def __init__(self, name: str, model: nn.Module, given: Any) -> None:
+        network = NETWORKS[name]
+        self.name, self.network, self.model = name, network, model
+        self.given = given
+        self.inputs = as_inputs(self.given)
+        self.values, self.key = dict(self.inputs.values), self.inputs.explain[0]
+        ids = self.values[self.key]
+        self.embedding = None if ids.is_floating_point() else self._embedding(ids)
+        self.x = ids if self.embedding is None else self._at(self.embedding)
+        self.target = torch.tensor([1, 0])
+        self.region: Tensor | None = None
+        self.boxes: list[tuple[Tensor, Tensor]] = []
+        if network.read is None:
+            with torch.no_grad():
+                self.boxes = [(found["boxes"][0], found["labels"][0]) for found in self._run(ids)]
+            self.clean = self.scores(self.x).detach()
+            return
+        with torch.no_grad():
+            clean = network.read(self._run(ids))
+        self.region = None if clean.ndim == 2 else clean.argmax(1) == self.target.view(-1, *[1] * (clean.ndim - 2))
+        if self.region is not None and not self.region.flatten(1).any(1).all():
+            self.target = clean.argmax(1).flatten(1)[:, 0]
+            self.region = clean.argmax(1) == self.target.view(-1, *[1] * (clean.ndim - 2))
+        self.clean = self.scores(self.x).detach()
+
+    def _run(self, explained: Tensor) -> Any:
+        values = {**self.values, self.key: explained}
+        places = sorted(key for key in values if isinstance(key, int))
+        return self.model(*[values[key] for key in places], **{k: v for k, v in values.items() if isinstance(k, str)})
+
+    def _embedding(self, ids: Tensor) -> str:
+        for name, module in self.model.named_modules():
+            if (isinstance(module, nn.Embedding) and "word" in name) or name.endswith(("wte", "embed_tokens")):
+                return name
+        raise AssertionError("no embedding of words")
+
+    def _at(self, layer: str) -> Tensor:
+        seen = []
+        handle = self.model.get_submodule(layer).register_forward_hook(lambda m, a, output: seen.append(output.clone()))
+        with torch.no_grad():
+            self._run(self.values[self.key])
+        handle.remove()
+        (output,) = seen
+        return output
+
+    def run(self, x: Tensor, at: str | None = None) -> Any:
+        """The output for explained values x, both samples; ``at`` names another module whose output they replace."""
+        site = at or self.embedding
+        if site is None:
+            return self._run(x)
+        handle = self.model.get_submodule(site).register_forward_hook(lambda m, a, output: x.clone())
+        try:
+            return self._run(self.values[self.key])
+        finally:
+            handle.remove()
+
+    def read(self, output: Any) -> Tensor:
+        if self.boxes:
+            return torch.stack([_best(*clean, found) for clean, found in zip(self.boxes, output, strict=True)])
+        columns = self.network.read(output)
+        index = self.target.view(-1, 1, *[1] * (columns.ndim - 2)).expand(-1, 1, *columns.shape[2:])
+        values = columns.gather(1, index)[:, 0]
+        if self.region is None:
+            return values
+        return (values * self.region).flatten(1).sum(1) / self.region.flatten(1).sum(1)
+
+    def scores(self, x: Tensor, at: str | None = None) -> Tensor:
+        return self.read(self.run(x, at))
+
+    def gradient(self, x: Tensor, at: str | None = None) -> Tensor:
+        leaf = x.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(self.scores(leaf, at).sum(), leaf)
+        return found
+
+    @property
+    def score(self) -> Any:
+        return self.network.score
+
+    @property
+    def units_first(self) -> bool:
+        return self.embedding is None
+
+    def columns(self, x: Tensor) -> Tensor:
+        """Explained values as [N, C, *S], as perturbations see them."""
+        return x if self.units_first else x.movedim(-1, 1)
+
+    def back(self, x: Tensor) -> Tensor:
+        return x if self.units_first else x.movedim(1, -1)
+
+    def windows(self) -> tuple[Windows, list[tuple[slice, ...]]]:
+        """A regular grid of windows, and the cells [*S] of each."""
+        x = self.columns(self.x)
+        lengths = x.shape[2:] or x.shape[1:]
+        sizes = self.network.size if isinstance(self.network.size, tuple) else (self.network.size,) * len(lengths)
+        cells: list[tuple[slice, ...]] = [()]
+        for length, size in zip(lengths, sizes, strict=True):
+            cells = [(*before, slice(at, at + size)) for before in cells for at in range(0, length, size)]
+        return Windows(self.network.size), cells
+
+    def perturbed(self, cells: tuple[slice, ...]) -> Tensor:
+        x = self.columns(self.x).clone()
+        x[(slice(None), slice(None), *cells) if x.ndim > 2 else (slice(None), *cells)] = 0.5
+        return self.back(x)
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-4 if self.network.single else 1e-8
+
+
+def _best(box: Tensor, label: Tensor, found: dict[str, Tensor]) -> Tensor:
+    """The best box of the same label: overlap times score."""
+    overlaps = torchvision.ops.box_iou(box[None], found["boxes"].detach())[0] * (found["labels"] == label)
+    return (overlaps * found["scores"]).max()
+
+
+class WrongError(AssertionError):
+    """A result that its check contradicts."""
+
+
+def equal(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    if found.shape != expected.shape:
+        raise WrongError(f"shape {list(found.shape)}, not {list(expected.shape)}")
+    scale = expected.abs().max()
+    if not expected.isfinite().all() or scale == 0:
+        raise WrongError("the check says nothing: the expected values are 0 or not finite")
+    off = float((found.double() - expected.double()).abs().max() / scale)
+    if not off <= tolerance:
+        raise WrongError(f"off by {off:.1e} of the largest value")
+
+
+def check_importance(plain: Plain) -> None:
+    windows, cells = plain.windows()
+    found = importance(
+        plain.model, plain.given, plain.target, regions=windows, perturbation=kinds.Constant(0.5), score=plain.score
+    )
+    with torch.no_grad():
+        expected = torch.stack([plain.clean - plain.scores(plain.perturbed(window)) for window in cells], 1)
+    mask = plain.values.get("attention_mask")
+    if mask is not None:  # windows of nothing but padding are no features
+        there = torch.stack([mask[:, window[0]].any(1) for window in cells], 1)
+        if not found[~there].isnan().all():
+            raise WrongError("padding has an importance")
+        found, expected = found[there], expected[there]
+    equal(found, expected, plain.tolerance)
+
+
+def check_saliency(plain: Plain) -> None:
+    found = Saliency(absolute=False, score=plain.score)(plain.model, plain.given, plain.target)
+    equal(found, plain.gradient(plain.x), plain.tolerance)
+
+
+def check_gradient_x_input(plain: Plain) -> None:
+    found = GradientXInput(score=plain.score)(plain.model, plain.given, plain.target)
+    equal(found, plain.gradient(plain.x) * plain.x, plain.tolerance)
+
+
+def check_integrated_gradients(plain: Plain) -> None:
+    """Completeness, and the sum over the three points of Gauss and Legendre."""
+    torch.manual_seed(2)
+    baseline = plain.x + 0.03 * torch.randn_like(plain.x)
+    method = IntegratedGradients(steps=3, baseline=plain.columns(baseline), score=plain.score)
+    found = method(plain.model, plain.given, plain.target)
+    places, weights = [(1 - math.sqrt(0.6)) / 2, 0.5, (1 + math.sqrt(0.6)) / 2], [5 / 18, 8 / 18, 5 / 18]
+    step = plain.x - baseline
+    slopes = [weight * plain.gradient(baseline + t * step) for t, weight in zip(places, weights, strict=True)]
+    equal(found, step * torch.stack(slopes).sum(0), 10 * plain.tolerance)
+    if plain.boxes:  # the derivative holds how far boxes overlap, so that the sum is not the change of the score
+        return
+    with torch.no_grad():
+        change = plain.clean - plain.scores(baseline)
+    gap = (found.flatten(1).sum(1) - change).abs() / found.abs().flatten(1).sum(1)
+    if gap.max() > 0.05:
+        raise WrongError(f"not complete: a gap of {float(gap.max()):.1e}")
+
+
+def check_smoothgrad(plain: Plain) -> None:
+    found = SmoothGrad(Saliency(absolute=False, score=plain.score), draws=2)(plain.model, plain.given, plain.target)
+    x, total = plain.columns(plain.x), torch.zeros_like(plain.x)
+    for draw in range(2):
+        noise = [torch.randn(x.shape[1:], generator=keyed_generator(0, sample, draw)) for sample in range(2)]
+        total += _noisy_gradient(plain, plain.back(x + 0.1 * torch.stack(noise).to(x)))
+    equal(found, total / 2, plain.tolerance)
+
+
+def _noisy_gradient(plain: Plain, x: Tensor) -> Tensor:
+    """The gradient at a noisy input, whose own are the region and the box that a score reads."""
+    region, boxes = plain.region, plain.boxes
+    with torch.no_grad():
+        if region is not None:
+            output = plain.network.read(plain.run(x))
+            plain.region = output.argmax(1) == plain.target.view(-1, *[1] * (output.ndim - 2))
+        if boxes:
+            plain.boxes = [(found["boxes"][0], found["labels"][0]) for found in plain.run(x)]
+    try:
+        return plain.gradient(x)
+    finally:
+        plain.region, plain.boxes = region, boxes
+
+
+def check_lrp(plain: Plain, rules: Any = None, given: Any = None) -> None:
+    method = LRP(plain.network.rules if rules is None else rules, score=plain.score)
+    given = plain.given if given is None else given
+    found = method.explain(plain.model, given, plain.target, details=["ledger"])
+    ledger = found.details["ledger"]
+    scale = found.map.abs().sum() + sum(part.abs() for part in (ledger.biases, *ledger.remainder.values()))
+    tolerance = plain.tolerance
+    if not found.map.isfinite().all() or not found.map.any():
+        raise WrongError("the map is 0 or not finite")
+    if not ledger.balance.abs() <= tolerance * scale:
+        raise WrongError(f"the ledger is off by {float(ledger.balance / scale):.1e} of what flows")
+    equal(found.score, plain.clean, tolerance)
+
+
+class _GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, high: float) -> Tensor:
+        ctx.save_for_backward((x > 0) & (x < high))
+        return x.clamp(0, high)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+        return g.clamp(min=0) * ctx.saved_tensors[0], None
+
+
+class _Guided(TorchFunctionMode):
+    """Replaces ReLUs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
+        high = {"relu": math.inf, "relu6": 6.0}.get(name)
+        if name == "hardtanh" and args[1:3] in ((0, 6), (0.0, 6.0)):
+            high = 6.0
+        if high is None or not args[0].requires_grad:
+            return func(*args, **kwargs)
+        return _GuidedReLU.apply(args[0], high)
+
+
+def check_guided_backprop(plain: Plain) -> None:
+    found = GuidedBackprop(score=plain.score)(plain.model, plain.given, plain.target)
+    with _Guided():
+        expected = plain.gradient(plain.x)
+    equal(found, expected, plain.tolerance)
+
+
+def check_deep_taylor(plain: Plain) -> None:
+    check_lrp(plain, DeepTaylor().rules())
+
+
+def check_grad_cam(plain: Plain) -> None:
+    """Activation and gradient by a hook at the layer that was chosen; the grid by the facts, or by the convolution."""
+    method = GradCAM(plain.network.cam, upsample=None, relu=False, score=plain.score)
+    found = method.explain(plain.model, plain.given, plain.target)
+    layer = found.layer
+    expected_layer = plain.network.cam or LAYERS[plain.name][0]
+    if layer != expected_layer:
+        raise WrongError(f"found layer {layer!r}, not {expected_layer!r}")
+    activation, slope = plain._at(layer), plain.gradient(plain._at(layer), layer)
+    relevance = plain.columns(found.map)
+    if activation.ndim != relevance.ndim or activation.shape[2:] != relevance.shape[2:]:
+        inputs = plain.given
+        facts = axis_facts(plain.model, inputs)[layer]
+        activation, slope = facts.to_grid(activation), facts.to_grid(slope)
+    weights = slope.flatten(2).mean(2)
+    expected = sum(
+        weights[:, k].view(-1, *[1] * (activation.ndim - 2)) * activation[:, k] for k in range(activation.shape[1])
+    )
+    equal(relevance, expected.unsqueeze(1), plain.tolerance)
+
+
+def check_score_cam(plain: Plain) -> None:
+    layer = GradCAM(score=plain.score).explain(plain.model, plain.given, plain.target).layer
+    found = ScoreCAM(layer, upsample=None, relu=False, score=plain.score).explain(
+        plain.model, plain.given, plain.target
+    )
+    activation = plain._at(layer)
+    if activation.ndim != found.map.ndim or activation.shape[2:] != found.map.shape[2:]:
+        activation = axis_facts(plain.model, plain.given)[layer].to_grid(activation)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[plain.x.ndim - 2]
+    masks = nn.functional.interpolate(activation, plain.x.shape[2:], mode=mode).flatten(2)
+    low, high = masks.amin(2, keepdim=True), masks.amax(2, keepdim=True)
+    masks = torch.where(high > low, (masks - low) / (high - low), masks).unflatten(2, plain.x.shape[2:])
+    with torch.no_grad():
+        scores = torch.stack([plain.scores(plain.x * masks[:, [k]]) for k in range(masks.shape[1])], 1)
+    expected = torch.einsum("nk,nk...->n...", scores.softmax(1), activation).unsqueeze(1)
+    equal(found.map, expected, plain.tolerance)
+
+
+def _units(plain: Plain) -> Callable[[Tensor], Tensor]:
+    """The output [N, K, positions] of the layer whose units are read, or of the batch norm that takes it."""
+    module = plain.model.get_submodule(plain.network.normed or plain.network.layer)
+    convolution = isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
+
+    def read(x: Tensor) -> Tensor:
+        seen = []
+        handle = module.register_forward_hook(lambda m, a, output: seen.append(output.detach().clone()))
+        with torch.no_grad():
+            plain.run(x)
+        handle.remove()
+        (output,) = seen
+        return (output if convolution else output.movedim(-1, 1)).flatten(2) if output.ndim > 2 else output[..., None]
+
+    return read
+
+
+def check_units(plain: Plain) -> None:
+    layer = plain.network.layer
+    found = activation_threshold(plain.model, plain.given, layer=layer, p=0.25, activation="identity")
+    values = _units(plain)(plain.x).movedim(1, 0).flatten(1)
+    rank = int(0.25 * values.shape[1])
+    equal(found.value, values.sort(1, descending=True).values[:, rank], plain.tolerance)
+
+
+def check_reactivation(plain: Plain) -> None:
+    windows, cells = plain.windows()
+    read = _units(plain)
+    clean = read(plain.x)
+    threshold = 0.1 * clean.abs().mean((0, 2))
+    found = reactivation(
+        plain.model, plain.given, layer=plain.network.layer, regions=windows, perturbation=kinds.Constant(0.5),
+        threshold=threshold, activation="relu",
+    )  # fmt: skip
+    expected = torch.zeros(len(cells), len(threshold))
+    floor = 1e-5 * clean.abs().amax(2)
+    mask = plain.values.get("attention_mask")
+    for j, window in enumerate(cells):
+        rise = (read(plain.perturbed(window)) - clean).relu().amax(2)
+        hit = rise > torch.maximum(threshold.expand_as(rise), floor)
+        if mask is not None:
+            hit &= mask[:, window[0]].any(1)[:, None].bool()
+        expected[j] = hit.sum(0)
+    equal(found.by_feature_and_unit, expected, 0)
+
+
+def _placed(plain: Plain) -> Inputs:
+    inputs = as_inputs(plain.given)
+    return inputs.placed(plain.network.normed or plain.network.layer)
+
+
+def check_at_layer(plain: Plain) -> None:
+    layer = plain.network.normed or plain.network.layer
+    found = GradientXInput(score=plain.score)(plain.model, _placed(plain), plain.target)
+    activation = plain._at(layer)
+    equal(found, activation * plain.gradient(activation, layer), plain.tolerance)
+
+
+def check_lrp_at_layer(plain: Plain) -> None:
+    check_lrp(plain, given=_placed(plain))
+
+
+def check_unit_score(plain: Plain) -> None:
+    layer = plain.network.normed or plain.network.layer
+    found = Saliency(absolute=False, score=Unit(layer, 1))(plain.model, plain.given)
+    leaf, seen = plain.x.clone().requires_grad_(), []
+    handle = plain.model.get_submodule(layer).register_forward_hook(lambda m, a, output: seen.append(output.clone()))
+    plain.run(leaf)
+    handle.remove()
+    module = plain.model.get_submodule(layer)
+    convolution = isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
+    units = seen[0] if convolution else seen[0].movedim(-1, 1)
+    (expected,) = torch.autograd.grad(units[:, 1].reshape(len(units), -1).mean(1).sum(), leaf)
+    equal(found, expected, plain.tolerance)
+
+
+METHODS: dict[str, Callable[[Plain], None]] = {
+    "importance": check_importance,
+    "saliency": check_saliency,
+    "gradient x input": check_gradient_x_input,
+    "integrated gradients": check_integrated_gradients,
+    "SmoothGrad": check_smoothgrad,
+    "LRP": check_lrp,
+    "guided backprop": check_guided_backprop,
+    "deep Taylor": check_deep_taylor,
+    "Grad-CAM": check_grad_cam,
+    "Score-CAM": check_score_cam,
+    "units": check_units,
+    "gradient of a unit": check_unit_score,
+    "re-activation": check_reactivation,
+    "gradient at a layer": check_at_layer,
+    "LRP at a layer": check_lrp_at_layer,
+}

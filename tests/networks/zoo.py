@@ -1,0 +1,566 @@
+"""Networks of many kinds, small, with random weights, and inputs for them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_xai import Inputs
+from lightning_xai.inputs import as_inputs
+from lightning_xai.relevance import composites
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and what is asked of it.
+
+    Attributes:
+        make: Makes it.
+        inputs: Makes what it is given, two samples.
+        layer: A layer whose units are read, and at which it is explained.
+        size: The size of windows, of which there are few.
+        read: Takes the tensor of classes from its output.
+        score: The score that reads the same.
+        rules: The composite that fits.
+        single: Whether it computes some of its numbers in single precision whatever it is given.
+        cam: The layer of class activation maps; found unless given.
+        without: The methods that make no sense, with the reason.
+        fast: Whether continuous integration runs it.
+        normed: The batch norm that takes the layer's output, if one does.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[], Any]
+    layer: str
+    size: Any = 32
+    read: Callable[[Any], torch.Tensor] = lambda output: output
+    score: Any = "logit"
+    rules: Any = field(default_factory=composites.AttnLRP)
+    single: bool = False
+    without: Mapping[str, str] = field(default_factory=dict)
+    fast: bool = False
+    normed: str | None = None
+    cam: str | None = None
+
+
+def settled(model: nn.Module, inputs: Any) -> nn.Module:
+    """In double precision and eval mode, with scales and heads that do something, and statistics of these inputs."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.3, 0.3)
+        norm.momentum = 1.0
+    for parameter in model.parameters():
+        if parameter.numel() and not parameter.any() and parameter.ndim > 1:  # heads that start at 0
+            nn.init.normal_(parameter, std=0.1)
+        elif parameter.numel() and parameter.abs().max() < 1e-3:  # scales of branches that start small
+            nn.init.uniform_(parameter, 0.2, 0.5)
+    model.double()
+    if norms:
+        with torch.no_grad():
+            model.eval()
+            for norm in norms:
+                norm.train()
+            values = as_inputs(inputs).values
+            places = [value for key, value in values.items() if isinstance(key, int)]
+            model(*places, **{key: value for key, value in values.items() if isinstance(key, str)})
+    return model.eval()
+
+
+def image(size: int = 64, channels: int = 3) -> torch.Tensor:
+    return torch.randn(2, channels, size, size).double()
+
+
+# Networks of our own
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Conv1d(3, 6, 3, padding=1), nn.ReLU()
+        self.recurrent = kind(6, 5, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x):
+        return self.head(self.recurrent(self.act(self.stem(x)).transpose(1, 2))[0].mean(1))
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.bottom = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True))
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.join = nn.Sequential(nn.Conv2d(12, 6, 3, padding=1), nn.ReLU(inplace=True))
+        self.classes = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        fine = self.down(x)
+        return self.classes(self.join(torch.cat([fine, self.up(self.bottom(fine))], 1)))
+
+
+class Siamese(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
+        self.mix, self.head = nn.Linear(10, 6), nn.Linear(6, 2)
+
+    def forward(self, first, second):
+        one, two = (self.tower(x).flatten(1) for x in (first, second))
+        return self.head(self.mix(torch.cat([(one - two).abs(), one * two], 1)).relu())
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU())
+        self.kind, self.age = nn.Linear(6, 4), nn.Linear(6, 1)
+
+    def forward(self, x):
+        read = self.trunk(x).mean((2, 3))
+        return {"kind": self.kind(read), "age": self.age(read)}
+
+
+class ImageAndTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU())
+        self.table, self.head = nn.Linear(5, 6), nn.Linear(12, 3)
+
+    def forward(self, image, table):
+        return self.head(torch.cat([self.conv(image).mean((2, 3)), self.table(table).relu()], 1))
+
+
+class FTTransformer(nn.Module):
+    """Every column a token: its number times a vector, plus another."""
+
+    def __init__(self, columns: int = 6, width: int = 8) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(columns, width)), nn.Parameter(torch.randn(columns, width))
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        layer = nn.TransformerEncoderLayer(width, 2, 16, activation="gelu", batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        tokens = x.unsqueeze(-1) * self.weight + self.bias
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        return self.head(self.norm(self.encoder(tokens)[:, 0]).relu())
+
+
+class XVector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Sequential(
+            nn.Conv1d(4, 8, 5), nn.ReLU(), nn.BatchNorm1d(8), nn.Conv1d(8, 8, 3, dilation=2), nn.ReLU()
+        )
+        self.segment, self.head = nn.Linear(16, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        frames = self.frames(x)
+        return self.head(self.segment(torch.cat([frames.mean(2), frames.std(2)], 1)).relu())
+
+
+def autoencoder() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 6, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(6, 1, 4, stride=2, padding=1),
+    )
+
+
+def cnn(axes: int) -> nn.Module:
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1]
+    return nn.Sequential(
+        conv(2, 6, 3, padding=1), norm(6), nn.ReLU(), conv(6, 8, 3, stride=2), nn.ReLU(), pool(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+# Networks of libraries
+
+
+def resnet50() -> nn.Module:
+    return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1] * 4, num_classes=5, width_per_group=16)
+
+
+def convnext() -> nn.Module:
+    block = torchvision.models.convnext.CNBlockConfig
+    return torchvision.models.ConvNeXt([block(12, 24, 1), block(24, None, 1)], num_classes=5)
+
+
+def swin_v2() -> nn.Module:
+    parts = torchvision.models.swin_transformer
+    return parts.SwinTransformer(
+        [4, 4], 24, [1, 1], [2, 4], [2, 2], num_classes=5,
+        block=parts.SwinTransformerBlockV2, downsample_layer=parts.PatchMergingV2,
+    )  # fmt: skip
+
+
+def r3d() -> nn.Module:
+    parts = torchvision.models.video.resnet
+    return parts.VideoResNet(parts.BasicBlock, [parts.Conv3DSimple] * 4, [1] * 4, parts.BasicStem, num_classes=5)
+
+
+def _features() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4, padding=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+    )  # fmt: skip
+
+
+def fasterrcnn() -> nn.Module:
+    parts, backbone = torchvision.models.detection, _features()
+    backbone.out_channels = 8
+    anchors = parts.anchor_utils.AnchorGenerator(((16, 32),), ((1.0,),))
+    return parts.FasterRCNN(
+        backbone, 3, min_size=64, max_size=64, rpn_anchor_generator=anchors,
+        box_roi_pool=torchvision.ops.MultiScaleRoIAlign(["0"], 3, 2), rpn_post_nms_top_n_test=10, box_score_thresh=0.0,
+        box_detections_per_img=4, representation_size=16, image_mean=[0.0] * 3, image_std=[1.0] * 3,
+    )  # fmt: skip
+
+
+def ssdlite() -> nn.Module:
+    parts, backbone = torchvision.models.detection, _features()
+    generator = parts.anchor_utils.DefaultBoxGenerator([[2]], scales=[0.3, 0.5])
+    head = parts.ssdlite.SSDLiteHead([8], generator.num_anchors_per_location(), 3, nn.BatchNorm2d)
+    return parts.ssd.SSD(
+        backbone, generator, (64, 64), 3, image_mean=[0.0] * 3, image_std=[1.0] * 3, head=head, score_thresh=0.0,
+        detections_per_img=4,
+    )  # fmt: skip
+
+
+def vision(name: str, **fields: Any) -> Callable[[], nn.Module]:
+    return lambda: getattr(torchvision.models, name)(weights=None, num_classes=5, **fields)
+
+
+def segmentation(name: str) -> Callable[[], nn.Module]:
+    build = getattr(torchvision.models.segmentation, name)
+    return lambda: build(weights=None, weights_backbone=None, num_classes=4)
+
+
+def coatnet() -> nn.Module:
+    parts = timm.models.maxxvit
+    config = parts.MaxxVitCfg(
+        embed_dim=(8, 16, 16, 32), depths=(1, 1, 1, 1), block_type=("C", "C", "T", "T"), stem_width=8,
+        transformer_cfg=parts.MaxxVitTransformerCfg(dim_head=8),
+    )  # fmt: skip
+    return parts.MaxxVit(config, img_size=64, num_classes=5)
+
+
+def mixer() -> nn.Module:
+    return timm.models.mlp_mixer.MlpMixer(5, patch_size=16, embed_dim=16, num_blocks=2, img_size=64)
+
+
+def of_timm(name: str, **fields: Any) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, num_classes=5, **fields)
+
+
+def transformer(name: str, kind: str | None = None, **fields: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(num_labels=3, **fields)
+        return getattr(transformers, kind or f"{name}ForSequenceClassification")(config)
+
+    return make
+
+
+def tokens(count: int = 6) -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, 40, (2, count))
+    ids[1, -2:] = 1
+    return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": torch.tensor([0, 1])}
+
+
+def logits(output: Any) -> torch.Tensor:
+    return output.logits
+
+
+_BERT = {
+    "vocab_size": 40, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+    "max_position_embeddings": 16, "pad_token_id": 1,
+}  # fmt: skip
+_LLAMA = {**_BERT, "num_key_value_heads": 1, "head_dim": 6}
+_NO_GRID = {"Grad-CAM": "a table has no positions"}
+_PLUS = composites.EpsilonPlus()
+
+
+def text(make: Callable[[], nn.Module], layer: str, **fields: Any) -> Network:
+    return Network(make, tokens, layer, size=2, read=logits, **fields)
+
+
+def images(make: Callable[[], nn.Module], layer: str, size: int = 64, **fields: Any) -> Network:
+    return Network(make, partial(image, size), layer, size=size // 2, **fields)
+
+
+def _clip_inputs() -> Inputs:
+    ids = torch.randint(5, 39, (3, 6))
+    ids[:, -1] = 39  # where the text ends
+    return Inputs(pixel_values=image(32), input_ids=ids, explain="pixel_values")
+
+
+def _networks() -> dict[str, Network]:
+    from lightning_xai.scores import Box, Logit
+
+    plus = {"rules": _PLUS}
+    own = {
+        "1-d CNN": Network(lambda: cnn(1), lambda: torch.randn(2, 2, 16).double(), "3", 4, fast=True, **plus),
+        "3-d CNN": Network(lambda: cnn(3), lambda: torch.randn(2, 2, 6, 6, 6).double(), "3", 3, fast=True, **plus),
+        "LSTM": Network(lambda: Recurrent(nn.LSTM), lambda: torch.randn(2, 3, 8).double(), "stem", 4, fast=True),
+        "GRU": Network(lambda: Recurrent(nn.GRU), lambda: torch.randn(2, 3, 8).double(), "stem", 4, fast=True),
+        "U-Net": Network(UNet, lambda: image(16), "bottom.1", 8, fast=True, **plus),
+        "autoencoder": Network(autoencoder, lambda: image(16, 1), "2", 8, fast=True, **plus),
+        "siamese": Network(
+            Siamese,
+            lambda: Inputs(image(8, 1), image(8, 1), explain=0),
+            "mix",
+            4,
+            fast=True,
+        ),
+        "dict of heads": Network(
+            TwoHeads, lambda: image(16), "trunk.2", 8, lambda o: o["kind"], Logit(output="kind"), fast=True, **plus
+        ),
+        "image + table": Network(
+            ImageAndTable,
+            lambda: Inputs(image(8), table=torch.randn(2, 5).double(), explain=0),
+            "conv.2",
+            4,
+            fast=True,
+        ),
+        "FT-transformer": Network(
+            FTTransformer, lambda: torch.randn(2, 6).double(), "head", 2, without=_NO_GRID, fast=True
+        ),
+        "x-vector": Network(XVector, lambda: torch.randn(2, 4, 20).double(), "frames.3", 5, fast=True),
+    }
+    seg = {"read": lambda output: output["out"], "score": Logit(output="out")}
+    torchvisions = {
+        "resnet50": images(resnet50, "layer3.0.conv2", normed="layer3.0.bn2", **plus),
+        "densenet121": images(
+            lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=5),
+            "features.denseblock2.denselayer1.conv1",
+            normed="features.denseblock2.denselayer1.norm2",
+            fast=True,
+            **plus,
+        ),
+        "mobilenet_v3_small": images(
+            vision("mobilenet_v3_small"), "features.8.block.1.0", normed="features.8.block.1.1", **plus
+        ),
+        "efficientnet_b0": images(
+            vision("efficientnet_b0"), "features.5.0.block.0.0", normed="features.5.0.block.0.1", **plus
+        ),
+        "regnet_y_400mf": images(
+            vision("regnet_y_400mf"),
+            "trunk_output.block2.block2-0.f.a.0",
+            normed="trunk_output.block2.block2-0.f.a.1",
+            **plus,
+        ),
+        "convnext_tiny": images(convnext, "features.1.0.block.3"),
+        "swin_t": images(
+            lambda: torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 4], [2, 2], num_classes=5),
+            "features.3.0.mlp.0",
+        ),
+        "swin_v2_t": images(swin_v2, "features.3.0.mlp.0"),
+        "maxvit_t": images(
+            lambda: torchvision.models.MaxVit((64, 64), 8, 2, [8, 16], [1, 1], 4, 0.0, num_classes=5),
+            "blocks.1.layers.0.layers.MBconv.layers.conv_b.0",
+            normed="blocks.1.layers.0.layers.MBconv.layers.conv_b.1",
+        ),
+        "vit_b_16": images(
+            lambda: torchvision.models.VisionTransformer(64, 16, 2, 2, 12, 20, num_classes=5),
+            "encoder.layers.encoder_layer_0.mlp.0",
+            fast=True,
+        ),
+        "googlenet": images(
+            vision("googlenet", init_weights=False, aux_logits=True),
+            "inception4c.branch2.1.conv",
+            normed="inception4c.branch2.1.bn",
+            **plus,
+        ),
+        "deeplabv3": images(
+            segmentation("deeplabv3_mobilenet_v3_large"), "classifier.1", normed="classifier.2", **plus, **seg
+        ),
+        "lraspp": images(
+            segmentation("lraspp_mobilenet_v3_large"), "classifier.cbr.0", normed="classifier.cbr.1", **plus, **seg
+        ),
+        "r3d_18": Network(
+            r3d,
+            lambda: torch.randn(2, 3, 4, 32, 32).double(),
+            "layer2.0.conv1.0",
+            (4, 16, 16),
+            normed="layer2.0.conv1.1",
+            **plus,
+        ),
+    }
+    found = {"read": None, "score": Box(0), **plus}
+    torchvisions |= {
+        "fasterrcnn": images(fasterrcnn, "backbone.3", cam="backbone.4", **found),
+        "ssdlite": images(ssdlite, "backbone.3", cam="backbone.4", fast=True, **found),
+    }
+    tiny = {"img_size": 64}
+    timms = {
+        "vit": images(
+            of_timm("vit_tiny_patch16_224", depth=2, embed_dim=12, num_heads=2, **tiny), "blocks.0.mlp.fc1", fast=True
+        ),
+        "vit with registers": images(
+            of_timm("vit_small_patch14_reg4_dinov2", depth=2, embed_dim=12, num_heads=2, img_size=56),
+            "blocks.0.mlp.fc1",
+            56,
+        ),
+        "deit_distilled": images(
+            of_timm("deit_tiny_distilled_patch16_224", depth=2, embed_dim=12, num_heads=2, **tiny), "blocks.0.mlp.fc1"
+        ),
+        "cait": images(
+            of_timm("cait_xxs24_224", depth=2, embed_dim=12, num_heads=2, **tiny), "blocks.0.mlp.fc1", fast=True
+        ),
+        "xcit": images(of_timm("xcit_nano_12_p16_224", depth=2, embed_dim=16, num_heads=2, **tiny), "blocks.0.mlp.fc1"),
+        "beit": images(
+            of_timm("beit_base_patch16_224", depth=2, embed_dim=12, num_heads=2, **tiny), "blocks.0.mlp.fc1"
+        ),
+        "eva02": images(
+            of_timm("eva02_tiny_patch14_224", depth=2, embed_dim=16, num_heads=2, img_size=56), "blocks.0.mlp.fc1", 56
+        ),
+        "hiera": images(of_timm("hiera_tiny_224", embed_dim=16, stages=(1, 1, 1, 1), **tiny), "blocks.2.mlp.fc1"),
+        "convnextv2": images(
+            of_timm("convnextv2_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)), "stages.2.blocks.0.mlp.fc1"
+        ),
+        "coatnet": images(coatnet, "stages.2.blocks.0.mlp.fc1"),
+        "mobilevit": images(of_timm("mobilevit_xxs"), "stages.2.1.conv_1x1"),
+        "efficientformerv2": images(
+            of_timm("efficientformerv2_s0", **tiny),
+            "stages.1.blocks.0.mlp.fc1.conv",
+            normed="stages.1.blocks.0.mlp.fc1.bn",
+        ),
+        "mambaout": images(
+            of_timm("mambaout_femto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)), "stages.1.blocks.0.fc1"
+        ),
+        "edgenext": images(
+            of_timm("edgenext_xx_small", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), "stages.1.blocks.0.mlp.fc1"
+        ),
+        "repvgg": images(of_timm("repvgg_a0"), "stages.1.0.conv_kxk.conv", normed="stages.1.0.conv_kxk.bn", **plus),
+        "nfnet": images(of_timm("nfnet_l0"), "stages.1.0.conv2", **plus),
+        "mixer": images(mixer, "blocks.0.mlp_channels.fc1"),
+    }
+    vit = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers = {
+        "Bert": text(transformer("Bert", **_BERT), "bert.encoder.layer.0.intermediate.dense", fast=True),
+        "DistilBert": text(
+            transformer(
+                "DistilBert",
+                vocab_size=40,
+                dim=12,
+                n_layers=2,
+                n_heads=2,
+                hidden_dim=16,
+                max_position_embeddings=16,
+                pad_token_id=1,
+            ),
+            "distilbert.transformer.layer.0.ffn.lin1",
+        ),
+        "Roberta": text(
+            transformer("Roberta", **{**_BERT, "max_position_embeddings": 18}),
+            "roberta.encoder.layer.0.intermediate.dense",
+        ),
+        "GPT-2": text(
+            transformer(
+                "GPT2",
+                vocab_size=40,
+                n_embd=12,
+                n_layer=2,
+                n_head=2,
+                n_positions=16,
+                pad_token_id=1,
+                bos_token_id=2,
+                eos_token_id=3,
+            ),
+            "transformer.h.0.mlp.c_fc",
+        ),
+        "Llama": text(transformer("Llama", **_LLAMA), "model.layers.0.mlp.gate_proj", single=True, fast=True),
+        "Qwen2": text(
+            transformer("Qwen2", **{k: v for k, v in _LLAMA.items() if k != "head_dim"}),
+            "model.layers.0.mlp.gate_proj",
+            single=True,
+        ),
+        "ViT (transformers)": Network(
+            transformer("ViT", "ViTForImageClassification", image_size=32, patch_size=8, **vit),
+            lambda: {"pixel_values": image(32), "labels": torch.tensor([0, 1])},
+            "vit.layers.0.mlp.fc1",
+            16,
+            logits,
+        ),
+        "CLIP": Network(
+            transformer(
+                "CLIP",
+                "CLIPModel",
+                text_config={
+                    **vit,
+                    "vocab_size": 40,
+                    "max_position_embeddings": 8,
+                    "eos_token_id": 39,
+                    "bos_token_id": 2,
+                    "pad_token_id": 1,
+                },
+                vision_config={**vit, "image_size": 32, "patch_size": 8},
+                projection_dim=8,
+            ),
+            _clip_inputs,
+            "vision_model.encoder.layers.0.mlp.fc1",
+            16,
+            lambda output: output.logits_per_image,
+            Logit(output="logits_per_image"),
+        ),
+        "Wav2Vec2": Network(
+            transformer(
+                "Wav2Vec2",
+                **vit,
+                conv_dim=(8, 8),
+                conv_stride=(4, 2),
+                conv_kernel=(8, 3),
+                num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2,
+                classifier_proj_size=8,
+                num_feat_extract_layers=2,
+                feat_extract_norm="group",
+            ),
+            lambda: {"input_values": torch.randn(2, 160).double()},
+            "wav2vec2.feature_extractor.conv_layers.1.conv",
+            80,
+            logits,
+        ),
+        "Segformer": Network(
+            transformer(
+                "Segformer",
+                "SegformerForSemanticSegmentation",
+                hidden_sizes=(8, 16),
+                depths=(1, 1),
+                num_encoder_blocks=2,
+                sr_ratios=(2, 1),
+                patch_sizes=(7, 3),
+                strides=(4, 2),
+                num_attention_heads=(1, 2),
+                mlp_ratios=(2, 2),
+                decoder_hidden_size=8,
+            ),
+            lambda: {"pixel_values": image(32)},
+            "segformer.stages.0.blocks.0.mlp.fc1",
+            16,
+            logits,
+        ),
+    }
+    return {**own, **torchvisions, **timms, **transformers}
+
+
+NETWORKS = _networks()
+FAST = [name for name, network in NETWORKS.items() if network.fast]
