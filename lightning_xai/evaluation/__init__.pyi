@@ -41,6 +41,10 @@ from lightning_xai.evaluation.masking import average_drop as average_drop
 from lightning_xai.evaluation.masking import average_gain as average_gain
 from lightning_xai.evaluation.masking import average_increase as average_increase
 from lightning_xai.evaluation.masking import masked_scores as masked_scores
+from lightning_xai.evaluation.mosaics import Mosaics as Mosaics
+from lightning_xai.evaluation.mosaics import difull as difull
+from lightning_xai.evaluation.mosaics import gridpg as gridpg
+from lightning_xai.evaluation.mosaics import mosaics as mosaics
 from lightning_xai.evaluation.randomisation import RandomisationStages as RandomisationStages
 from lightning_xai.evaluation.randomisation import emprt as emprt
 from lightning_xai.evaluation.randomisation import histogram_entropy as histogram_entropy
