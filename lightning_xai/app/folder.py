@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.utils import to_absolute_path
 from lightning.pytorch.plugins import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
@@ -92,5 +93,6 @@ def config_to_run_again(config: DictConfig) -> str:
 
 
 def relative_path(path: Path) -> Path:
-    """Shorten a path below the current folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    """Shorten a path below the folder in which the command was given."""
+    current = Path(to_absolute_path("."))
+    return path.relative_to(current) if path.is_relative_to(current) else path

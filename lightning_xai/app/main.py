@@ -50,7 +50,7 @@ def _job(config: DictConfig) -> float | None:
     try:
         from lightning_xai.app.run import objective_of, run
 
-        return objective_of(config, run(config))
+        return _to_sweeper(objective_of(config, run(config)))
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
         from lightning_xai.app.folder import process_rank
 
@@ -62,7 +62,13 @@ def _job(config: DictConfig) -> float | None:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(message) from None
         print(message, file=sys.stderr)  # the other runs go on; the comparison says that this one is missing
-        return None if config.objective is None else math.nan
+        return None if config.objective is None else _to_sweeper(math.nan)
+
+
+def _to_sweeper(number: float | None) -> float | None:
+    """Return what a sweeper is told: that of Optuna takes nothing for a failed run, and ends the sweep at a NaN."""
+    optuna = "optuna" in str(HydraConfig.get().sweeper.get("_target_"))
+    return None if optuna and number is not None and math.isnan(number) else number
 
 
 def _write_trace(folder: Path) -> str:

@@ -17,7 +17,7 @@ from zipfile import is_zipfile
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object, instantiate, to_absolute_path
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.plugins import TorchCheckpointIO
@@ -88,15 +88,18 @@ def run(config: DictConfig) -> Numbers:
         ValueError: If the config does not fit together, or there is no such checkpoint.
     """
     silence_warnings()
-    config.folder = str(config.folder)  # a name such as 3 is read as a number
+    for name in ("folder", "checkpoint"):  # from where the command was given, also with hydra.job.chdir=true
+        if config[name] is not None:
+            config[name] = to_absolute_path(str(config[name]))  # a name such as 3 is read as a number
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_unused(folder)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
-    if config.checkpoint is not None and not is_zipfile(str(config.checkpoint)):
-        wrong = "is not a checkpoint" if Path(str(config.checkpoint)).exists() else "does not exist"
-        raise ValueError(f"checkpoint={config.checkpoint} {wrong}: name a file that Lightning has saved.")
+    given = None if config.checkpoint is None else relative_path(Path(config.checkpoint))
+    if config.checkpoint is not None and not is_zipfile(config.checkpoint):
+        wrong = "is not a checkpoint" if Path(config.checkpoint).exists() else "does not exist"
+        raise ValueError(f"checkpoint={given} {wrong}: name a file that Lightning has saved.")
     seed_everything(config.seed, workers=True, verbose=False)
     monitor = build_monitor(config)
     if config.objective is not None:  # what its key may be is known at the end
@@ -113,7 +116,7 @@ def run(config: DictConfig) -> Numbers:
     trainer = _trainer(config, monitor)
     write = rank_zero_only(write_text)
     write(folder / "config.yaml", config_to_run_again(config))
-    first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{config.checkpoint}:"
+    first = f"Training {type(model).__name__}, then" if config.checkpoint is None else f"{given}:"
     _print(f"{first} explaining up to {monitor.max_samples} samples by {', '.join(monitor.metrics)}.")
     numbers = _fit_and_explain(trainer, monitor, model, data, config.checkpoint)
     write(folder / "results.json", json.dumps(_json_numbers(numbers), indent=2, allow_nan=False) + "\n")

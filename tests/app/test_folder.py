@@ -5,8 +5,10 @@ import pickle
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from lightning_xai.app import main
 from lightning_xai.app.errors import build
 from lightning_xai.app.folder import WholeCheckpointIO, check_unused, config_to_run_again
 from lightning_xai.app.run import objective_of, saved_arguments
@@ -137,3 +139,29 @@ def test_a_folder_that_cannot_be_made_is_one_message(option, command, here):
     assert "Traceback" not in err
     assert "ame another folder" in err
     assert "hydra.run.dir=..." in err
+
+
+@pytest.mark.parametrize(("sweeper", "told"), [("OptunaSweeper", None), ("BasicSweeper", math.nan)])
+def test_a_sweeper_of_optuna_is_told_nothing_where_there_is_no_number(monkeypatch, sweeper, told):
+    config = OmegaConf.create({"sweeper": {"_target_": f"hydra_plugins.{sweeper.lower()}.{sweeper}"}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: config)
+    assert main._to_sweeper(0.5) == 0.5
+    assert main._to_sweeper(None) is None
+    assert main._to_sweeper(math.nan) is told
+
+
+def test_paths_are_from_where_the_command_was_given(command, here):
+    (here / "given.ckpt").write_text("no checkpoint")
+    said = command("hydra.job.chdir=true", "checkpoint=given.ckpt", "folder=own")[2]
+    assert said == (
+        "lightning-xai: checkpoint=given.ckpt is not a checkpoint: name a file that Lightning has saved.\n"
+        "The whole trace is in own/error.txt.\n"
+    )
+    assert (here / "own" / "error.txt").is_file()
+
+
+def test_a_shell_is_told_how_to_go_on(command, monkeypatch):
+    line = "lightning-xai perturbation=bl"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert command("--shell-completion", "query=bash")[:2] == (0, "perturbation=blur\n")
