@@ -37,7 +37,9 @@ _dense: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 # Pairs share their first feature with others; so many make a pass with that feature perturbed worth while.
 _FEWEST_PER_BASE = 4
-_PLANS, _VERDICTS = 64, 256
+# Plans are kept for the samples, arms and states to come, as long as their indices take no more memory.
+_PLAN_BYTES = 64 * 2**20
+_VERDICTS = 256
 
 
 class Incremental(Engine):
@@ -145,8 +147,9 @@ class Incremental(Engine):
             boxes, rows = _boxes(extents[:1], [(j,) for j in range(samples.regions.count)], samples, record.rows)
             plan = Plan(record.skeleton(), clean.trees, boxes, rows, wanted)
             cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
-            most = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu)
-            choice = Choice(dense, cost, self._evaluations, self.network.batches.limit, most, plan.first_whole)
+            most, limit = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu), self.network.batches.limit
+            most = most if self.network.batches.estimated else min(most, limit)
+            choice = Choice(dense, cost, self._evaluations, limit, most, plan.first_whole)
             if not (self._forced or choice.pays):
                 raise NotReplayable(choice.why_not())
             self._choice, self.share, self._kept = choice, choice.share, plan.read_by_any()
@@ -284,9 +287,9 @@ class Incremental(Engine):
         boxes, rows = _boxes(extents, last, samples, clean.record.rows)
         plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
         if len(extents) == 1:
-            if len(self._plans) >= _PLANS:
-                self._plans.clear()
             self._plans[key] = plan
+            while sum(kept.bytes for kept in self._plans.values()) > _PLAN_BYTES:
+                del self._plans[next(iter(self._plans))]
         return plan
 
     def _agrees(

@@ -106,6 +106,13 @@ class Plan:
             self.read.add(index)
         return self._put_together[index]
 
+    @property
+    def bytes(self) -> int:
+        """The memory of the indices of all windows."""
+        readers = [*self._put_together.values()]
+        readers += [reader for planned in self.steps if planned.step for reader in planned.step.readers]
+        return sum(reader.window.bytes for reader in readers if reader.window is not None)
+
     def read_by_any(self) -> set[int]:
         """The values whose clean numbers this plan may read, or one of fewer positions, whose boxes are smaller."""
         found = {0, *self.wanted, *self.read}

@@ -333,6 +333,8 @@ def refuse(model: nn.Module) -> None:
     Raises:
         NotReplayable: If modules are sharded, compiled or scripted, carry hooks, or are in training mode.
     """
+    if torch.nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        raise NotReplayable("all modules carry hooks")
     for name, module in model.named_modules():
         where = f"module {name!r}" if name else "the model"
         if type(module).__name__.startswith("FSDP"):

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightning_xai._guard import set_forward_context
 from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
-from lightning_xai.perturbation.incremental import choice
+from lightning_xai.perturbation.incremental import choice, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
@@ -42,7 +42,7 @@ class Net(nn.Module):
 def both(quantity, model=None, x=X, **how):
     how = {"regions": Windows(3), "perturbation": kinds.Negative(0.3), **how}
     model = model or Net()
-    return [quantity(model, x, 1, engine=engine, **how) for engine in ("dense", "incremental")]
+    return [quantity(model, x, 1, engine=name, **how) for name in ("dense", "incremental")]
 
 
 def close(dense, incremental):
@@ -93,8 +93,8 @@ def test_speed_is_the_dense_one():
     states = [kinds.Negative(delta) for delta in (0.1, 0.2, 0.4)]
     model = Net()
     dense, incremental = (
-        speed(model, X, 1, regions=Windows(3), perturbations=states, engine=engine).slope
-        for engine in ("dense", "incremental")
+        speed(model, X, 1, regions=Windows(3), perturbations=states, engine=name).slope
+        for name in ("dense", "incremental")
     )
     close(dense, incremental)
 
@@ -120,9 +120,9 @@ def test_half_precision_differs_by_its_rounding():
     torch.testing.assert_close(incremental, dense, rtol=0, atol=0.02)
 
 
-def swept(model, engine, x=X, captures=(), requests=True, regions=None):
+def swept(model, name, x=X, captures=(), requests=True, regions=None):
     asked = [Request(kinds.Negative(0.3), Logit())] if requests else []
-    return sweep.sweep(model, x, 1, asked, Plan(regions or Windows(3), engine=engine), captures=captures)
+    return sweep.sweep(model, x, 1, asked, Plan(regions or Windows(3), engine=name), captures=captures)
 
 
 @pytest.mark.parametrize("requests", [True, False])
@@ -134,9 +134,7 @@ def test_a_layer_changes_as_in_dense_passes(kind, requests):
         CaptureRequest(PERTURBATIONS[kind], LayerChange("first", "relu", keep_activation=True)),
         CaptureRequest(PERTURBATIONS[kind], PositionChange("second", threshold, "relu")),
     ]
-    dense, incremental = (
-        swept(model, engine, captures=captures, requests=requests) for engine in ("dense", "incremental")
-    )
+    dense, incremental = (swept(model, name, captures=captures, requests=requests) for name in ("dense", "incremental"))
     assert incremental.engine == "incremental"
     for capture in captures:
         for of in ("features", "samples"):
@@ -187,6 +185,26 @@ def test_what_cannot_be_proven_goes_densely_and_says_so(name, caplog):
     assert found.engine == "dense"
     assert found.share == 1.0
     assert reason in caplog.text
+
+
+def test_hooks_of_all_modules_are_seen():
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert swept(Net(), "incremental").engine == "dense"
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_plans_are_kept_within_their_memory(most, monkeypatch):
+    monkeypatch.setattr(engine, "_PLAN_BYTES", most)
+    made = []
+    monkeypatch.setattr(engine, "Plan", lambda *parts: made.append(plan.Plan(*parts)) or made[-1])
+    states = [kinds.Negative(delta) for delta in (0.1, 0.2)]
+    how = {"regions": Windows(3), "perturbations": states, "chunk_size": 2}
+    speed(Net(), X[:2], 1, engine="incremental", **how)
+    features = 20
+    assert len(made) == 1 + (features if most else len(states) * features)  # one more to estimate
 
 
 def test_a_table_goes_densely():
