@@ -272,6 +272,10 @@ UNEVEN = (
     "{met} of the {asked} samples that are asked for are explained: every process explains its share of max_samples, "
     "and some have less data than that. Raise max_samples, or split the data evenly."
 )
+UNMOVED = (
+    "the maps of {!r} are exactly 0 everywhere: the score does not change with the inputs, as a saturated softmax does "
+    "not; try score='logit', or another perturbation."
+)
 OUT_OF_TIME = "the time to explain is up before the last sample that is asked for; `skipped` counts those left."
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
 
@@ -323,6 +327,10 @@ def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = Fals
         found = {place: _plain(result) for place, result in computed.items()}
     for index, name in failed.keys() - known:
         failures[index].note(name, failed[index, name])
+    for (index, name), result in found.items():
+        strength = result.get("map_abs")
+        if isinstance(strength, Tensor) and strength.isfinite().any() and not strength.nan_to_num().any():
+            warn_once(collectors[index]._warned, UNMOVED.format(name))
     return {
         index: {name: found[index, name] for name in collector.metrics if (index, name) in found}
         for index, collector in collectors.items()

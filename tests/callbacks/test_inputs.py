@@ -107,6 +107,16 @@ def test_unpack_says_which_argument_is_explained(tmp_path):
     torch.testing.assert_close(found["importance"]["map"], local.mean(0).view(4, 4))
 
 
+def test_a_saturated_score_is_said_in_one_line():
+    class Sure(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.sum(1) * 0 + 1000.0, x.sum(1)], 1)
+
+    data = [(torch.ones(2, 3), torch.tensor([0, 0]))]
+    with pytest.warns(UserWarning, match=r"the maps of 'importance' are exactly 0 everywhere.*try score='logit'"):
+        explain(Sure(), data, {"importance": Importance(1, kinds.Constant(0.0))}, progress=False)
+
+
 def test_tokens_lie_on_the_colours_of_their_values():
     explained = {
         "input": IDS[:2],
