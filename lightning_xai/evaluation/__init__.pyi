@@ -50,6 +50,8 @@ from lightning_xai.evaluation.randomisation import emprt as emprt
 from lightning_xai.evaluation.randomisation import histogram_entropy as histogram_entropy
 from lightning_xai.evaluation.randomisation import mprt as mprt
 from lightning_xai.evaluation.randomisation import random_logit as random_logit
+from lightning_xai.evaluation.road import RoadAccuracy as RoadAccuracy
+from lightning_xai.evaluation.road import road_accuracy as road_accuracy
 from lightning_xai.evaluation.robustness import MapChanges as MapChanges
 from lightning_xai.evaluation.robustness import avg_sensitivity as avg_sensitivity
 from lightning_xai.evaluation.robustness import lipschitz as lipschitz

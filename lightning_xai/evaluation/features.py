@@ -14,6 +14,7 @@ from lightning_xai._guard import detach_for_autograd, keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.bound_model import BoundModel
 from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.perturbation.kinds.base import MaskPerturbation
 from lightning_xai.perturbation.sets import cell_features
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
 from lightning_xai.present import bind_present
@@ -97,7 +98,17 @@ class ExplainedBatch:
         return bind_present(regions, self.model, self.inputs)
 
     def sweep(self, requests: Sequence[Request], plan: Plan) -> SweepResult:
-        """Score what is asked for."""
+        """Score what is asked for.
+
+        Raises:
+            ValueError: If cells of a table are to be filled from their neighbours.
+        """
+        for request in requests:
+            if self.inputs.ndim == 2 and isinstance(request.perturbation, MaskPerturbation):
+                raise ValueError(
+                    f"{type(request.perturbation).__name__} fills cells from their neighbours, and the columns of a "
+                    f"table have none: use another perturbation, e.g. Constant or Replace."
+                )
         return sweep(self.model, self.inputs, self.target, requests, plan, self.ids)
 
 

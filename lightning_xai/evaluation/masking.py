@@ -15,7 +15,7 @@ from lightning_xai.evaluation.curves import mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, MapLike, precise
 from lightning_xai.evaluation.refusals import probability, sets_fit
 from lightning_xai.inputs import InputsLike
-from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
+from lightning_xai.perturbation.kinds.base import MaskPerturbation, Perturbation, as_perturbation
 from lightning_xai.perturbation.kinds.pointwise import Constant
 from lightning_xai.perturbation.sets import CellMasks
 from lightning_xai.perturbation.sweep import Plan, Request
@@ -141,10 +141,10 @@ def whole_inputs(kind: Perturbation) -> None:
     Raises:
         ValueError: If so.
     """
-    if kind.windowed:
+    if kind.windowed or isinstance(kind, MaskPerturbation):
         raise ValueError(
-            f"{type(kind).__name__} depends on the window, and a mask has none: use a kind of whole inputs, e.g. "
-            f"Constant or Blur."
+            f"{type(kind).__name__} depends on what is replaced, and a mask replaces a share of every cell: use a "
+            f"kind of whole inputs, e.g. Constant or Blur."
         )
 
 

@@ -23,7 +23,7 @@ from lightning_xai.evaluation.features import (
 from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.engine import Samples
-from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
+from lightning_xai.perturbation.kinds.base import MaskPerturbation, Perturbation, as_perturbation
 from lightning_xai.perturbation.sets import FeatureSets, perturbed_copies
 from lightning_xai.perturbation.sweep import Plan, Request
 from lightning_xai.regions import Regions, RegionsLike, as_regions
@@ -203,6 +203,11 @@ def subset_drops(
     True
     """
     check_subsets(share, draws, units)
+    if units == "slope" and isinstance(perturbation, MaskPerturbation):
+        raise ValueError(
+            f"units='slope' needs the change of every cell alone, and {type(perturbation).__name__} fills whole sets: "
+            f"use units='contribution', or another perturbation, e.g. Constant."
+        )
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
     plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
-from lightning_xai.perturbation.kinds.base import Keys, Perturbation
+from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions
 from lightning_xai.scores import BoundScore
@@ -49,8 +49,9 @@ class Samples:
         return Samples(self.inputs[rows], self.regions.rows(rows), ids, self.rows[rows], at_rows(self.model, rows))
 
     def arms(self, kind: Perturbation) -> list[Tensor | None]:
-        """The whole perturbed copies [n, C, *S], one per arm; None for a kind whose values depend on the window."""
-        return [None] if kind.windowed else list(kind.arms(self.values, Keys(self.ids)))
+        """The whole perturbed copies [n, C, *S], one per arm; None for a kind that depends on what is perturbed."""
+        whole = not (kind.windowed or isinstance(kind, MaskPerturbation))
+        return list(kind.arms(self.values, Keys(self.ids))) if whole else [None]
 
     def perturb(
         self, kind: Perturbation, arms: Sequence[Tensor | None], features: Sequence[Features], size: int
@@ -60,12 +61,22 @@ class Samples:
         batch = values.new_empty(len(arms), size, *values.shape).copy_(values)
         for copy, arm in zip(arms, batch, strict=True):
             for perturbed, together in zip(arm, features, strict=False):
+                if isinstance(kind, MaskPerturbation):
+                    perturbed.copy_(kind.replaced(values, self._mask(together), Keys(self.ids)))
+                    continue
                 for feature in sorted(together, reverse=True):
                     if copy is None:
                         self._write_window(perturbed, kind, feature)
                     else:
                         self.regions.write(perturbed, copy, feature)
         return batch
+
+    def _mask(self, features: Features) -> Tensor:
+        """The cells of features [n, *S]."""
+        inside = torch.zeros_like(self.values[:, :1])
+        for feature in features:
+            self.regions.write(inside, torch.ones_like(inside), feature)
+        return inside.squeeze(1) > 0
 
     def _write_window(self, target: Tensor, kind: Perturbation, feature: int) -> None:
         for rows, cells in self.regions.cells(self.values, feature):

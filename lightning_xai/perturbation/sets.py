@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.engine import Samples
-from lightning_xai.perturbation.kinds.base import Keys, Perturbation
+from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.regions import BoundRegions
 from lightning_xai.scores import BoundScore, Score
@@ -134,11 +134,12 @@ class RowInputs:
 
     Args:
         values: The samples [N, C, *S].
-        copies: R(x) [A, N, C, *S].
+        copies: R(x) [A, N, C, *S]; a kind that depends on what is replaced makes each row itself.
         sample: The sample of every row [M].
         member: The features of every row, Boolean [M, J]; None where cells are masked.
         labels: The feature of every cell [N, *S]; None where cells are masked.
         kept: The share of every cell that is kept [N, *S], where cells are masked.
+        fill: The kind that depends on what is replaced, and the samples' ids.
     """
 
     values: Tensor
@@ -147,6 +148,7 @@ class RowInputs:
     member: Tensor | None = None
     labels: Tensor | None = None
     kept: Tensor | None = None
+    fill: tuple[MaskPerturbation, tuple[int, ...]] | None = None
 
     def make(self, some: slice) -> Tensor:
         """Make the inputs of some rows, [A, m, C, *S]."""
@@ -156,7 +158,11 @@ class RowInputs:
             member = self.member[some]
             labels = self.labels[sample]
             inside = torch.cat((member.new_zeros(len(member), 1), member), 1).gather(1, labels.flatten(1) + 1)
-            return torch.where(inside.view_as(labels).unsqueeze(1), copies, values)
+            mask = inside.view_as(labels)
+            if self.fill is not None:
+                kind, ids = self.fill
+                return kind.replaced(values, mask, Keys(tuple(ids[row] for row in sample.tolist()))).unsqueeze(0)
+            return torch.where(mask.unsqueeze(1), copies, values)
         assert self.kept is not None
         kept = self.kept[sample].unsqueeze(1).to(values)
         # A cell that is kept whole does not see R(x), which may be infinite, nor one that is replaced x.
@@ -237,12 +243,21 @@ class SampleRows:
             wanted = torch.zeros(len(needed), len(unique.sets.sample), dtype=torch.bool, device=values.device)
             for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
                 wanted[needed.index(asked[place][1]), rows_of] = True
-            scored = self._unique(values, copies, unique.sets, needed, wanted)
+            fill = (kind, self.samples.ids) if isinstance(kind, MaskPerturbation) else None
+            scored = self._unique(values, copies, unique.sets, needed, wanted, fill)
             for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
                 found[place] = scored[needed.index(asked[place][1])][:, rows_of]
         return [scores for scores in found if scores is not None]
 
-    def _unique(self, values: Tensor, copies: Tensor, sets: FeatureSets, needed: list[Score], wanted: Tensor) -> Tensor:
+    def _unique(
+        self,
+        values: Tensor,
+        copies: Tensor,
+        sets: FeatureSets,
+        needed: list[Score],
+        wanted: Tensor,
+        fill: tuple[MaskPerturbation, tuple[int, ...]] | None,
+    ) -> Tensor:
         sample, member = sets.sample, sets.member
         scored = torch.stack([self.clean[score] for score in needed])[:, sample].unsqueeze(1)
         scored = scored.repeat(1, len(copies), 1)
@@ -255,7 +270,7 @@ class SampleRows:
                 scores[:, alone] = self.alone[score][:, sample[alone], feature[alone]]
         rest = ~alone & (size > 0)
         labels = cell_features(self.samples.regions, len(values), values)
-        rows = RowInputs(values, copies, sample[rest], member[rest], labels)
+        rows = RowInputs(values, copies, sample[rest], member[rest], labels, fill=fill)
         scored[:, :, rest] = self._read(rows, needed).to(scored)
         return scored
 

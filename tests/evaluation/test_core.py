@@ -100,7 +100,7 @@ def test_the_model_is_left_as_it_was(asked):
     ("options", "error", "words"),
     [
         ({"perturbation": kinds.Bidirectional(combine="central")}, ValueError, "combine='mean'"),
-        ({"perturbation": "blur", "mask_perturbation": "local_mean"}, ValueError, "depends on the window"),
+        ({"perturbation": "blur", "mask_perturbation": "local_mean"}, ValueError, "depends on what is replaced"),
         ({"perturbation": "blur", "steps": 0}, ValueError, "steps"),
         ({"perturbation": "blur", "draws": 0}, ValueError, "draws"),
         ({"perturbation": "blur", "score": "comb_classes"}, ValueError, "score='margin'"),

@@ -69,7 +69,7 @@ def test_a_score_that_is_no_probability_is_refused(score):
 
 
 def test_a_perturbation_that_depends_on_the_window_is_refused():
-    with pytest.raises(ValueError, match="LocalMean depends on the window"):
+    with pytest.raises(ValueError, match="LocalMean depends on what is replaced"):
         average_drop(network(), draw(1, 2, 5), 0, draw(1, 2, 5), perturbation=kinds.LocalMean())
 
 

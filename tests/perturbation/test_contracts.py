@@ -153,6 +153,11 @@ KINDS = {
     "Blur": Case(kinds.Blur(0.8), lambda v: blurred(v, 0.8), "sigma"),
     "LocalMean": Case(kinds.LocalMean(), means, None),
     "ChannelMean": Case(kinds.ChannelMean(), means, None),
+    "NoisyLinear": Case(
+        kinds.NoisyLinear(0.7, seed=3),
+        lambda v: means(v) + 0.7 * drawn(kinds.NoisyLinear(1.0, seed=3), np.zeros_like(v)),
+        "noise",
+    ),
     "Permute": Case(kinds.Permute(seed=3), shuffled, None),
     "Replace": Case(lambda cells: kinds.Replace(backgrounds(cells), seed=3), replaced, None),
 }
@@ -186,7 +191,7 @@ def test_the_table_holds_every_kind():
     public = {kind.__name__ for kind in ours if not inspect.isabstract(kind)}
     assert public == KINDS.keys()
     assert public <= set(dir(kinds))
-    assert len(public) == 30
+    assert len(public) == 31
 
 
 @every_kind
@@ -300,6 +305,7 @@ def test_a_key_of_a_dict(name, kind):
         (lambda: kinds.UniformNoise(low=2.0, high=1.0), "low must not exceed high"),
         (lambda: kinds.Gaussian(std=0.0), "std must be positive"),
         (lambda: kinds.GaussianNoise(std=-1.0), "std must not be negative"),
+        (lambda: kinds.NoisyLinear(noise=-1.0), "noise must not be negative"),
         (lambda: kinds.Blur(sigma=0.0), "sigma must be positive"),
         (lambda: kinds.Blur(sigma=1.0).at(-1.0), "sigma must be positive"),
         (lambda: kinds.Blur(sigma=float("nan")), "sigma of Blur must be a number, got nan"),

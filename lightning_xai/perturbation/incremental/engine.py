@@ -26,7 +26,7 @@ from lightning_xai.perturbation.incremental.geometry import Boxes, enclose
 from lightning_xai.perturbation.incremental.operations import State
 from lightning_xai.perturbation.incremental.plan import Plan, dense_cost, output_values
 from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Tap, mapped, refuse
-from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.perturbation.kinds.base import MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.scores import BoundScore
 
@@ -173,7 +173,9 @@ class Incremental(Engine):
         for base, group in itertools.groupby(features, lambda together: together[:-1]):
             some = list(group)
             made = None
-            if self._clean is not None and (not base or len(some) >= _FEWEST_PER_BASE):
+            # What fills several features together reaches into the first one, too.
+            starts = not base or (len(some) >= _FEWEST_PER_BASE and not isinstance(kind, MaskPerturbation))
+            if self._clean is not None and starts:
                 if base:
                     made = self._from_base(samples, kind, arms, some, bound_scores)
                 else:

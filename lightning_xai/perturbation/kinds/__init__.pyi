@@ -1,4 +1,5 @@
 from lightning_xai.perturbation.kinds.base import Keys as Keys
+from lightning_xai.perturbation.kinds.base import MaskPerturbation as MaskPerturbation
 from lightning_xai.perturbation.kinds.base import Perturbation as Perturbation
 from lightning_xai.perturbation.kinds.base import WindowPerturbation as WindowPerturbation
 from lightning_xai.perturbation.kinds.base import as_perturbation as as_perturbation
@@ -7,6 +8,7 @@ from lightning_xai.perturbation.kinds.given import ClassInterchange as ClassInte
 from lightning_xai.perturbation.kinds.given import Custom as Custom
 from lightning_xai.perturbation.kinds.given import CustomSum as CustomSum
 from lightning_xai.perturbation.kinds.given import Replace as Replace
+from lightning_xai.perturbation.kinds.imputed import NoisyLinear as NoisyLinear
 from lightning_xai.perturbation.kinds.pointwise import Bidirectional as Bidirectional
 from lightning_xai.perturbation.kinds.pointwise import Binary as Binary
 from lightning_xai.perturbation.kinds.pointwise import Constant as Constant

@@ -113,13 +113,17 @@ class Perturbation(ABC):
             )
         if self.channels is None:
             return perturbed
-        assert isinstance(self.channels, tuple)  # what the constructor has made of them
-        channels = list(self.channels)
-        if max(channels) >= values.shape[1]:
-            raise ValueError(f"channels={tuple(channels)} is out of range: the input has {values.shape[1]} channels.")
+        channels = self._channels(values)
         whole = values.expand_as(perturbed).clone()
         whole[:, :, channels] = perturbed[:, :, channels]
         return whole
+
+    def _channels(self, values: Tensor) -> list[int]:
+        """The channels that are perturbed, where they are named."""
+        assert isinstance(self.channels, tuple)  # what the constructor has made of them
+        if max(self.channels) >= values.shape[1]:
+            raise ValueError(f"channels={self.channels} is out of range: the input has {values.shape[1]} channels.")
+        return list(self.channels)
 
 
 class WindowPerturbation(Perturbation, ABC):
@@ -129,6 +133,26 @@ class WindowPerturbation(Perturbation, ABC):
     """
 
     windowed = True
+
+
+class MaskPerturbation(Perturbation, ABC):
+    """A perturbation whose values depend on all the cells that are replaced together: implement :meth:`fill`."""
+
+    @abstractmethod
+    def fill(self, values: Tensor, mask: Tensor, keys: Keys) -> Tensor:
+        """Fill the cells of a mask, Boolean [N, *S], of values [N, C, *S]; what stands outside it is not read."""
+
+    def perturb(self, values: Tensor, keys: Keys) -> Tensor:
+        return self.fill(values, torch.ones_like(values[:, 0], dtype=torch.bool), keys)
+
+    def replaced(self, values: Tensor, mask: Tensor, keys: Keys) -> Tensor:
+        """Replace the cells of a mask in the channels that are perturbed, and no others."""
+        inside = mask.unsqueeze(1).expand_as(values)
+        if self.channels is not None:
+            chosen = torch.zeros(values.shape[1], dtype=torch.bool, device=values.device)
+            chosen[self._channels(values)] = True
+            inside = inside & chosen.view(-1, *[1] * (mask.ndim - 1))
+        return torch.where(inside, self.fill(values, mask, keys), values)
 
 
 def _mean(clean: Tensor, scores: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation, WindowPerturbation, check_range
 
 
-def _draw(values: Tensor, keys: Keys, seed: int, sample: Callable[..., Tensor]) -> Tensor:
+def draw_per_sample(values: Tensor, keys: Keys, seed: int, sample: Callable[..., Tensor]) -> Tensor:
     """A draw per sample, shaped like ``values``; always single precision, so that the dtype does not change it."""
     draws = [sample(values.shape[1:], generator=generator) for generator in keys.of(seed)]
     return torch.stack(draws).to(values) if draws else torch.empty_like(values)
@@ -42,7 +42,7 @@ class RandomScale(WindowPerturbation):
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         one = values.flatten(1)[:, :1].view(-1, *[1] * (values.ndim - 1))
-        factor = _draw(one, keys, self.seed, torch.rand)
+        factor = draw_per_sample(one, keys, self.seed, torch.rand)
         return (values + self.bias) * (self.low + (self.high - self.low) * factor)
 
 
@@ -71,7 +71,7 @@ class GaussianNoise(Perturbation):
             raise ValueError(f"std must not be negative, got {self.std}.")
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        noise = _draw(values, keys, self.seed, torch.randn)
+        noise = draw_per_sample(values, keys, self.seed, torch.randn)
         return values + self.bias + self.mean + self.std * noise
 
 
@@ -97,7 +97,7 @@ class UniformNoise(Perturbation):
         check_range(self.low, self.high)
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        noise = _draw(values, keys, self.seed, torch.rand)
+        noise = draw_per_sample(values, keys, self.seed, torch.rand)
         return values + self.bias + self.low + (self.high - self.low) * noise
 
 

@@ -1,0 +1,74 @@
+"""ROAD: how often the prediction stands as features are imputed from what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from lightning_xai.evaluation.curves import perturbation_curves
+from lightning_xai.evaluation.features import MapLike
+from lightning_xai.inputs import InputsLike
+from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.perturbation.kinds.imputed import NoisyLinear
+from lightning_xai.regions import RegionsLike
+from lightning_xai.scores import Score, Target
+
+
+@dataclass(frozen=True)
+class _StillPredicted(Score):
+    """1 where the target is predicted, 0 where not."""
+
+    by_region: ClassVar[bool] = False
+
+    def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:  # noqa: ARG002
+        """Compare the prediction with the target."""
+        return (self.predict(output) == target).to(output.dtype)
+
+
+class RoadAccuracy(NamedTuple):
+    """The accuracy as features are imputed.
+
+    Attributes:
+        morf: Without the most relevant features, at the shares k / K [K+1].
+        lerf: Without the least relevant features.
+    """
+
+    morf: Tensor
+    lerf: Tensor
+
+
+def road_accuracy(
+    model: nn.Module,
+    inputs: InputsLike,
+    target: Target,
+    explanation: MapLike,
+    *,
+    regions: RegionsLike,
+    perturbation: str | Perturbation = NoisyLinear(),  # noqa: B008 - frozen
+    steps: int = 10,
+    **options: Any,
+) -> RoadAccuracy:
+    r"""Compute the share of the samples whose prediction is still the target, as features are imputed.
+
+    .. math:: \frac{1}{N} \big|\{n : \arg\max z(x_n \text{ without its } m_k \text{ most relevant features}) = y_n\}
+       \big|
+
+    The other arguments and errors are those of :func:`perturbation_curves`; samples with fewer features than steps are
+    interpolated. A good map loses accuracy early without the most relevant features, and late without the least. The
+    same curves of a score are :func:`perturbation_curves` with ``NoisyLinear``.
+
+    Source: :cite:`rong2022`.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    >>> x = torch.tensor([[[1.0, 1.0, 9.0, 1.0], [2.0, 2.0, 2.0, 2.0]]])  # class 0 by one cell
+    >>> found = road_accuracy(model, x, 0, x[:, :1], regions=1, perturbation=NoisyLinear(noise=0.0), steps=4)
+    >>> found.morf.tolist()
+    [1.0, 0.0, 0.0, 0.0, 1.0]
+    """
+    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, "steps": steps, **options}
+    curves = perturbation_curves(model, inputs, target, explanation, **how, score=_StillPredicted())
+    (morf, count), (lerf, _) = (curves.mean_curve(curve, steps) for curve in (curves.morf, curves.lerf))
+    return RoadAccuracy(morf / count, lerf / count)
