@@ -8,7 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lightning_xai.app import main
+from lightning_xai.app import loggers, main
 from lightning_xai.app.errors import build
 from lightning_xai.app.folder import WholeCheckpointIO, check_unused, config_to_run_again
 from lightning_xai.app.run import objective_of, saved_arguments
@@ -165,3 +165,16 @@ def test_a_shell_is_told_how_to_go_on(command, monkeypatch):
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert command("--shell-completion", "query=bash")[:2] == (0, "perturbation=blur\n")
+
+
+def test_mlflow_has_a_database_in_the_folder_unless_a_server_is_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(loggers, "MLFlowLogger", lambda _experiment, **arguments: arguments)
+    assert loggers.mlflow_logger(str(tmp_path / "run")) == {
+        "tracking_uri": f"sqlite:///{tmp_path}/run/mlflow.db",
+        "artifact_location": f"file://{tmp_path}/run/mlflow",
+    }
+    named = {"tracking_uri": "http://server"}
+    assert loggers.mlflow_logger(str(tmp_path), **named) == named
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert loggers.mlflow_logger(str(tmp_path)) == named
