@@ -61,7 +61,11 @@ def _unit_axis(layer: str, traced: dict[str, TracedOutput], blocks: list[str]) -
         )
     if convention is not None:
         return convention
-    known = "" if facts is None else f" (known is {facts})"
+    known = (
+        ": it does not depend on what is explained, or on something that was not followed"
+        if facts is None
+        else f" (known is {facts})"
+    )
     raise ValueError(
         f"layer {layer!r} returns a tensor of which its units cannot be told{known}. Name a convolution or a linear "
         f"layer in it, or {remedy}."

@@ -42,7 +42,8 @@ class Linear(RelevanceFunction):
         """The operation itself."""
         ctx.record = record
         ctx.save_for_backward(x)
-        return run()
+        y = run()
+        return y.clone() if y._is_view() else y  # into views of what `einsum` makes here a model could not write
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

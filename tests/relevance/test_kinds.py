@@ -122,6 +122,10 @@ KINDS = {
         lambda h: torch.baddbmm(TOKENS[:1, None], h.unsqueeze(1), MATRIX.expand(3, 6, 6)),
         lambda h: functional.linear(h, MATRIX.T, TOKENS[0]),
     ),
+    "einsum that is written to": (
+        lambda h: torch.einsum("ni,ij->nj", h, MATRIX)[:, 1:].mul_(2.0),
+        lambda h: (h @ MATRIX)[:, 1:] * 2.0,
+    ),
     "addmm in place": (lambda h: (h + 1).addmm_(h, MATRIX), lambda h: (h + 1) + h @ MATRIX),
     "addr": (
         lambda h: torch.stack([torch.addr(MATRIX[:2, :3], row[:2], row[3:]) for row in h]),
