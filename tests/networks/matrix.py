@@ -14,8 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from methods import METHODS, Plain, WrongError
-from zoo import FAST, NETWORKS, settled
+from builders import settled
+from methods import METHODS
+from plain import Plain, WrongError
+from zoo import FAST, NETWORKS
 
 PAGE = Path(__file__).parents[2] / "docs/guides/networks.md"
 NONE, OK, REFUSED = ".", "ok", "refused"

@@ -7,10 +7,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from builders import settled
 from cam_layers import LARGE, LAYERS
 from matrix import METHODS, NONE, OK, cells, page, written
-from methods import Plain
-from zoo import FAST, NETWORKS, settled
+from plain import Plain
+from zoo import FAST, NETWORKS
 
 from lightning_xai.relevance import GradCAM
 
