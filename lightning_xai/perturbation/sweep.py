@@ -164,9 +164,11 @@ def sweep(
         network = Network(model, values, plan.chunk_size, [request.capture for request in captures])
         copies = max(bound.count, evaluations(requests, bound.count))
         engine: Engine = Dense(network)
-        if plan.engine != "dense":
+        by_feature = [r for r in requests if not isinstance(r.pairing, FeatureSets | CellMasks)]
+        if plan.engine != "dense" and (by_feature or captures):
+            count = len(values) * max(bound.count, evaluations(by_feature, bound.count))
             forced = plan.engine == "incremental"
-            engine = Incremental(network, len(values) * copies, forced=forced, scored=bool(requests))
+            engine = Incremental(network, count, forced=forced, scored=bool(by_feature))
 
         def run(rows: slice) -> _Block:
             network.start()

@@ -13,6 +13,7 @@ from lightning_xai.perturbation import Segments, Windows, importance, interactio
 from lightning_xai.perturbation.incremental import choice, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
+from lightning_xai.perturbation.sets import FeatureSets
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
 from lightning_xai.scores import Logit
 from lightning_xai.units.change import LayerChange, PositionChange
@@ -205,6 +206,14 @@ def test_plans_are_kept_within_their_memory(most, monkeypatch):
     speed(Net(), X[:2], 1, engine="incremental", **how)
     features = 20
     assert len(made) == 1 + (features if most else len(states) * features)  # one more to estimate
+
+
+def test_sets_of_features_go_densely():
+    sets = FeatureSets(torch.arange(3), torch.eye(20, dtype=torch.bool)[:3])
+    asked = [Request(kinds.Negative(0.3), Logit(), sets)]
+    model = Counts()
+    assert sweep.sweep(model, X, 1, asked, Plan(Windows(3), engine="incremental")).engine == "dense"
+    assert sum(model.rows) == 1 + len(X) + 3
 
 
 def test_a_table_goes_densely():
