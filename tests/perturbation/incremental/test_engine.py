@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightning_xai._guard import set_forward_context
 from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
-from lightning_xai.perturbation.incremental import choice, engine, plan
+from lightning_xai.perturbation.incremental import choice, clean, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
 from lightning_xai.perturbation.sets import FeatureSets
@@ -248,6 +248,54 @@ def test_cells_that_are_not_finite_are_left_out_as_in_dense_passes():
     dense, incremental = both(importance, perturbation=SometimesNotFinite())
     close(dense, incremental)
     assert 0 < dense.isnan().sum() < dense.numel()
+
+
+class Logarithms(nn.Module):
+    """Not a number if a cell is negative."""
+
+    def forward(self, x):
+        return x.log().mean((2, 3))
+
+
+def test_a_clean_pass_that_is_not_finite_is_no_base():
+    x = X.abs() + 0.1
+    x[1, 1, 4, 4] = -1.0
+    dense, incremental = (swept(Logarithms(), name, x) for name in ("dense", "incremental"))
+    (request,) = dense.arms
+    close(dense.arms[request], incremental.arms[request])
+    model = nn.Sequential(Logarithms(), nn.Linear(2, 2)).double()
+    replaced = [Request(kinds.Constant(1.0), Logit())]
+    dense, incremental = (
+        sweep.sweep(model, x, 1, replaced, Plan(Windows(3), engine=name)).arms[replaced[0]]
+        for name in ("dense", "incremental")
+    )
+    close(dense, incremental)
+    assert dense[0, 1].isfinite().sum() == 1  # where the cell is replaced
+
+
+# A frame, whose box is the whole map, before four small boxes.
+FRAME = torch.full((12, 15), -1)
+FRAME[0], FRAME[-1], FRAME[:, 0], FRAME[:, -1] = 0, 0, 0, 0
+for number, corner in enumerate(((2, 2), (2, 8), (7, 2), (7, 8)), start=1):
+    FRAME[corner[0] : corner[0] + 2, corner[1] : corner[1] + 2] = number
+
+
+@pytest.mark.parametrize("chunk_size", [3, 6])
+def test_boxes_of_like_size_are_made_together(chunk_size, monkeypatch):
+    made = []
+    monkeypatch.setattr(engine, "Plan", lambda *parts: made.append(plan.Plan(*parts)) or made[-1])
+    close(*both(importance, regions=Segments(FRAME), chunk_size=chunk_size))
+    sizes = [made_now.boxes.sizes for made_now in made[1:]]  # the first one estimates
+    assert sizes == [(2, 2)] * (12 // chunk_size) + [(12, 15)]
+
+
+def test_a_dense_sweep_is_remembered(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(engine, "clean_pass", lambda *parts: recorded.append(parts) or clean.clean_pass(*parts))
+    model = Net()
+    for _ in range(2):
+        assert swept(model, "auto").engine == "dense"
+    assert len(recorded) == 1
 
 
 def test_auto_takes_the_engine_that_costs_less(monkeypatch):

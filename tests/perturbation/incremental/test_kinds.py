@@ -115,6 +115,7 @@ WHOLE = {
     "channels padded": lambda x: functional.pad(x, (0, 0, 0, 0, 1, 1)),
     "a fixed divisor": lambda x: functional.avg_pool2d(x, 2, divisor_override=3),
     "concatenated positions": lambda x: torch.cat([x, x], 2),
+    "a mean over the map and its padding": lambda x: functional.avg_pool2d(x, 30, 30, 15),
     "what goes round": lambda x: functional.pad(x, (1, 1, 2, 0), mode="circular"),
     "one row per sample": lambda x: x + torch.arange(len(x)).view(-1, 1, 1, 1).mul(0),
 }
