@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -44,7 +44,7 @@ def log_number(module: LightningModule, name: str, value: float) -> None:
 
 
 def log_figure(loggers: Iterable[Logger], name: str, figure: Figure, step: int) -> None:
-    """Hand a figure to every logger that can take one: TensorBoard, Weights & Biases, MLflow."""
+    """Hand a figure to every logger that can take one: TensorBoard, Weights & Biases, MLflow, Comet."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, _pixels(figure), step, dataformats="HWC")
@@ -52,6 +52,8 @@ def log_figure(loggers: Iterable[Logger], name: str, figure: Figure, step: int) 
             logger.log_image(name, [_pixels(figure)], step=step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_figure(logger.run_id, figure, f"{name}/step{step}.png")
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_figure(figure_name=name, figure=figure, step=step)
 
 
 def _pixels(figure: Figure) -> np.ndarray:

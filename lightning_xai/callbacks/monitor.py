@@ -41,8 +41,8 @@ class ExplanationMonitor(Callback):
     ``/dataloader_idx_<i>``), so they reach every logger and can drive ``EarlyStopping``. Under the trainer's
     ``log_dir`` stand the maps of every sample (``explanations/<stage>-epoch<E>-step<S>/``, read by
     :func:`lightning_xai.load_explanations`) and pictures (``figures/<stage>-epoch<E>-step<S>/``), which TensorBoard,
-    Weights & Biases and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>`` in
-    there. Epoch and step are those of Lightning's checkpoints. What an earlier run has left at the same step is
+    Weights & Biases, Comet and MLflow get too; if several monitors explain a stage, each has a folder ``monitor_<i>``
+    in there. Epoch and step are those of Lightning's checkpoints. What an earlier run has left at the same step is
     replaced, and a warning names what it has left at later ones. Any number of processes gives the same results.
 
     Args:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from subjects import (
     FIRST,
     NUMBERS,
@@ -105,10 +105,19 @@ class FakeMLflow(Fake, MLFlowLogger):
         self.images[artifact_file] = figure
 
 
+class FakeComet(Fake, CometLogger):
+    def log_figure(self, figure_name=None, figure=None, overwrite=False, step=None):  # comet_ml 3.58
+        self.images[figure_name, step] = figure
+
+
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [(FakeWandb, lambda name: (f"val/{name}", 5)), (FakeMLflow, lambda name: f"val/{name}/step5.png")],
+    [
+        (FakeWandb, lambda name: (f"val/{name}", 5)),
+        (FakeComet, lambda name: (f"val/{name}", 5)),
+        (FakeMLflow, lambda name: f"val/{name}/step5.png"),
+    ],
 )
 def test_other_loggers_get_the_pictures(trainer, tmp_path, kind, key):
     logger = kind(tmp_path)
