@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_xai._checks import check_model, named_layer
 from lightning_xai._compiled import compiled_types as compiled_types
@@ -198,6 +199,16 @@ def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
     with hook_outputs(model, {layer: branch}):
         yield found
+
+
+class KeptGradients(TorchFunctionMode):
+    """Ignores the model's own ``torch.no_grad()`` while it is active; what is before a leaf has no history anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Make a call, unless it turns the recording of gradients off."""
+        if func is torch._C._set_grad_enabled and args[:1] == (False,):
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def keyed_generator(*key: object) -> torch.Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import Layer, as_layer, layer_name
-from lightning_xai._guard import forward, hook_outputs, isolated_eval, leaf_at, uncompiled
+from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.axes import AxisFacts, TracedOutput, follow_channels, trace_axes
 from lightning_xai.bound_model import at_rows
@@ -193,11 +193,15 @@ class GradientCAM(LayerAttribution, ABC):
         r"""Return the map [N, 1, \*S'], given activation and gradient [N, K, \*S']."""
 
     def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
-        with leaf_at(model, layer) as leaves:
-            output = forward(model, x)
-        leaf = only(leaves, layer)
-        bound = self.bind(output, target, len(x), of=(model, x))
-        score = bound(output)
+        # A second pass only for a layer under the model's own `no_grad`, as seeing every call costs time.
+        for context in (nullcontext, KeptGradients):
+            with context(), leaf_at(model, layer) as leaves:
+                output = forward(model, x)
+            leaf = only(leaves, layer)
+            bound = self.bind(output, target, len(x), of=(model, x))
+            score = bound(output)
+            if score.requires_grad:
+                break
         slope = gradient(score, leaf, f"layer {layer!r}")
         return Explanation.of(bound, score, self.combine(self.shaped(leaf.detach(), x), self.shaped(slope, x)))
 

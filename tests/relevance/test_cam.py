@@ -427,6 +427,27 @@ def test_passes_of_a_named_and_of_a_default_layer():
     assert rows == [3, 2, 3, 3, 2]
 
 
+class FrozenStem(nn.Module):
+    """A backbone under the model's own ``no_grad``."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            maps = self.stem(x).tanh()
+        return self.head(maps.mean((2, 3)))
+
+
+def test_layer_under_the_models_own_no_grad():
+    model, x = FrozenStem().double(), draw(3, 2, 5, 6)
+    leaf = model.stem(x).detach().requires_grad_()
+    model.head(leaf.tanh().mean((2, 3))).gather(1, Y.view(-1, 1)).sum().backward()
+    expected = (leaf.grad.mean((2, 3), keepdim=True) * leaf).sum(1, keepdim=True).relu().detach()
+    close(GradCAM("stem", upsample=None)(model, x, Y), expected)
+
+
 # Cost
 
 
