@@ -66,7 +66,7 @@ def test_a_histogram_shows_signs_by_colour():
     declared = {"histogram": Histogram("relevance", "cells", extent=(-1.0, 1.0))}
     axes = draw_results(declared, {"histogram": counts}, "relevance").axes[0]
     assert [patch.get_height() for patch in axes.patches] == counts.tolist()
-    assert [round(patch.get_x(), 6) for patch in axes.patches] == [-1.0, -0.6, -0.2, 0.2, 0.6]
+    assert [round(float(patch.get_x()), 6) for patch in axes.patches] == [-1.0, -0.6, -0.2, 0.2, 0.6]
     colours = [patch.get_facecolor() for patch in axes.patches]
     assert colours[0] == colours[1] != colours[2] != colours[3] == colours[4]
     assert axes.get_yscale() == "log"
