@@ -36,7 +36,11 @@ class ImageAndTable(nn.Module):
 class Output(dict):
     """A dict whose entries are attributes, too, as those of transformers."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:  # Python 3.10 looks for `__getstate__`
+            raise AttributeError(name) from None
 
 
 class Text(nn.Module):

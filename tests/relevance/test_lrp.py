@@ -509,7 +509,10 @@ class Output(dict):
     """An output that is a dict with attributes, as large libraries return it."""
 
     def __getattr__(self, name):
-        return self[name]
+        try:
+            return self[name]
+        except KeyError:  # Python 3.10 looks for `__getstate__`
+            raise AttributeError(name) from None
 
 
 @dataclass(frozen=True)

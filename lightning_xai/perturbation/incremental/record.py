@@ -333,7 +333,8 @@ def refuse(model: nn.Module) -> None:
     Raises:
         NotReplayable: If modules are sharded, compiled or scripted, carry hooks, or are in training mode.
     """
-    if torch.nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+    hooks = vars(torch.nn.modules.module)  # torch 2.6 has no function that asks for all
+    if any(hooks[f"_global_{when}_hooks"] for when in ("forward", "forward_pre", "backward", "backward_pre")):
         raise NotReplayable("all modules carry hooks")
     for name, module in model.named_modules():
         where = f"module {name!r}" if name else "the model"
