@@ -1,12 +1,6 @@
 """The table of networks and methods holds: a third of its networks, each with all methods and their checks."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from builders import settled
 from cam_layers import LARGE, LAYERS
 from matrix import METHODS, NONE, OK, cells, page, written
