@@ -161,8 +161,8 @@ class Faithfulness(MeasureMetric, SweepMetric):
                 "score without the least relevant features", SCORE, "From all to none.", "curves", axes=("step",)
             ),
         }
-        self.add_sum_state("gap_sum", "change_sum", dtype=torch.float64)
-        self.add_sum_state("deletion_sum", "insertion_sum", "curve_count", dtype=torch.float64)
+        self.add_sum_state("gap_sum", "change_sum")
+        self.add_sum_state("deletion_sum", "insertion_sum", "curve_count")
         self.add_sum_state("blank_count", dtype=torch.long)
         self.fingerprint(attribution, self.plan, core)
 
@@ -243,7 +243,7 @@ class FaithfulnessUse:
             dict(found.values),
             *about,
             kept={"gap": found.gap, "change": found.change, "blank": found.blank},
-            totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count.double()},
+            totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count},
             score=swept.clean[score],
             is_value=isinstance(score, RawOutput),
         )

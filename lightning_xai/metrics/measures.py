@@ -44,7 +44,7 @@ class MeasureMetric(ExplanationMetric, ABC):
         super().__init__(**options)
         self.measures = tuple(measures)
         self.results = {**ExplanationMetric.results, **measure_results(measures)}
-        self.add_sum_state("measure_sum", "measure_square_sum", "measure_count", dtype=torch.float64)
+        self.add_sum_state("measure_sum", "measure_square_sum", "measure_count")
 
     def add(self, found: BatchExplanation) -> None:
         """Add the measures of a batch."""
@@ -57,7 +57,9 @@ class MeasureMetric(ExplanationMetric, ABC):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the results that :func:`measure_results` declares."""
-        count, mean = self.measure_count, self.measure_sum / self.measure_count
+        # The states are numbers until the first batch.
+        count = self.measure_count.expand(len(self.measures))
+        mean = self.measure_sum / count
         spread = (self.measure_square_sum - count * mean**2).clamp(min=0)
         error = (spread / (count * (count - 1))).sqrt()
         found = self.sample_counts()

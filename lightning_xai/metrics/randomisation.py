@@ -88,7 +88,7 @@ class Randomisation(MeasureMetric):
         }
         self.results = {**self.results, **stages}
         self.layers: tuple[str, ...] = ()
-        self.add_sum_state("stage_sum", "stage_count", dtype=torch.float64)
+        self.add_sum_state("stage_sum", "stage_count")
         self.fingerprint(attribution, order, similarity, absolute, seed)
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
