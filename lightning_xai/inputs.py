@@ -19,7 +19,7 @@ from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, Place, network_of
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
-from lightning_xai.rows import DEPENDENT, REMEDY, rows_of, same_rows
+from lightning_xai.rows import DEPENDENT, REMEDY, rounding_of, row_difference, rows_of
 
 # What the batches of data sets hold for the loss. A network that is given them returns another output.
 _LABELS = ("labels", "label", "target", "targets")
@@ -27,6 +27,8 @@ _LABELS = ("labels", "label", "target", "targets")
 _DATA = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
 _MASK = "attention_mask"
 _MOST_CANDIDATES = 6
+# Outputs that agree so well are the same; of others the nearest is taken, if rounding explains what is left.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -506,7 +508,7 @@ def _found_following(network: nn.Module, arguments: Arguments, could: Sequence[K
             f"the model's output has no tensor with a row per sample, by which it could be found whether the arguments "
             f"{', '.join(map(repr, could))} are given per sample: say with constant=[...] which are not."
         )
-    errors = []
+    errors, differences = [], dict[frozenset[Key], float]()
     for count in range(len(could) + 1):
         for constants in itertools.combinations(could, count):
             following = frozenset(could) - frozenset(constants)
@@ -516,8 +518,12 @@ def _found_following(network: nn.Module, arguments: Arguments, could: Sequence[K
             except Exception as error:  # two rows do not fit a constant of another number of them
                 errors.append(error)
                 continue
-            if same_rows(clean, two):
+            differences[following] = row_difference(clean, two)
+            if differences[following] <= _SAME:
                 return following
+    nearest = min(differences, key=lambda following: differences[following], default=None)
+    if nearest is not None and differences[nearest] <= rounding_of(network, clean):
+        return nearest
     why = f" ({type(errors[0]).__name__}: {errors[0]})" if errors else ""
     raise ValueError(
         f"{DEPENDENT}, whichever of the arguments {', '.join(map(repr, could))} are taken to be given per "

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._guard import forward, isolated_eval
+from lightning_xai._guard import forward, forward_context, isolated_eval
 from lightning_xai.bound_model import at_rows
 from lightning_xai.operations import arguments, operation_name
 
 DEPENDENT = (
     "the samples of a batch depend on each other: one gets another output among others than without them, as nodes of "
-    "one graph do, or where a batch is normalised by its own statistics"
+    "one graph do, where a batch is normalised by its own statistics, or where the network draws at random"
 )
 REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
 
@@ -36,7 +36,7 @@ def check_alone(model: nn.Module, within: Any, samples: int, alone: Any) -> None
     first = torch.zeros(1, dtype=torch.long)
     if any("quantized" in type(module).__module__ for module in model.modules()):
         return
-    if not same_rows(rows_of(within, samples, first), rows_of(alone, 1, first)):
+    if not same_rows(model, rows_of(within, samples, first), rows_of(alone, 1, first)):
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 
@@ -53,7 +53,7 @@ def check_independent(model: nn.Module, inputs: Tensor) -> None:
         within = rows_of(forward(model, inputs), samples, last)
     with isolated_eval(model):
         alone = rows_of(forward(at_rows(model, last.expand(samples)), inputs[-1:].expand_as(inputs)), samples, last)
-    if not same_rows(within, alone):
+    if not same_rows(model, within, alone):
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 
@@ -148,21 +148,35 @@ def rows_of(output: Any, samples: int, rows: Tensor) -> list[Tensor]:
     return []
 
 
-def same_rows(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether two outputs agree up to what another size of the batch rounds otherwise."""
+def row_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """The largest difference of two outputs, relative to the largest number; infinite if their forms differ.
+
+    >>> row_difference([torch.tensor([4.0, 2.0])], [torch.tensor([4.0, 1.0])])
+    0.25
+    """
     if len(first) != len(second):
-        return False
+        return float("inf")
+    largest = 0.0
     for one, other in zip(first, second, strict=True):
-        if one.shape != other.shape:
-            return False
-        wide_one, wide_other = one.double(), other.double()
-        finite = wide_one.isfinite() & wide_other.isfinite()
-        if not torch.equal(wide_one.isfinite(), wide_other.isfinite()):
-            return False
-        scale = wide_one[finite].abs().max() if finite.any() else wide_one.new_zeros(())
-        off = (wide_one - wide_other)[finite].abs().max() if finite.any() else scale
-        # Networks in double precision may compute norms and angles in single, as Llama's do.
-        rounding = max(4 * torch.finfo(one.dtype).eps ** 0.5, 64 * torch.finfo(torch.float32).eps)
-        if float(off) > rounding * max(float(scale), 1e-30) and float(off) > 0:
-            return False
-    return True
+        if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
+            return float("inf")
+        one, other = one.double().nan_to_num(0.0, 0.0, 0.0), other.double().nan_to_num(0.0, 0.0, 0.0)
+        off = float((one - other).abs().max()) if one.numel() else 0.0
+        largest = max(largest, off / max(float(one.abs().max()), 1e-30) if off else 0.0)
+    return largest
+
+
+def same_rows(model: nn.Module, first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two outputs of a model agree up to what another size of the batch rounds otherwise."""
+    return row_difference(first, second) <= rounding_of(model, first)
+
+
+def rounding_of(model: nn.Module, outputs: Sequence[Tensor]) -> float:
+    """What the precision of a model's passes may change; kernels for batches of another size also round otherwise."""
+    dtypes = {tensor.dtype for tensor in (*outputs, *model.parameters()) if tensor.is_floating_point()}
+    with forward_context():
+        autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+    if autocast or dtypes & {torch.float16, torch.bfloat16}:
+        return 0.2
+    # Networks in double precision may compute norms and angles in single, as Llama's do.
+    return 1e-5 if dtypes == {torch.float64} else 0.02

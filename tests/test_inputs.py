@@ -219,7 +219,7 @@ class _First(nn.Module):
 def test_rounding_in_single_precision_is_no_dependence_between_rows(off, same):
     """Norms of Llama are computed in single precision whatever the model's is."""
     row = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
-    assert same_rows([row], [row + off]) is same
+    assert same_rows(nn.Identity(), [row], [row + off]) is same
 
 
 def test_thresholds_of_a_text_network_are_those_of_its_layer(text):
