@@ -311,7 +311,6 @@ def test_explaining_compiles_nothing(compiled):
     trained = model(torch.ones(2, 6))
     x, ask = torch.randn(3, 6), {"regions": Windows(2), "perturbation": kinds.Constant(0.0)}
     torch.testing.assert_close(importance(model, x, 1, **ask), importance(plain, x, 1, **ask))
-    if hasattr(torch.compiler, "set_stance"):  # before torch 2.6 there is no way around the compiled code
-        torch.testing.assert_close(LRP()(model, x, 1), LRP()(plain, x, 1))
-        assert model(torch.ones(2, 6)).equal(trained)
-        assert len(graphs) == 1
+    torch.testing.assert_close(LRP()(model, x, 1), LRP()(plain, x, 1))
+    assert model(torch.ones(2, 6)).equal(trained)
+    assert len(graphs) == 1

@@ -4,14 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch.distributed import fsdp
 
 from lightning_xai.relevance import chain
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `networks`
-
-# Before torch 2.6 models could be sharded on GPUs only.
-collect_ignore = [] if hasattr(fsdp, "fully_shard") else ["test_sharded.py"]
 
 
 @pytest.fixture(params=["whole", "one by one"])

@@ -404,3 +404,12 @@ def test_minus_infinity_beside_larger_values_is_counted_and_left_out():
     stream.add(torch.tensor([[[1.0, -torch.inf, 3.0, 2.0]]]))
     found = stream.result()
     assert (found.nonfinite, found.count.tolist(), found.value.tolist()) == (1, [3], [2.0])
+
+
+def test_the_budget_that_an_error_names_is_enough():
+    values = torch.rand(1, 1, 400)
+    with pytest.raises(ValueError, match="too small for a histogram of 1 units: give at least 1024"):
+        UpperQuantile(0.5, budget=1023).add(values)
+    stream = UpperQuantile(0.5, budget=1024)
+    stream.add(values)
+    assert not stream.result().exact
