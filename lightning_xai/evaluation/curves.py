@@ -31,7 +31,7 @@ class PerturbationCurves:
         morf: :math:`c_k` [N, K+1], the score without the first :math:`m_k` features, the most relevant first.
         lerf: :math:`l_k` [N, K+1], the same, the least relevant first.
         tau: What counts as equal, as a share of the curve's largest magnitude.
-        epsilon: What :attr:`sufficient_share` may lose, as a share of the score.
+        epsilon: What ``sufficient_share`` may lose, as a share of the score.
     """
 
     share: Tensor

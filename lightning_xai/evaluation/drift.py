@@ -14,7 +14,7 @@ from lightning_xai.evaluation.features import precise, tolerance
 def spearman_drift(features: Tensor, before: Tensor) -> Tensor:
     r"""Compute :math:`1 - \rho(A, A')` [N], 0 unchanged, 1 unrelated, 2 reversed, by Spearman's correlation.
 
-    Two constant maps have not moved: 0; one constant map: 1. :func:`blank_pairs` tells which they are.
+    Two constant maps have not moved: 0; one constant map: 1.
 
     Args:
         features: The features' relevances A [N, J] now.

@@ -85,11 +85,12 @@ def feature_drops(
     chunk_size: int | None = None,
     engine: str = "auto",
 ) -> FeatureDrops:
-    r"""Compare a map with the importance of every feature alone, by the sweep of :func:`importance`.
+    r"""Compare a map with the importance of every feature alone.
 
     .. math:: A_j = \sum_{p \in j} \sum_c a_{cp}, \qquad LI_j = s(x) - s(x_j)
 
-    The arguments and errors are those of :func:`perturbation_curves`. J passes beyond the clean one.
+    The arguments and errors are those of :func:`perturbation_curves`. J passes beyond the clean one, the sweep of
+    :func:`~lightning_xai.perturbation.importance`.
 
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model = nn.Linear(3, 1, bias=False)
