@@ -14,18 +14,19 @@ from lightning_xai.operations import arguments, operation_name
 
 DEPENDENT = (
     "the samples of a batch depend on each other: one gets another output among others than without them, as nodes of "
-    "one graph do, where a batch is normalised by its own statistics, or where the network draws at random"
+    "one graph do, or where a batch is normalised by its own statistics"
 )
 REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
 
 
-def check_alone(model: nn.Module, within: Any, samples: int, alone: Any) -> None:
+def check_alone(model: nn.Module, inputs: Tensor, within: Any, samples: int, alone: Any) -> None:
     """Refuse a model whose output for the first sample within a batch is another one than for it alone.
 
-    Dynamic quantisation is let through, whose steps depend on the batch a little.
+    Let through are networks that draw at random, and dynamic quantisation, whose steps depend on the batch a little.
 
     Args:
         model: The model.
+        inputs: Its inputs.
         within: The output for a batch.
         samples: How many samples it had.
         alone: The output for its first sample.
@@ -36,7 +37,10 @@ def check_alone(model: nn.Module, within: Any, samples: int, alone: Any) -> None
     first = torch.zeros(1, dtype=torch.long)
     if any("quantized" in type(module).__module__ for module in model.modules()):
         return
-    if not same_rows(model, rows_of(within, samples, first), rows_of(alone, 1, first)):
+    if same_rows(model, rows_of(within, samples, first), rows_of(alone, 1, first)):
+        return
+    again = forward(at_rows(model, first), inputs[:1])
+    if same_rows(model, rows_of(again, 1, first), rows_of(alone, 1, first)):
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 

@@ -243,3 +243,24 @@ def test_axes_are_those_behind_the_site(text):
     table = axis_facts(model, Inputs(ids, attention_mask=mask))
     assert str(table["norm"]) == "[2 rows, 4 positions, 6 units], grid 4"
     assert table["norm"] == axis_facts(model, {"input_ids": ids, "attention_mask": mask})["norm"]
+
+
+def test_nodes_of_one_graph_are_refused_and_random_networks_are_not():
+    class Graph(nn.Module):
+        def forward(self, x):
+            return (torch.eye(len(x)) + torch.ones(len(x), len(x))).to(x) @ x
+
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    x, options = torch.randn(4, 3), {"regions": 1, "perturbation": kinds.Constant(0.0), "score": "logit"}
+    for explain in (Saliency(), GradientXInput(), LRP("attn_lrp"), IntegratedGradients(steps=2)):
+        with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+            explain(Graph(), x, 0)
+    with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+        importance(Graph(), x, 0, **options)
+    with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+        Saliency()(nn.BatchNorm1d(3, track_running_stats=False), x, 0)
+    assert importance(Noisy(), x, 0, **options).isfinite().all()
+    assert importance(Graph(), x[:1], 0, **options).isfinite().all()

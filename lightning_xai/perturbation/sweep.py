@@ -267,7 +267,7 @@ class _Sweep:
             output, copies = self.engine.clean(self.samples, per_pass, watches)
         alone = network.batches.alone
         if alone is not None and self.first and samples > 1:
-            check_alone(self.samples.model, output, copies * samples, alone)
+            check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone)
         for watch in watches:
             watch.on_clean(samples)
         wanted = target.repeat(copies) if isinstance(target, Tensor) else target
