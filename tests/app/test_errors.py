@@ -17,7 +17,7 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         (
             "metrics=nothing",
             [
-                "metrics 'nothing' is unknown. Known: default, dissection, importance, ",
+                "metrics 'nothing' is unknown. Known: default, dissection, faithfulness, ",
                 "relevance",
                 "unit_ablation.",
             ],
