@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_fields, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import Key, at_rows, explained_arguments, split_columns
+from lightning_xai.bound_model import at_rows, explained_arguments, split_columns
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, bind, is_plain, restored
 from lightning_xai.reading import reading
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
@@ -52,7 +52,7 @@ class Explanation:
     classes: int
     details: dict[str, Any] = field(default_factory=dict)
     layer: str | None = None
-    maps: Mapping[Key, Tensor] = field(default_factory=dict)
+    maps: Mapping[Any, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bound: BoundScore, score: Tensor, relevance: Tensor, **details: Any) -> Explanation:
