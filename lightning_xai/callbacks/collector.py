@@ -387,7 +387,7 @@ def check_class_names(names: Sequence[str] | None, classes: int) -> None:
     Raises:
         ValueError: If there are.
     """
-    if names is not None and classes and len(names) != classes:
+    if names is not None and classes > 1 and len(names) != classes:
         raise ValueError(
             f"Pictures(class_names=...) has {len(names)} names, and the model's output {classes} classes: give one "
             f"name per class, in the order of the outputs."

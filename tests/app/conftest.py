@@ -97,7 +97,7 @@ def a_run(tmp_path):
             "importance": Importance(Windows(2), kinds.Constant(0.0), score=score),
             "pairs": Synergy(Windows(2), kinds.Constant(0.0), score=score),
         }
-        pictures = Pictures(class_names=names)
+        pictures = Pictures(class_names=names if outputs == len(names) else None)
         for stage in stages:
             place = folder / "once"
             found = explain(model, data, metrics, folder=place, pictures=pictures, progress=False, **options)
