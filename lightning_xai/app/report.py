@@ -189,12 +189,26 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
     }
 
 
+def how_made(made: Mapping[str, Any]) -> str:
+    """Say how maps were made: from which layer, or by which engine.
+
+    >>> how_made({"engine": "incremental", "share": 0.437}), how_made({"layer": "layer4"})
+    ('Made by incremental passes, with 44 % of the multiplications of dense ones.', 'Made from the layer layer4.')
+    """
+    if "layer" in made:
+        return f"Made from the layer {made['layer']}."
+    if made.get("engine") == "incremental":
+        return f"Made by incremental passes, with {100 * made['share']:.0f} % of the multiplications of dense ones."
+    return "Made by dense passes." if "engine" in made else ""
+
+
 def _quantity(name: str, metric: ExplanationMetric, place: Path, *, per_class: bool) -> dict[str, Any]:
     picture = place / f"{name}.png"
     return {
         "name": name,
         "equation": convert(metric.formula, display="block") if metric.formula else "",
         "interpretation": metric.interpretation,
+        "made": how_made(metric.made),
         "picture": _png(picture.read_bytes()) if picture.exists() else "",
         "drawn": [
             result

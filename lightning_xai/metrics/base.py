@@ -40,6 +40,8 @@ class BatchExplanation:
         constants: What is the same for every sample, by name.
         score: :math:`s(x)` [N] of the clean inputs; None where nothing is scored.
         is_value: Whether the score is the output as it is, of a regression or of a model that ends in probabilities.
+        made: How it was made, by name: ``layer``, that of a class activation map; ``engine`` of a sweep, and ``share``,
+            its share of the multiplications of dense passes.
     """
 
     tensors: dict[str, Tensor]
@@ -52,6 +54,7 @@ class BatchExplanation:
     constants: dict[str, Any] = field(default_factory=dict)
     score: Tensor | None = None
     is_value: bool = False
+    made: dict[str, Any] = field(default_factory=dict)
 
     def without_samples(self) -> BatchExplanation:
         """Return an explanation of no sample, whose tensors have the shapes of this one's."""
@@ -77,6 +80,8 @@ class ExplanationMetric(Metric, ABC):
         sample_maps: The per-sample maps worth drawing, by their names in ``BatchExplanation.tensors``.
         formula: The definition, in LaTeX.
         interpretation: What its values mean, for people who look at a report.
+        made: How the last batch was explained, by name: ``layer``, or ``engine`` and ``share``; empty if there is
+            nothing to say.
     """
 
     is_differentiable = False
@@ -104,6 +109,7 @@ class ExplanationMetric(Metric, ABC):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.made: dict[str, Any] = {}
         self.fingerprint()  # the first state, as torchmetrics 1.5 compares no other
         self.add_sum_state("samples", "nonfinite", "excluded", "skipped", dtype=torch.long)
 
@@ -212,6 +218,7 @@ class ExplanationMetric(Metric, ABC):
             self.add(found)  # first, as it is what refuses inputs of another size
             self.samples = self.samples + len(found.target)
             self.nonfinite = self.nonfinite + found.nonfinite.sum()
+            self.made = {**self.made, **found.made}
 
     def add_sum_state(self, *names: str, dtype: torch.dtype = torch.float32) -> None:
         """Add states that start as the number 0 and take the shape and precision of what is first added."""

@@ -160,7 +160,9 @@ class Relevance(MapMetric):
         layers = {"layers": () if ledger is None else tuple(ledger.layers)}
         about = (found.target, found.prediction, nonfinite, found.classes)
         is_value = isinstance(as_score(self.attribution.score), RawOutput)
-        return BatchExplanation(tensors, *about, totals=totals, constants=layers, score=score, is_value=is_value)
+        made = {} if found.layer is None else {"layer": found.layer}
+        how: dict[str, Any] = {"score": score, "is_value": is_value, "made": made}
+        return BatchExplanation(tensors, *about, totals=totals, constants=layers, **how)
 
     @staticmethod
     def _totals(ledger: Ledger, score: Tensor) -> dict[str, Tensor]:

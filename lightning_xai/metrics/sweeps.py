@@ -88,7 +88,8 @@ class SweepMetric(ExplanationMetric, ABC):
         score = self.requests[0].score
         about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
         is_value = isinstance(score, RawOutput)
-        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, **parts)
+        made = {"engine": swept.engine, "share": swept.share}
+        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, made=made, **parts)
 
     @staticmethod
     def _count_nonfinite(swept: SweepResult, request: Request) -> Tensor:

@@ -86,6 +86,7 @@ def a_run(tmp_path):
         outputs=3,
         labels=(0, 1, 2, 0, 1, 2, 0),
         score="probability",
+        engine="auto",
         **options,
     ):
         """The files of a run over 7 samples of a shape, and what the report is told."""
@@ -94,8 +95,8 @@ def a_run(tmp_path):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(cells, outputs)).eval()
         data = [(torch.randn(7, *shape), torch.tensor(labels))]
         metrics = {
-            "importance": Importance(Windows(2), kinds.Constant(0.0), score=score),
-            "pairs": Synergy(Windows(2), kinds.Constant(0.0), score=score),
+            "importance": Importance(Windows(2), kinds.Constant(0.0), score=score, engine=engine),
+            "pairs": Synergy(Windows(2), kinds.Constant(0.0), score=score, engine=engine),
         }
         pictures = Pictures(class_names=names if outputs == len(names) else None)
         for stage in stages:

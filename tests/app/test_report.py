@@ -148,3 +148,7 @@ def test_a_comparison_links_the_reports_and_holds_the_pictures(a_run, tmp_path):
     assert page.all("img").pop(0)["src"].endswith(base64.b64encode(b"maps side by side").decode())
     assert f"the label {numbers['0: zero']['importance']['gini']:.4g}" in page.text
     assert len(page.all("img")) == 3
+
+
+def test_how_maps_were_made_is_said(a_sketch):
+    assert Page(a_sketch(engine="dense")).text.count("Made by dense passes.") == 2
