@@ -55,7 +55,8 @@ class Place:
         if self.part is None:
             return value
         if isinstance(output, tuple):
-            parts = [value if index == self.part else part for index, part in enumerate(output)]
+            place = range(len(output))[int(self.part)]  # which may be counted from the end
+            parts = [value if index == place else part for index, part in enumerate(output)]
             return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
         copied = type(output)(output)
         copied[self.part] = value

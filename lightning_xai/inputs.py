@@ -110,10 +110,32 @@ class Inputs:
         constant: Sequence[Key] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.values: dict[Key, Any] = dict(enumerate(args))
-        self.values.update(kwargs)
-        for name in _LABELS[:1]:
-            self.values.pop(name, None)
+        values: dict[Key, Any] = dict(enumerate(args))
+        values.update(kwargs)
+        self._set(values, explain, at, absent, position, constant)
+
+    @classmethod
+    def of(cls, values: Mapping[Any, Any], explain: Key | Sequence[Key] | None = None) -> Inputs:
+        """Return named arguments, which may have the names of options of this class.
+
+        >>> Inputs.of({"x": torch.zeros(2, 3), "position": torch.ones(2, 3)}, explain="x")
+        Inputs(x=[2, 3], position=[2, 3], explain='x')
+        """
+        found = cls.__new__(cls)
+        found._set(dict(values), explain, None, None, None, None)
+        return found
+
+    def _set(
+        self,
+        values: dict[Key, Any],
+        explain: Key | Sequence[Key] | None,
+        at: SiteLike,
+        absent: Tensor | None,
+        position: Tensor | Sequence[int] | None,
+        constant: Sequence[Key] | None,
+    ) -> None:
+        self.values = values
+        self.values.pop(_LABELS[0], None)
         self.at = as_site(at)
         self.absent = absent
         self.position = None if position is None else torch.as_tensor(position)
@@ -212,7 +234,7 @@ def as_inputs(inputs: InputsLike) -> Inputs:
     if isinstance(inputs, Inputs):
         return inputs
     if isinstance(inputs, Mapping):
-        return Inputs(**inputs)
+        return Inputs.of(inputs)
     if isinstance(inputs, tuple):
         return Inputs(*inputs)
     if isinstance(inputs, Tensor):
@@ -490,40 +512,59 @@ def _following(network: nn.Module, arguments: Arguments, constant: Iterable[Key]
         raise ValueError(
             f"{len(could)} arguments could be given per sample, too many to try: say with constant=[...] which are not."
         )
-    question = (samples, arguments.explained, tuple(could))
+    question = (samples, arguments.explained, *((key, _form(arguments.values[key])) for key in could))
     known = _known_following.setdefault(network, {})
-    if question not in known:
-        known[question] = _found_following(network, arguments, could)
-    return known[question]
+    if question in known:
+        return known[question]
+    found, certain = _found_following(network, arguments, could)
+    if certain:  # else another batch may tell: here it makes no difference
+        known[question] = found
+    return found
 
 
-def _found_following(network: nn.Module, arguments: Arguments, could: Sequence[Key]) -> frozenset[Key]:
+def _form(value: Any) -> Any:
+    """What tells values apart that may play different parts: the shape of a tensor."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value)
+
+
+def _found_following(network: nn.Module, arguments: Arguments, could: Sequence[Key]) -> tuple[frozenset[Key], bool]:
+    """The arguments that follow, and whether no other answer fits the batch as well."""
     sources = arguments.source()
     samples = len(sources[0])
     explained = sources[0] if len(sources) == 1 else torch.cat([source.flatten(1) for source in sources], 1)
-    rows = torch.tensor([samples - 1, 0])
+    # One sample twice, and three rows, so that what holds two things that are no samples does not fit by chance.
+    rows = torch.tensor([samples - 1, samples - 1, 0])
     clean = rows_of(forward(BoundModel(network, Binding(arguments)), explained), samples, rows)
     if not clean:
         raise ValueError(
             f"the model's output has no tensor with a row per sample, by which it could be found whether the arguments "
             f"{', '.join(map(repr, could))} are given per sample: say with constant=[...] which are not."
         )
-    errors, differences = [], dict[frozenset[Key], float]()
-    for count in range(len(could) + 1):
-        for constants in itertools.combinations(could, count):
-            following = frozenset(could) - frozenset(constants)
-            bound = BoundModel(network, Binding(Arguments(arguments.values, arguments.explained, following), rows=rows))
-            try:
-                two = rows_of(forward(bound, explained[rows.to(explained.device)]), 2, torch.arange(2))
-            except Exception as error:  # two rows do not fit a constant of another number of them
-                errors.append(error)
-                continue
-            differences[following] = row_difference(clean, two)
-            if differences[following] <= _SAME:
-                return following
-    nearest = min(differences, key=lambda following: differences[following], default=None)
-    if nearest is not None and differences[nearest] <= rounding_of(network, clean):
-        return nearest
+    errors: list[Exception] = []
+
+    def difference(following: frozenset[Key]) -> float:
+        bound = BoundModel(network, Binding(Arguments(arguments.values, arguments.explained, following), rows=rows))
+        try:
+            found = rows_of(forward(bound, explained[rows.to(explained.device)]), len(rows), torch.arange(len(rows)))
+        except Exception as error:  # three rows do not fit a constant of another number of them
+            errors.append(error)
+            return float("inf")
+        return row_difference(clean, found)
+
+    choices = [
+        frozenset(could) - frozenset(constants)
+        for count in range(len(could) + 1)
+        for constants in itertools.combinations(could, count)
+    ]
+    differences: dict[frozenset[Key], float] = {}
+    for following in choices:
+        differences[following] = difference(following)
+        if differences[following] <= _SAME:
+            break
+    nearest = min(differences, key=lambda following: differences[following])
+    if differences[nearest] <= rounding_of(network, clean):
+        others = [nearest ^ {key} for key in could]
+        return nearest, all(differences.get(other) or difference(other) > _SAME for other in others)
     why = f" ({type(errors[0]).__name__}: {errors[0]})" if errors else ""
     raise ValueError(
         f"{DEPENDENT}, whichever of the arguments {', '.join(map(repr, could))} are taken to be given per "

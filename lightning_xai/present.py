@@ -42,6 +42,14 @@ class PresentRegions(BoundRegions):
         return self._present
 
 
+def without_absent(model: nn.Module, maps: Tensor) -> Tensor:
+    r"""Return maps [N, \*S] that are NaN where a :class:`BoundModel` has no feature, as at padding."""
+    absent = model.absent if isinstance(model, BoundModel) else None
+    if absent is None or absent.shape != maps.shape:
+        return maps
+    return maps.masked_fill(absent.to(maps.device), float("nan"))
+
+
 def bind_present(regions: Regions, model: nn.Module, inputs: Tensor) -> BoundRegions:
     """Bind regions to inputs; features of a :class:`BoundModel` without any cell that is present are absent."""
     bound = regions.bind(inputs)

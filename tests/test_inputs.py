@@ -6,8 +6,9 @@ from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai import Inputs
+from lightning_xai import Inputs, Site
 from lightning_xai.axes import axis_facts
+from lightning_xai.inputs import bind
 from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
@@ -264,3 +265,81 @@ def test_nodes_of_one_graph_are_refused_and_random_networks_are_not():
         Saliency()(nn.BatchNorm1d(3, track_running_stats=False), x, 0)
     assert importance(Noisy(), x, 0, **options).isfinite().all()
     assert importance(Graph(), x[:1], 0, **options).isfinite().all()
+
+
+def test_part_may_be_counted_from_the_end():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.lstm(x)[0].tanh()[:, -1])
+
+    model, x = Two().double(), torch.randn(2, 5, 3).double()
+    maps = [GradientXInput()(model, Inputs(x, at=Site("lstm", axis=-1, part=part)), 0) for part in (0, -2)]
+    assert maps[0].abs().max() > 0
+    close(*maps)
+
+
+def test_arguments_may_have_the_names_of_options():
+    class Placed(nn.Module):
+        def forward(self, x, position, at):
+            return x * position + at
+
+    x, position, at = torch.randn(3, 3, 2).unbind(2)
+    close(
+        Saliency(absolute=False)(Placed(), Inputs.of({"x": x, "position": position, "at": at}, "x"), 1)[:, 1],
+        position[:, 1],
+    )
+
+
+def test_what_follows_is_found_anew_for_other_shapes():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x, bias):
+            return self.linear((x + bias).relu().mean(1))
+
+    model, x = Biased().double(), torch.randn(3, 3, 4).double()
+    options = {"regions": 1, "perturbation": kinds.Constant(0.0), "score": "logit", "chunk_size": 1}
+    for bias in (torch.randn(3, 1, 4).double(), torch.randn(3, 4).double()):
+        alone = [
+            importance(
+                model, Inputs(x[i : i + 1], bias if bias.ndim == 2 else bias[i : i + 1], explain=0), 1, **options
+            )
+            for i in range(3)
+        ]
+        close(importance(model, Inputs(x, bias, explain=0), 1, **options), torch.cat(alone))
+
+
+def test_edges_are_no_samples_where_there_are_two():
+    class Edges(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x, edges):
+            mixed = torch.zeros_like(x).index_add(1, edges[1], x[:, edges[0]])
+            return self.linear(mixed.tanh().sum(1))
+
+    model, x = Edges().double(), torch.randn(2, 3, 2).double()
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    found = Saliency()(model, Inputs(x, edges, explain=0), 1)
+    close(found, Saliency()(model, Inputs(x, edges, explain=0, constant=[1]), 1))
+    assert not bind(model, Inputs(x, edges, explain=0))[0].binding.arguments.following
+
+
+def test_samples_on_another_axis_of_the_output_are_refused():
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(x).transpose(0, 1)
+
+    with pytest.raises(ValueError, match="whose samples lie on axis 1: wrap the model"):
+        GradientXInput(score="logit")(TimeFirst(), torch.randn(5, 5, 4), 1)

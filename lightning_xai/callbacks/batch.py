@@ -18,6 +18,7 @@ Unpack = Callable[[Any], Sequence[Any]]
 
 _INPUT_KEYS = ("input", "inputs", "image", "images", "x", "pixel_values", "signal", "features", "data")
 _TEXT_KEYS = ("input_ids", "input_values", "input_features")
+_BESIDE_KEYS = ("pixel_mask", "attention_mask", "token_type_ids", "position_ids", *_TEXT_KEYS)
 _TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class")
 
 
@@ -42,8 +43,9 @@ def unpack_batch(batch: Any) -> tuple[Any, Any]:
         inputs = [key for key in _INPUT_KEYS if named.get(key) is not None]
         target = next((named[key] for key in _TARGET_KEYS if named.get(key) is not None), None)
         text = [key for key in _TEXT_KEYS if named.get(key) is not None]
-        if len(text) == 1 and not inputs:
-            return Inputs(**{key: named[key] for key in named if key not in _TARGET_KEYS}, explain=text[0]), target
+        if (len(text) == 1 and not inputs) or (len(inputs) == 1 and any(key in named for key in _BESIDE_KEYS)):
+            arguments = {key: named[key] for key in named if key not in _TARGET_KEYS}
+            return Inputs.of(arguments, explain=(text or inputs) if not (text and inputs) else None), target
         if len(inputs) == 1:
             return named[inputs[0]], target
         what = f"a {type(batch).__name__} with the keys {list(named)}"

@@ -80,9 +80,10 @@ class ExplainedBatch:
             found = found.explain(bound, values, target, ids).map
         elif isinstance(found, Explanation):
             target = found.target if target is None else target
-            found = _units_first(bound, found.map)
+            # What was explained of a bound model has its units on axis 1 already.
+            found = found.map if bound is model else _units_first(bound, found.map)
         elif isinstance(found, Tensor):
-            found = _units_first(bound, found)
+            found = found if bound is model else _units_first(bound, found)
         else:
             raise TypeError(
                 f"an explanation must be a map, an Explanation or an Attribution, got {type(explanation).__name__}."

@@ -15,6 +15,7 @@ from lightning_xai.metrics.base import BatchExplanation, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results
 from lightning_xai.metrics.sweeps import FeatureLabels, check_shared
+from lightning_xai.present import without_absent
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.relevance.ledger import Ledger
 from lightning_xai.relevance.pooling import part_of, pool_channels, pool_features
@@ -147,7 +148,7 @@ class Relevance(MapMetric):
         details = dict(found.details)
         ledger = details.pop("ledger", None)
         relevance, score = found.map, found.score
-        tensors = {"map": pool_channels(relevance, self.part), **details, "score": score}
+        tensors = {"map": without_absent(model, pool_channels(relevance, self.part)), **details, "score": score}
         tensors["gap"] = score - relevance.to(score).flatten(1).sum(1)
         finite = relevance.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if self.regions is not None or relevance.ndim == 2:

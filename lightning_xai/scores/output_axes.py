@@ -35,6 +35,11 @@ def class_axis_of(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any], 
     if question not in known:
         with isolated_eval(model), torch.no_grad():
             facts, convention = output_facts(model, inputs.detach(), pick)
+        if facts is not None and facts.batch not in (None, 0):
+            raise ValueError(
+                f"the model's output is {facts}, whose samples lie on axis {facts.batch}: wrap the model in a module "
+                f"that moves them to axis 0."
+            )
         axis = facts.unit if facts is not None and facts.batch == 0 and facts.unit is not None else convention
         if axis is None:
             raise ValueError(

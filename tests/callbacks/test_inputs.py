@@ -6,9 +6,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_xai import ExplanationMonitor, Inputs, Pictures, explain, load_explanations
+from lightning_xai import ExplanationMonitor, Inputs, Pictures, evaluation, explain, load_explanations
+from lightning_xai.callbacks.batch import unpack_batch
 from lightning_xai.figures.samples import draw_samples
-from lightning_xai.metrics import Importance, Relevance
+from lightning_xai.metrics import Faithfulness, Importance, Relevance
 from lightning_xai.perturbation import importance, kinds
 from lightning_xai.relevance import LRP, GradientXInput
 from lightning_xai.results import Map
@@ -59,7 +60,7 @@ def test_batches_of_a_text_are_explained_as_they_are(size, tmp_path):
     assert torch.equal(local.isnan(), IDS == 0)  # padding is no feature
     torch.testing.assert_close(found["importance"]["map"], local.nanmean(0))
     maps = GradientXInput()(model, Inputs(IDS, attention_mask=mask), LABELS).sum(2)
-    torch.testing.assert_close(found["gradient"]["map"], maps.mean(0))
+    torch.testing.assert_close(found["gradient"]["map"], maps.masked_fill(IDS == 0, float("nan")).nanmean(0))
     written = load_explanations(tmp_path / "explanations")
     assert torch.equal(written["input"], IDS)
 
@@ -105,6 +106,23 @@ def test_unpack_says_which_argument_is_explained(tmp_path):
         score="logit",
     )
     torch.testing.assert_close(found["importance"]["map"], local.mean(0).view(4, 4))
+
+
+def test_maps_of_tokens_are_measured_as_they_lie():
+    model, mask = Words().double(), torch.ones_like(IDS)
+    inputs = Inputs(IDS, attention_mask=mask)  # four tokens, whose embeddings have five numbers
+    metric = Faithfulness(GradientXInput(), 1, kinds.Constant(0.0), score="logit", share=0.5)
+    metric.update(model, inputs, LABELS)
+    how = {"regions": 1, "perturbation": kinds.Constant(0.0), "score": "logit"}
+    expected = evaluation.srg(model, inputs, LABELS, GradientXInput(), **how)
+    torch.testing.assert_close(metric.compute()["srg"], expected.mean().double())
+
+
+def test_further_arguments_of_a_batch_are_kept():
+    pixels, mask = torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4)
+    found, target = unpack_batch({"pixel_values": pixels, "pixel_mask": mask, "labels": LABELS[:2]})
+    assert (found.explain, set(found.values)) == (("pixel_values",), {"pixel_values", "pixel_mask"})
+    assert target is not None
 
 
 def test_a_saturated_score_is_said_in_one_line():
