@@ -287,11 +287,9 @@ def test_arguments_may_have_the_names_of_options():
         def forward(self, x, position, at):
             return x * position + at
 
-    x, position, at = torch.randn(3, 3, 2).unbind(2)
-    close(
-        Saliency(absolute=False)(Placed(), Inputs.of({"x": x, "position": position, "at": at}, "x"), 1)[:, 1],
-        position[:, 1],
-    )
+    x, position, at = torch.randn(3, 3, 2)
+    inputs = Inputs.of({"x": x, "position": position, "at": at}, "x")
+    close(Saliency(absolute=False)(Placed(), inputs, 1)[:, 1], position[:, 1])
 
 
 def test_what_follows_is_found_anew_for_other_shapes():
