@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_xai._checks import Layer, as_integer, as_layer, check_model, layer_name, named_layer, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, Place, network_of
+from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, Place, at_rows, network_of
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.rows import DEPENDENT, REMEDY, rounding_of, row_difference, rows_of
@@ -392,22 +392,23 @@ def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
         axis = -1
     if axis is None and site.part is not None:
         raise ValueError(f"layer {layer!r} returns several tensors: say with axis=... where the units of this one lie.")
-    # A pass to the end also tells whether the module runs once.
+    # A pass to the end also tells whether the module runs once, and the sample twice whether it gives a row for each.
+    twice = at_rows(model, torch.zeros(2, dtype=torch.long))
     with _CountedRuns(network, Place(layer, 1, site.part, site.call)) as runs:
-        forward(model, first)
+        forward(twice, first.expand(2, *first.shape[1:]))
     tensor = runs.output
     if not tensor.is_floating_point():
         raise ValueError(f"layer {layer!r} returns {tensor.dtype}: only floating-point numbers can be explained.")
-    if len(tensor) != 1:
+    if tensor.ndim == 0 or len(tensor) != 2:
         raise ValueError(
-            f"layer {layer!r} returns {list(tensor.shape)} for one sample, which is not one row per sample: name "
+            f"layer {layer!r} returns {list(tensor.shape)} for two samples, which is not one row per sample: name "
             f"another, e.g. the block around it."
         )
     if axis is None:
         axis = unit_axis(model, first, layer)
     if not -tensor.ndim <= axis < tensor.ndim or axis % tensor.ndim == 0:
         raise ValueError(
-            f"axis={axis} cannot hold the units of layer {layer!r}, which returns {list(tensor.shape)} for one sample."
+            f"axis={axis} cannot hold the units of layer {layer!r}, which returns {list(tensor.shape)} for two samples."
         )
     return Place(layer, axis % tensor.ndim, site.part, site.call)
 

@@ -19,7 +19,14 @@ DEPENDENT = (
 REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
 
 
-def check_alone(model: nn.Module, inputs: Tensor, within: Any, samples: int, alone: Any) -> None:
+def check_alone(
+    model: nn.Module,
+    inputs: Tensor,
+    within: Any,
+    samples: int,
+    alone: Any,
+    read: Sequence[Callable[[Any], Any]] = (),
+) -> None:
     """Refuse a model whose output for the first sample within a batch is another one than for it alone.
 
     Let through are networks that draw at random, and dynamic quantisation, whose steps depend on the batch a little.
@@ -30,17 +37,23 @@ def check_alone(model: nn.Module, inputs: Tensor, within: Any, samples: int, alo
         within: The output for a batch.
         samples: How many samples it had.
         alone: The output for its first sample.
+        read: What is read of an output; everything unless given.
 
     Raises:
         ValueError: If they differ.
     """
+
+    def rows(output: Any, count: int) -> list[Tensor]:
+        parts = [pick(output) for pick in read] or output
+        return rows_of(parts, count, first)
+
     first = torch.zeros(1, dtype=torch.long)
     if any("quantized" in type(module).__module__ for module in model.modules()):
         return
-    if same_rows(model, rows_of(within, samples, first), rows_of(alone, 1, first)):
+    if same_rows(model, rows(within, samples), rows(alone, 1)):
         return
     again = forward(at_rows(model, first), inputs[:1])
-    if same_rows(model, rows_of(again, 1, first), rows_of(alone, 1, first)):
+    if same_rows(model, rows(again, 1), rows(alone, 1)):
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 

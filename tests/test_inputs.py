@@ -13,6 +13,7 @@ from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
 from lightning_xai.rows import same_rows
+from lightning_xai.scores import Logit
 from lightning_xai.units import activation_threshold
 
 
@@ -203,7 +204,7 @@ def test_relevance_at_a_site_is_that_of_what_follows(text):
         method(model, Inputs(ids, attention_mask=mask, at="norm"), 1),
         method(nn.Sequential(nn.ReLU(), _First(model.out)), model.norm(seen[0]).detach(), 1),
     )
-    with pytest.raises(ValueError, match=r"layer 'places' returns \[4, 6\] for one sample, which is not one row per"):
+    with pytest.raises(ValueError, match=r"layer 'places' returns \[4, 6\] for two samples, which is not one row per"):
         method(model, Inputs(ids, attention_mask=mask, at="places"), 1)
 
 
@@ -341,3 +342,27 @@ def test_samples_on_another_axis_of_the_output_are_refused():
 
     with pytest.raises(ValueError, match="whose samples lie on axis 1: wrap the model"):
         GradientXInput(score="logit")(TimeFirst(), torch.randn(5, 5, 4), 1)
+
+
+def test_only_what_is_scored_must_not_depend_on_other_samples():
+    class Pairs(nn.Module):
+        def forward(self, x):
+            return {"own": x, "similarity": x @ x.T}
+
+    x, options = torch.randn(3, 3), {"regions": 1, "perturbation": kinds.Constant(0.0)}
+    assert importance(Pairs(), x, 0, score=Logit(output="own"), **options).isfinite().all()
+    with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+        importance(Pairs(), x, 0, score=Logit(output="similarity"), **options)
+
+
+def test_output_for_all_samples_at_once_is_no_site():
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.linear = nn.Embedding(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.linear(x + self.places(torch.arange(4).unsqueeze(0))).mean(1)
+
+    with pytest.raises(ValueError, match=r"layer 'places' returns \[1, 4, 3\] for two samples"):
+        GradientXInput()(Placed(), Inputs(torch.randn(2, 4, 3), at="places"), 0)

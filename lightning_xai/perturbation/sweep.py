@@ -267,7 +267,8 @@ class _Sweep:
             output, copies = self.engine.clean(self.samples, per_pass, watches)
         alone = network.batches.alone
         if alone is not None and self.first and samples > 1:
-            check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone)
+            read = [request.score.pick for request in requests]  # a matrix of samples by samples beside it may differ
+            check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         for watch in watches:
             watch.on_clean(samples)
         wanted = target.repeat(copies) if isinstance(target, Tensor) else target

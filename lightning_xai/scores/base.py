@@ -155,6 +155,10 @@ class Score(ABC):
         tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
 
+    def pick(self, output: Any) -> Any:
+        """Return the part of a model's output that is read."""
+        return self._pick(output)
+
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the columns [n, classes, *P] of several outputs."""
         return torch.cat(list(parts))

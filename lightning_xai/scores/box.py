@@ -79,11 +79,14 @@ class Box(Score):
         most = max(part.shape[2] for part in parts)
         return torch.cat([_padded(part, most) for part in parts])
 
+    def pick(self, output: Any) -> Any:
+        return output if self.output is None else self._pick(output)
+
     def _resolve(self, target: Target, clean: Tensor) -> Tensor:
         return self.predict(clean)
 
     def _columns(self, output: Any, samples: int) -> Tensor:
-        detections = output if self.output is None else self._pick(output)
+        detections = self.pick(output)
         if not isinstance(detections, list | tuple) or not all(
             isinstance(found, Mapping) and all(name in found for name in _PARTS) for found in detections
         ):
