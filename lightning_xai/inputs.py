@@ -346,7 +346,13 @@ def _accepted(network: nn.Module, values: dict[Key, Any]) -> dict[Key, Any]:
     Raises:
         ValueError: If it does not take one of them.
     """
-    signature = inspect.signature(network.forward)
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the arguments that {type(network).__name__} takes cannot be read, as of scripted and traced modules: use "
+            f"the module that it was made from, or give it one tensor."
+        ) from error
     parameters = [part for part in signature.parameters.values() if part.kind is not part.VAR_POSITIONAL]
     named = {part.name for part in parameters if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)}
     # One that takes anything names nothing; one that names some and takes the rest would drop a misspelt name silently.
@@ -356,7 +362,10 @@ def _accepted(network: nn.Module, values: dict[Key, Any]) -> dict[Key, Any]:
             if key in _LABELS:
                 del values[key]
                 continue
-            raise ValueError(unknown(f"{type(network).__name__}.forward's argument", key, sorted(named)))
+            message = unknown(f"{type(network).__name__}.forward's argument", key, sorted(named))
+            raise ValueError(
+                f"{message} What **kwargs take must be named in the signature: a misspelt name would be lost."
+            )
     if "use_cache" in named and "use_cache" not in values:
         values["use_cache"] = False  # the output would carry the keys and values of every layer
     return values
