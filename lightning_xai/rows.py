@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward, forward_context, isolated_eval
-from lightning_xai.bound_model import at_rows
+from lightning_xai.bound_model import at_rows, network_of
 from lightning_xai.operations import arguments, operation_name
 
 DEPENDENT = (
@@ -17,6 +19,10 @@ DEPENDENT = (
     "one graph do, or where a batch is normalised by its own statistics"
 )
 REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
+
+
+# Networks whose samples were seen to be independent, by number of rows, shape, and what is read.
+_independent: WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def check_alone(
@@ -47,6 +53,11 @@ def check_alone(
         parts = [pick(output) for pick in read] or output
         return rows_of(parts, count, first)
 
+    question = (samples, inputs.shape[1:], *(getattr(pick, "__self__", pick) for pick in read))
+    known = _independent.setdefault(network_of(model), set())
+    if question in known:
+        return
+    known.add(question)
     first = torch.zeros(1, dtype=torch.long)
     if any("quantized" in type(module).__module__ for module in model.modules()):
         return
@@ -54,6 +65,7 @@ def check_alone(
         return
     again = forward(at_rows(model, first), inputs[:1])
     if same_rows(model, rows(again, 1), rows(alone, 1)):
+        known.discard(question)
         raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 
@@ -103,6 +115,11 @@ _PRODUCTS = {"MmBackward0": 1, "AddmmBackward0": 2, "SparseAddmmBackward0": 2}
 """Products of matrices, and the place of the one whose rows are summed over."""
 
 
+@lru_cache(maxsize=1024)
+def _may_join(name: str) -> bool:
+    return name in _PRODUCTS or name.startswith(("NativeBatchNorm", *_JOINING_NODES))
+
+
 def may_join_rows(score: Tensor, leaf: Tensor) -> bool:
     """Whether a graph may join the rows of what was computed from a leaf; false alarms are rare."""
     seen: set[Any] = set()
@@ -113,7 +130,9 @@ def may_join_rows(score: Tensor, leaf: Tensor) -> bool:
             continue
         seen.add(node)
         name = node.name()
-        if name in _PRODUCTS:
+        if not _may_join(name):
+            pass
+        elif name in _PRODUCTS:
             joined = node.next_functions[_PRODUCTS[name]][0]
             if joined is not None and _reaches(joined, leaf):
                 return True

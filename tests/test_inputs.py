@@ -350,9 +350,11 @@ def test_only_what_is_scored_must_not_depend_on_other_samples():
             return {"own": x, "similarity": x @ x.T}
 
     x, options = torch.randn(3, 3), {"regions": 1, "perturbation": kinds.Constant(0.0)}
-    assert importance(Pairs(), x, 0, score=Logit(output="own"), **options).isfinite().all()
-    with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
-        importance(Pairs(), x, 0, score=Logit(output="similarity"), **options)
+    model = Pairs()
+    assert importance(model, x, 0, score=Logit(output="own"), **options).isfinite().all()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+            importance(model, x, 0, score=Logit(output="similarity"), **options)
 
 
 def test_output_for_all_samples_at_once_is_no_site():
