@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
 
 from lightning_xai import Pictures, Windows, explain
 from lightning_xai.app.main import main
@@ -47,6 +48,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    # A command that ran in this process before has left its config, whose folder relative paths would start from.
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     with mock.patch.dict(os.environ):
         yield tmp_path
 
