@@ -133,7 +133,7 @@ def axis_facts(model: nn.Module, inputs: InputsLike) -> AxisTable:
     1  [2 rows, 4 units, 5 positions], grid 5
     2  [2 rows, 4 ?, 3 ?]
     """
-    from lightning_xai.inputs import bind  # which looks for the axes of a site here
+    from lightning_xai.binding import bind  # which looks for the axes of a site here
 
     model, values = bind(unwrapped(model), inputs)
     with isolated_eval(model), torch.no_grad():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._compiled import uncompiled
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Key = int | str
 """The place of an argument: its number, or its name."""
@@ -62,10 +66,6 @@ class Place:
         copied[self.part] = value
         return copied
 
-    def is_at(self, count: int) -> bool:
-        """Whether the call of a number is the one that is meant."""
-        return self.call in (None, count)
-
 
 _REPLACED: Any = WeakTensorKeyDictionary()
 
@@ -104,9 +104,12 @@ class Arguments:
     def source(self, rows: Tensor | None = None) -> list[Tensor]:
         """Return the explained arguments as tensors [N, ...]."""
         found = self.at(rows)
-        return [
-            torch.stack(list(value)) if not isinstance(value := found[key], Tensor) else value for key in self.explained
-        ]
+        return [stacked(found[key]) for key in self.explained]
+
+
+def stacked(value: Any) -> Tensor:
+    """Return a list or tuple of tensors of one shape as a tensor [N, ...]; a tensor as it is."""
+    return value if isinstance(value, Tensor) else torch.stack(list(value))
 
 
 def pick(value: Any, rows: Tensor) -> Any:
@@ -192,23 +195,27 @@ class BoundModel(nn.Module):
     @property
     def absent(self) -> Tensor | None:
         """Cells that are no features, Boolean [rows, *S]."""
-        binding: Binding = self.binding
-        absent, rows = binding.absent, binding.rows
-        return absent if absent is None or rows is None else absent[rows.to(absent.device)]
+        return self._of_rows(self.binding.absent)
 
     @property
     def last(self) -> Tensor | None:
         """The last position of every row that is not padding."""
-        binding: Binding = self.binding
-        last, rows = binding.last, binding.rows
-        return last if last is None or rows is None else last[rows.to(last.device)]
+        return self._of_rows(self.binding.last)
 
     @property
     def position(self) -> Tensor | None:
         """The position of the output that is read of every row."""
-        binding: Binding = self.binding
-        position, rows = binding.position, binding.rows
-        return position if position is None or rows is None else position[rows.to(position.device)]
+        return self._of_rows(self.binding.position)
+
+    def _of_rows(self, values: Tensor | None) -> Tensor | None:
+        rows = self.binding.rows
+        return values if values is None or rows is None else values[rows.to(values.device)]
+
+    @property
+    def count(self) -> int:
+        """The number of rows that the model is bound to."""
+        arguments, rows = self.binding.arguments, self.binding.rows
+        return len(arguments.values[arguments.explained[0]] if rows is None else rows)
 
     def __call__(self, x: Tensor) -> Any:
         """Run the network with x in the place of what is explained.
@@ -217,28 +224,28 @@ class BoundModel(nn.Module):
             ValueError: If x has another number of rows than is bound.
         """
         binding = self.binding
-        sources = binding.arguments.source(binding.rows)
-        if len(x) != len(sources[0]):
+        if len(x) != self.count:
             raise ValueError(
-                f"the model is bound to {len(sources[0])} samples and got {len(x)} rows: say with at(rows) which "
-                f"samples they are."
+                f"the model is bound to {self.count} samples and got {len(x)} rows: say with at(rows) which samples "
+                f"they are."
             )
         values = binding.arguments.at(binding.rows)
         if binding.site is None:
-            for key, part in zip(binding.arguments.explained, split_columns(x, sources), strict=True):
+            explained = binding.arguments.explained
+            for key, part in zip(explained, split_columns(x, [stacked(values[key]) for key in explained]), strict=True):
                 values[key] = part if isinstance(values[key], Tensor) else type(values[key])(part)
         args = [values[key] for key in sorted(key for key in values if isinstance(key, int))]
         kwargs = {key: value for key, value in values.items() if isinstance(key, str)}
         with ExitStack() as stack:
             if binding.site is not None or binding.reads is not None:
                 stack.enter_context(uncompiled(self.network))  # compiled code has forgotten hooks that are set later
-            stack.enter_context(_hooked(self.network, binding, x))
+            if binding.site is not None:
+                stack.enter_context(_Substitution(self.network, binding.site, x))
             if binding.reads is None:
                 return self.network(*args, **kwargs)
-            seen = stack.enter_context(_Reading(self.network, binding.reads))
-            with suppress(LayerReached):
+            with LayerOutput(self.network, binding.reads) as seen, suppress(LayerReached):
                 self.network(*args, **kwargs)
-            return seen.value()
+            return seen.output.movedim(binding.reads.axis, 1)
 
 
 def split_columns(x: Tensor, sources: list[Tensor]) -> list[Tensor]:
@@ -249,94 +256,89 @@ def split_columns(x: Tensor, sources: list[Tensor]) -> list[Tensor]:
     return [part.reshape(source.shape) for part, source in zip(parts, sources, strict=True)]
 
 
-def _hooked(network: nn.Module, binding: Binding, x: Tensor) -> AbstractContextManager[Any]:
-    return nullcontext() if binding.site is None else _Substituting(network, binding.site, x)
-
-
-class _LayerHook:
-    """A hook on the output of a module that counts its calls."""
+class _LayerHook(ABC):
+    """A hook on the output of a module, for the calls of it that a place means."""
 
     def __init__(self, network: nn.Module, place: Place) -> None:
         self.place = place
-        self.count = 0
-        self._network = network
+        self._module = network.get_submodule(place.layer)
+        self._count = 0
 
-    def __enter__(self) -> Any:
-        module = self._network.get_submodule(self.place.layer)
-        self._handle = module.register_forward_hook(self._hook)
+    def __enter__(self) -> Self:
+        self._handle = self._module.register_forward_hook(self._hook)
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._handle.remove()
         if kind is None:
-            self.check()
+            self._check()
 
     def _hook(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        count, self.count = self.count, self.count + 1
-        return self.on_output(output) if self.place.is_at(count) else None
+        count, self._count = self._count, self._count + 1
+        return self.on_output(output) if self.place.call in (None, count) else None
 
+    @abstractmethod
     def on_output(self, output: Any) -> Any:
-        raise NotImplementedError
+        """Take what the module returned; what is returned takes its place, unless it is None."""
 
-    def check(self) -> None:
-        """Raise if the module did not run as often as the place says.
-
-        Raises:
-            ValueError: If so.
-        """
-        layer, call = self.place.layer, self.place.call
-        if self.count == 0 or (call is not None and call >= self.count):
+    def _check(self) -> None:
+        layer, call, count = self.place.layer, self.place.call, self._count
+        if count == 0:
             raise ValueError(
-                f"layer {layer!r} "
-                + ("does not run" if self.count == 0 else f"runs {self.count} times only")
-                + " in a forward pass of the model: name a module that runs."
+                f"layer {layer!r} does not run in a forward pass of the model: name a module that does, e.g. the one "
+                f"around it."
             )
-        if call is None and self.count > 1:
+        if call is None and count > 1:
             raise ValueError(
-                f"layer {layer!r} runs {self.count} times in a forward pass: say which of its calls is meant, "
-                f"call=0 to call={self.count - 1}."
+                f"layer {layer!r} runs {count} times in a forward pass: say which call is meant, "
+                f"at=Site({layer!r}, call=0) to call={count - 1}."
             )
+        if call is not None and call >= count:
+            raise ValueError(f"layer {layer!r} runs {count} times in a forward pass; there is no call={call}.")
 
 
-class _Substituting(_LayerHook):
+class _Substitution(_LayerHook):
     """Puts x [N, C, *S] in the place of a module's output."""
 
     def __init__(self, network: nn.Module, place: Place, x: Tensor) -> None:
         super().__init__(network, place)
-        self.x = x
+        self._x = x
 
     def on_output(self, output: Any) -> Any:
         clean = self.place.read(output)
-        if self.x.requires_grad and not torch.is_grad_enabled():
+        if self._x.requires_grad and not torch.is_grad_enabled():
             torch.set_grad_enabled(True)  # until the model's own no_grad() ends
         # What follows may work in place, which must not reach what was given.
-        value = self.x.movedim(1, self.place.axis).clone()
+        value = self._x.movedim(1, self.place.axis).clone()
         if value.shape != clean.shape:
             raise ValueError(f"layer {self.place.layer!r} returns {list(clean.shape)} here, not {list(value.shape)}.")
         _REPLACED[value] = clean
         return self.place.write(output, value)
 
 
-class _Reading(_LayerHook):
-    """Keeps the output of a module, and ends the pass there unless something needs the rest of it."""
+class LayerOutput(_LayerHook):
+    """Keeps the output of a module, and ends the pass there unless it must go on.
 
-    def __init__(self, network: nn.Module, place: Place) -> None:
+    Args:
+        network: The network.
+        place: The module.
+        to_the_end: Let the pass go on.
+
+    Attributes:
+        output: What was kept, of the last call that is meant.
+    """
+
+    output: Tensor
+
+    def __init__(self, network: nn.Module, place: Place, *, to_the_end: bool = False) -> None:
         super().__init__(network, place)
-        self._outputs: list[Tensor] = []
         # Parameters of a sharded module stay gathered if its pass does not end.
-        self._whole = any(type(module).__name__.startswith("FSDP") for module in network.modules())
+        self._to_the_end = to_the_end or any(type(module).__name__.startswith("FSDP") for module in network.modules())
 
-    def on_output(self, output: Any) -> Any:
-        self._outputs.append(self.place.read(output).clone())
-        if not self._whole:
+    def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
+        self.output = self.place.read(output).clone()
+        if not self._to_the_end:
             raise LayerReached
-        return None
-
-    def value(self) -> Tensor:
-        """Return the output [N, K] or [N, K, *P], its units on axis 1."""
-        if not self._outputs:
-            self.check()
-        return self._outputs[-1].movedim(self.place.axis, 1)
 
 
 def at_rows(model: nn.Module, rows: Tensor | slice) -> nn.Module:
@@ -344,8 +346,7 @@ def at_rows(model: nn.Module, rows: Tensor | slice) -> nn.Module:
     if not isinstance(model, BoundModel):
         return model
     if isinstance(rows, slice):
-        count = len(model.binding.arguments.source(model.binding.rows)[0])
-        rows = torch.arange(count)[rows]
+        rows = torch.arange(model.count)[rows]
     return model.at(rows)
 
 

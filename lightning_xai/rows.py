@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,13 @@ DEPENDENT = (
 REMEDY = "Explain a model whose rows are independent of each other, e.g. one that takes [N, nodes, features]."
 
 
+class Picks(Protocol):
+    """A score, as far as it says which part of an output it reads."""
+
+    def pick(self, output: Any) -> Any:
+        """Return that part."""
+
+
 # Networks whose samples were seen to be independent, by number of rows, shape, and what is read.
 _independent: WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
@@ -31,7 +38,7 @@ def check_alone(
     within: Any,
     samples: int,
     alone: Any,
-    read: Sequence[Callable[[Any], Any]] = (),
+    scores: Sequence[Picks] = (),
 ) -> None:
     """Refuse a model whose output for the first sample within a batch is another one than for it alone.
 
@@ -43,30 +50,27 @@ def check_alone(
         within: The output for a batch.
         samples: How many samples it had.
         alone: The output for its first sample.
-        read: What is read of an output; everything unless given.
+        scores: What reads the output, of which only that part is compared; everything unless given.
 
     Raises:
         ValueError: If they differ.
     """
-
-    def rows(output: Any, count: int) -> list[Tensor]:
-        parts = [pick(output) for pick in read] or output
-        return rows_of(parts, count, first)
-
-    question = (samples, inputs.shape[1:], *(getattr(pick, "__self__", pick) for pick in read))
+    question = (samples, inputs.shape[1:], *scores)
     known = _independent.setdefault(network_of(model), set())
     if question in known:
         return
-    known.add(question)
     first = torch.zeros(1, dtype=torch.long)
-    if any("quantized" in type(module).__module__ for module in model.modules()):
-        return
-    if same_rows(model, rows(within, samples), rows(alone, 1)):
-        return
-    again = forward(at_rows(model, first), inputs[:1])
-    if same_rows(model, rows(again, 1), rows(alone, 1)):
-        known.discard(question)
-        raise ValueError(f"{DEPENDENT}. {REMEDY}")
+
+    def first_row(output: Any, count: int) -> list[Tensor]:
+        return rows_of([score.pick(output) for score in scores] or output, count, first)
+
+    expected = first_row(alone, 1)
+    quantised = any("quantized" in type(module).__module__ for module in model.modules())
+    if not quantised and not same_rows(model, first_row(within, samples), expected):
+        again = first_row(forward(at_rows(model, first), inputs[:1]), 1)
+        if same_rows(model, again, expected):
+            raise ValueError(f"{DEPENDENT}. {REMEDY}")
+    known.add(question)
 
 
 def check_independent(model: nn.Module, inputs: Tensor) -> None:
@@ -115,33 +119,39 @@ _PRODUCTS = {"MmBackward0": 1, "AddmmBackward0": 2, "SparseAddmmBackward0": 2}
 """Products of matrices, and the place of the one whose rows are summed over."""
 
 
-@lru_cache(maxsize=1024)
-def _may_join(name: str) -> bool:
-    return name in _PRODUCTS or name.startswith(("NativeBatchNorm", *_JOINING_NODES))
+def nodes_behind(node: Any) -> Iterator[Any]:
+    """The nodes of autograd's graph from one on, the node itself first."""
+    seen, waiting = set(), [node]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+            yield node
 
 
 def may_join_rows(score: Tensor, leaf: Tensor) -> bool:
     """Whether a graph may join the rows of what was computed from a leaf; false alarms are rare."""
-    seen: set[Any] = set()
-    todo = [score.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        name = node.name()
-        if not _may_join(name):
-            pass
-        elif name in _PRODUCTS:
-            joined = node.next_functions[_PRODUCTS[name]][0]
-            if joined is not None and _reaches(joined, leaf):
-                return True
-        elif (name.startswith("NativeBatchNorm") and getattr(node, "_saved_training", False)) or (
-            name.startswith(_JOINING_NODES) and _along_rows(node)
-        ):
-            return True
-        todo += [before for before, _ in node.next_functions]
-    return False
+    return any(_joins(node, leaf) for node in nodes_behind(score.grad_fn))
+
+
+def _joins(node: Any, leaf: Tensor) -> bool:
+    what = _kind_of_node(node.name())
+    if what == "product":
+        summed, _ = node.next_functions[_PRODUCTS[node.name()]]
+        return any(getattr(other, "variable", None) is leaf for other in nodes_behind(summed))
+    if what == "norm":
+        return bool(node._saved_training)
+    return what == "joining" and _along_rows(node)
+
+
+@lru_cache(maxsize=1024)
+def _kind_of_node(name: str) -> str | None:
+    if name in _PRODUCTS:
+        return "product"
+    if name.startswith("NativeBatchNorm"):
+        return "norm"
+    return "joining" if name.startswith(_JOINING_NODES) else None
 
 
 def _along_rows(node: Any) -> bool:
@@ -154,20 +164,6 @@ def _along_rows(node: Any) -> bool:
     # Saved as unsigned numbers.
     signed = [axis - 2**64 if axis >= 2**63 else axis for axis in axes]
     return any(axis == 0 or axis == -ndim for axis in signed)
-
-
-def _reaches(node: Any, leaf: Tensor) -> bool:
-    seen: set[Any] = set()
-    todo = [node]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", None) is leaf:
-            return True
-        todo += [before for before, _ in node.next_functions]
-    return False
 
 
 def rows_of(output: Any, samples: int, rows: Tensor) -> list[Tensor]:

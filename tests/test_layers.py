@@ -24,7 +24,9 @@ BASE = {
 BASE |= {
     "attribution",
     "axes",
+    "binding",
     "bound_model",
+    "following",
     "inputs",
     "layout",
     "present",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs
 from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
+from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows, shown_inputs
 from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
@@ -23,7 +24,7 @@ from lightning_xai.callbacks.writer import ShardWriter, load_explanations
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.figures.results import DRAWN, draw_results
 from lightning_xai.figures.samples import draw_samples
-from lightning_xai.inputs import Inputs, bind
+from lightning_xai.inputs import Inputs
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together

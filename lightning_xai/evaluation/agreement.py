@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import MapLike
 from lightning_xai.evaluation.single import feature_drops
 from lightning_xai.evaluation.subsets import set_size, subset_drops
-from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Target

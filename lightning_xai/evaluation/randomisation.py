@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_known, unknown
 from lightning_xai._guard import forward, isolated_eval, keyed_generator, observe_modules, uncompiled
 from lightning_xai.attribution import Attribution, Explanation
+from lightning_xai.binding import bind
 from lightning_xai.bound_model import network_of
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.masking import pooled
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.similarity import check_similarity, map_similarity
-from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.inputs import InputsLike
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import Target
 

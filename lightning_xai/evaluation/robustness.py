@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import forward, isolated_eval, keyed_generator
 from lightning_xai.attribution import Attribution
+from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.refusals import an_attribution
-from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.inputs import InputsLike
 from lightning_xai.scores import Target
 
 _SMALLEST = 1e-6

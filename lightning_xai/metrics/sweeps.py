@@ -9,7 +9,8 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.inputs import InputsLike, Site, bind
+from lightning_xai.binding import bind
+from lightning_xai.inputs import InputsLike, Site
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep

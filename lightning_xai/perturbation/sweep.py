@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
+from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
-from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, active
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
@@ -267,7 +268,8 @@ class _Sweep:
             output, copies = self.engine.clean(self.samples, per_pass, watches)
         alone = network.batches.alone
         if alone is not None and self.first and samples > 1:
-            read = [request.score.pick for request in requests]  # a matrix of samples by samples beside it may differ
+            # Only what is scored: a matrix of samples by samples may stand beside it.
+            read = list(dict.fromkeys(request.score for request in requests))
             check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         for watch in watches:
             watch.on_clean(samples)

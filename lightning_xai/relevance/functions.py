@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,17 +86,6 @@ def function_of(node: Any) -> type[torch.autograd.Function] | None:
 def is_undifferentiable(node: Any) -> bool:
     """Whether a node of the graph stands for an operator without a derivative, whose gradient would be zero."""
     return bool(node.name().endswith("NotImplemented"))
-
-
-def nodes_behind(tensor: Tensor) -> Iterator[Any]:
-    """The nodes of the graph behind a tensor."""
-    seen, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
-            yield node
 
 
 _at_zero: dict[Any, tuple[float, float]] = {}

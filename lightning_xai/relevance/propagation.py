@@ -47,7 +47,7 @@ from lightning_xai.relevance.refusals import (
 from lightning_xai.relevance.rules import Constant, Gradient, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON
 from lightning_xai.relevance.trace import Row, Trace
-from lightning_xai.rows import joins_rows
+from lightning_xai.rows import joins_rows, nodes_behind
 
 _SHOWING = frozenset({"register_hook", "retain_grad"})
 """Calls that show gradients to somebody, as a node of the graph, once it is asked for, can, too."""
@@ -236,7 +236,7 @@ class Propagation(Operations):
         if not score.requires_grad:
             constants = sorted({str(row.operation) for row in self.trace.rows if row.rule == str(Constant())})
             raise ValueError(UNREACHED + (f"{CONSTANT}{', '.join(constants)}." if constants else ""))
-        nodes = list(functions.nodes_behind(score))
+        nodes = list(nodes_behind(score.grad_fn))
         for node in nodes:
             if isinstance(node, BackwardCFunction):
                 self._check_node(node)

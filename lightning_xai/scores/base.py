@@ -86,7 +86,7 @@ class Score(ABC):
         columns = self._columns(output, samples)
         axis = self.class_axis
         if axis is None and columns.ndim > 2 and self.by_class and of is not None:
-            axis = class_axis_of(*of, self._pick, columns.ndim)
+            axis = class_axis_of(*of, self, columns.ndim)
         clean = _classes_second(columns, axis)
         places = self._places(clean, None if of is None else of[0])
         clean = _at_places(clean, places)
@@ -143,7 +143,7 @@ class Score(ABC):
         return indices.to(clean.device)
 
     def _columns(self, output: Any, samples: int) -> Tensor:
-        tensor = self._pick(output)
+        tensor = self.pick(output)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             got = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {_WRAP}"
             raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {got}.")
@@ -155,15 +155,16 @@ class Score(ABC):
         tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
 
-    def pick(self, output: Any) -> Any:
-        """Return the part of a model's output that is read."""
-        return self._pick(output)
-
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the columns [n, classes, *P] of several outputs."""
         return torch.cat(list(parts))
 
-    def _pick(self, output: Any) -> Any:
+    def pick(self, output: Any) -> Any:
+        """Return the part of a model's output that is read.
+
+        Raises:
+            ValueError: If there are several and none is named, or there is no such part.
+        """
         key = self.output
         if key is None and not isinstance(output, Mapping | tuple | list):
             return output

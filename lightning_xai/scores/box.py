@@ -80,7 +80,7 @@ class Box(Score):
         return torch.cat([_padded(part, most) for part in parts])
 
     def pick(self, output: Any) -> Any:
-        return output if self.output is None else self._pick(output)
+        return output if self.output is None else super().pick(output)
 
     def _resolve(self, target: Target, clean: Tensor) -> Tensor:
         return self.predict(clean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,28 +12,29 @@ from lightning_xai._guard import isolated_eval
 from lightning_xai.axes import output_facts
 from lightning_xai.bound_model import network_of
 from lightning_xai.operations import unwrapped
+from lightning_xai.rows import Picks
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], int]] = WeakKeyDictionary()
 
 
-def class_axis_of(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any], ndim: int) -> int:
+def class_axis_of(model: nn.Module, inputs: Tensor, score: Picks, ndim: int) -> int:
     """Find the axis of an output that holds neither rows nor positions, by one pass of two rows per model.
 
     Args:
         model: The network.
         inputs: Its inputs.
-        pick: Returns the tensor that is scored of an output.
-        ndim: How many axes that has.
+        score: What reads the output.
+        ndim: How many axes the tensor has that it reads.
 
     Raises:
         ValueError: If it cannot be told.
     """
     network = network_of(unwrapped(model))
     known = _known.setdefault(network, {})
-    question = (inputs.shape[1:], ndim, getattr(pick, "__self__", None))
+    question = (inputs.shape[1:], ndim, score)
     if question not in known:
         with isolated_eval(model), torch.no_grad():
-            facts, convention = output_facts(model, inputs.detach(), pick)
+            facts, convention = output_facts(model, inputs.detach(), score.pick)
         if facts is not None and facts.batch not in (None, 0):
             raise ValueError(
                 f"the model's output is {facts}, whose samples lie on axis {facts.batch}: wrap the model in a module "

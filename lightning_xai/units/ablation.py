@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
+from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
-from lightning_xai.inputs import InputsLike, bind
+from lightning_xai.inputs import InputsLike
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lightning_xai._checks import Layer, check_inputs, check_model, layer_name
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
+from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
-from lightning_xai.inputs import Inputs, as_inputs, bind
+from lightning_xai.inputs import Inputs, as_inputs
 from lightning_xai.operations import unwrapped
 from lightning_xai.units._capture import CPU_BYTES, read_activations
 from lightning_xai.units.groups import UnitGroups

@@ -1,5 +1,6 @@
 """The methods, each with a check of its result by another route: loops, autograd, hooks, sums, the ledger."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from plain import Plain, WrongError, equal
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai import Inputs
+from lightning_xai import Inputs, Site
 from lightning_xai._guard import keyed_generator
 from lightning_xai.axes import axis_facts
 from lightning_xai.inputs import as_inputs
@@ -235,8 +236,9 @@ def check_reactivation(plain: Plain) -> None:
 
 
 def _placed(plain: Plain) -> Inputs:
-    inputs = as_inputs(plain.given)
-    return inputs.placed(plain.network.normed or plain.network.layer)
+    inputs = copy.copy(as_inputs(plain.given))
+    inputs.at = Site(plain.network.normed or plain.network.layer)
+    return inputs
 
 
 def check_at_layer(plain: Plain) -> None:

@@ -30,15 +30,22 @@ from lightning_xai.perturbation.incremental.operations.base import (
 )
 
 
+def _filters(op: Operation) -> tuple[dict[str, Any], Patch, Tensor, Tensor | None] | None:
+    """The arguments of a convolution, its changed input, weight and bias; None where these are not constant."""
+    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
+    patch = op.patch(given["input"])
+    if patch is None or not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
+        return None
+    return given, patch, op.constant(given["weight"]), op.constant(given["bias"])
+
+
 @entry("conv#d")
 def convolution(op: Operation) -> Step | None:
     """Run on windows with their halo, without padding."""
-    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
-    patch = op.patch(given["input"])
-    if not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
+    filters = _filters(op)
+    if filters is None:
         return None
-    assert patch is not None
-    weight, bias = op.constant(given["weight"]), op.constant(given["bias"])
+    given, _patch, weight, bias = filters
     kernel, axes = weight.shape[2:], weight.ndim - 2
     stride, dilation = per_axis(given["stride"], axes), per_axis(given["dilation"], axes)
     if given["padding"] == "same":
@@ -103,12 +110,10 @@ def _windows(
 @entry("conv_transpose#d")
 def transposed_convolution(op: Operation) -> Step | None:
     """Run on windows that hold all that some outputs are made of, and cut these outputs out."""
-    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
-    patch = op.patch(given["input"])
-    if not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
+    filters = _filters(op)
+    if filters is None:
         return None
-    assert patch is not None
-    weight, bias = op.constant(given["weight"]), op.constant(given["bias"])
+    given, patch, weight, bias = filters
     axes, spatial = weight.ndim - 2, patch.layout.spatial
     each = list(
         zip(weight.shape[2:], *(per_axis(given[name], axes) for name in ("stride", "padding", "dilation")), strict=True)
