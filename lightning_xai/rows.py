@@ -74,20 +74,26 @@ def check_alone(
 
 
 def check_independent(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model whose output for the last sample is another one in a batch of nothing but itself.
+    """Refuse a model whose output for every second sample changes if those beside it become the same sample.
 
-    It takes two passes, inside :func:`lightning_xai._guard.isolated_eval`.
+    It takes three passes, inside :func:`lightning_xai._guard.isolated_eval`.
 
     Raises:
         ValueError: If so.
     """
-    samples, last = len(inputs), torch.tensor([len(inputs) - 1])
-    with isolated_eval(model):  # each by itself: a pass may change what the next one depends on, or draw
-        within = rows_of(forward(model, inputs), samples, last)
-    with isolated_eval(model):
-        alone = rows_of(forward(at_rows(model, last.expand(samples)), inputs[-1:].expand_as(inputs)), samples, last)
-    if not same_rows(model, within, alone):
-        raise ValueError(f"{DEPENDENT}. {REMEDY}")
+    samples = torch.arange(len(inputs))
+
+    def output(rows: Tensor, kept: Tensor) -> list[Tensor]:
+        with isolated_eval(model):  # each by itself: a pass may change what the next one depends on, or draw
+            found = forward(at_rows(model, rows), inputs[rows.to(inputs.device)])
+        return rows_of(found, len(inputs), kept)
+
+    for kept in (samples[::2], samples[1::2]):
+        doubled = kept.repeat_interleave(2)
+        rows = torch.cat([doubled, doubled[-1:].expand(len(inputs))])[: len(inputs)]
+        places = torch.arange(len(kept)) * 2
+        if not same_rows(model, output(samples, kept), output(rows, places)):
+            raise ValueError(f"{DEPENDENT}. {REMEDY}")
 
 
 _JOINING_NAMES = """mean sum prod var std var_mean std_mean amax amin max min median softmax log_softmax logsumexp
