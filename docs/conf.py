@@ -65,7 +65,7 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 # Aliases of types, and what lies underneath the documented names.
 _UNDERNEATH = "Reference Bound Layer RegionsLike ScoreLike Target Ids Weights Trace LinearCall Function"
-_EVALUATION = "MapLike InputsLike ExplainedBatch FeatureMap CurveSets CoreRequests SweepUse"
+_EVALUATION = "MapLike InputsLike ExplainedBatch FeatureMap CurveSets CoreRequests SweepUse Unpack"
 _PLACES = """SubFigure dict[str collections.abc.Hashable lightning_xai.units.dissection.Overlap AblationPlan
 lightning_xai.units.ablation.AblationPlan"""
 nitpick_ignore = [("py:class", name) for name in f"{_UNDERNEATH} {_EVALUATION} {_PLACES}".split()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,14 @@ from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Target
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from lightning_xai.evaluation.options import DropOptions, SubsetOptions
+
 
 def faithfulness_correlation(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[SubsetOptions]
 ) -> Tensor:
     r"""Correlate the sum of a map over random sets with the loss of the score [N]: high is good.
 
@@ -43,19 +41,11 @@ def faithfulness_correlation(
     >>> round(faithfulness_correlation(model, torch.ones(1, 3), 0, weight, **how).item(), 6)
     1.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return subset_drops(model, inputs, target, explanation, **how).correlation
+    return subset_drops(model, inputs, target, explanation, **options).correlation
 
 
 def infidelity(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[SubsetOptions]
 ) -> Tensor:
     r"""Compute the mean squared difference of both sides [N]: low is good.
 
@@ -71,19 +61,11 @@ def infidelity(
     >>> infidelity(model, torch.ones(1, 3), 0, weight, **how).item()
     0.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return subset_drops(model, inputs, target, explanation, **how).infidelity
+    return subset_drops(model, inputs, target, explanation, **options).infidelity
 
 
 def infidelity_scaled(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[SubsetOptions]
 ) -> Tensor:
     r"""Compute the mean squared difference, the map times the factor that fits best [N]: low is good.
 
@@ -99,19 +81,11 @@ def infidelity_scaled(
     >>> infidelity_scaled(model, torch.ones(1, 3), 0, weight, **how).item()
     0.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return subset_drops(model, inputs, target, explanation, **how).infidelity_scaled
+    return subset_drops(model, inputs, target, explanation, **options).infidelity_scaled
 
 
 def infidelity_relative(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[SubsetOptions]
 ) -> Tensor:
     r"""Compute the scaled infidelity as a share of what the score does [N]: low is good.
 
@@ -127,19 +101,11 @@ def infidelity_relative(
     >>> infidelity_relative(model, torch.ones(1, 3), 0, weight, **how).item()
     0.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return subset_drops(model, inputs, target, explanation, **how).infidelity_relative
+    return subset_drops(model, inputs, target, explanation, **options).infidelity_relative
 
 
 def faithfulness_estimate(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[DropOptions]
 ) -> Tensor:
     r"""Correlate the map with the importance of every feature alone [N]: high is good.
 
@@ -155,19 +121,11 @@ def faithfulness_estimate(
     >>> round(faithfulness_estimate(model, torch.ones(1, 3), 0, weight, **how).item(), 6)
     1.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return feature_drops(model, inputs, target, explanation, **how).estimate
+    return feature_drops(model, inputs, target, explanation, **options).estimate
 
 
 def monotonicity_correlation(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[DropOptions]
 ) -> Tensor:
     r"""Correlate the ranks of the magnitudes of map and importances [N]: high is good.
 
@@ -183,19 +141,11 @@ def monotonicity_correlation(
     >>> round(monotonicity_correlation(model, torch.ones(1, 3), 0, weight, **how).item(), 6)
     1.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return feature_drops(model, inputs, target, explanation, **how).monotonicity_correlation
+    return feature_drops(model, inputs, target, explanation, **options).monotonicity_correlation
 
 
 def non_sensitivity(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[DropOptions]
 ) -> Tensor:
     r"""Compute the share of the features that matter by only one of map and score [N]: low is good.
 
@@ -212,8 +162,7 @@ def non_sensitivity(
     >>> non_sensitivity(model, torch.ones(1, 3), 0, weight, **how).item()
     0.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return feature_drops(model, inputs, target, explanation, **how).non_sensitivity
+    return feature_drops(model, inputs, target, explanation, **options).non_sensitivity
 
 
 def sensitivity_n(

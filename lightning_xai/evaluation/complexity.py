@@ -3,7 +3,7 @@ r"""How widely a map is spread, and whether it adds up."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from lightning_xai.perturbation.sets import FeatureSets
 from lightning_xai.perturbation.sweep import Plan, Request
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import ScoreLike, Target, as_score
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from lightning_xai.evaluation.options import DropOptions
 
 
 def magnitudes(relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,14 +132,7 @@ def gaps_of(features: FeatureMap, clean: Tensor, scores: Tensor) -> tuple[Tensor
 
 
 def completeness_gap(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[DropOptions]
 ) -> Tensor:
     r"""Compute how far maps miss the change of the score, over all samples: low is good.
 
@@ -150,7 +148,6 @@ def completeness_gap(
     >>> completeness_gap(model, torch.ones(1, 2), 0, torch.tensor([[3.0, 0.0]]), **how).item()
     0.25
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    gap, change = completeness_gaps(model, inputs, target, explanation, **how)
+    gap, change = completeness_gaps(model, inputs, target, explanation, **options)
     known = gap.isfinite()
     return gap[known].abs().sum() / change[known].abs().sum()

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lightning_xai.evaluation.curves import perturbation_curves
 from lightning_xai.evaluation.features import MapLike
 from lightning_xai.inputs import InputsLike
-from lightning_xai.perturbation.kinds.base import Perturbation
-from lightning_xai.regions import RegionsLike
 from lightning_xai.scores import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from lightning_xai.evaluation.options import CurveOptions
 
 
 def deletion(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the area under the curve of the most relevant features first [N]: low is good.
 
@@ -39,19 +35,11 @@ def deletion(
     >>> deletion(model, torch.ones(1, 2), 0, weight, **how).item()
     1.5
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).deletion
+    return perturbation_curves(model, inputs, target, explanation, **options).deletion
 
 
 def insertion(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the area under the curve of the least relevant features first [N]: high is good.
 
@@ -68,19 +56,11 @@ def insertion(
     >>> insertion(model, torch.ones(1, 2), 0, weight, **how).item()
     2.5
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).insertion
+    return perturbation_curves(model, inputs, target, explanation, **options).insertion
 
 
 def srg(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the symmetric relevance gain, the area between the curves [N]: high is good, 0 is chance.
 
@@ -97,19 +77,11 @@ def srg(
     >>> srg(model, torch.ones(1, 2), 0, weight, **how).item()
     1.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).srg
+    return perturbation_curves(model, inputs, target, explanation, **options).srg
 
 
 def aopc_morf(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the area over the perturbation curve, the most relevant features first [N]: high is good.
 
@@ -126,19 +98,11 @@ def aopc_morf(
     >>> round(aopc_morf(model, torch.ones(1, 2), 0, weight, **how).item(), 2)
     2.33
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).aopc_morf
+    return perturbation_curves(model, inputs, target, explanation, **options).aopc_morf
 
 
 def aopc_lerf(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the area over the perturbation curve, the least relevant features first [N]: low is good.
 
@@ -155,19 +119,11 @@ def aopc_lerf(
     >>> round(aopc_lerf(model, torch.ones(1, 2), 0, weight, **how).item(), 2)
     1.67
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).aopc_lerf
+    return perturbation_curves(model, inputs, target, explanation, **options).aopc_lerf
 
 
 def irof(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the area over the curve as a share of the clean score [N]: high is good.
 
@@ -184,19 +140,11 @@ def irof(
     >>> irof(model, torch.ones(1, 2), 0, weight, **how).item()
     0.625
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).irof
+    return perturbation_curves(model, inputs, target, explanation, **options).irof
 
 
 def monotone(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the share of the steps at which the score does not rise as evidence is removed [N]: high is good.
 
@@ -213,19 +161,11 @@ def monotone(
     >>> monotone(model, torch.ones(1, 2), 0, weight, **how).item()
     1.0
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).monotone
+    return perturbation_curves(model, inputs, target, explanation, **options).monotone
 
 
 def sufficient_share(
-    model: nn.Module,
-    inputs: InputsLike,
-    target: Target,
-    explanation: MapLike,
-    *,
-    regions: RegionsLike,
-    perturbation: str | Perturbation,
-    **options: Any,
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[CurveOptions]
 ) -> Tensor:
     r"""Compute the least share of the features that gives the score back [N]: low is good.
 
@@ -242,5 +182,4 @@ def sufficient_share(
     >>> sufficient_share(model, torch.ones(1, 2), 0, weight, **how, epsilon=0.25).item()
     0.5
     """
-    how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, **options}
-    return perturbation_curves(model, inputs, target, explanation, **how).sufficient_share
+    return perturbation_curves(model, inputs, target, explanation, **options).sufficient_share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,11 @@ from lightning_xai.perturbation.sets import CellMasks
 from lightning_xai.perturbation.sweep import Plan, Request
 from lightning_xai.regions import Windows
 from lightning_xai.scores import ScoreLike, Target, as_score
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from lightning_xai.evaluation.options import MaskOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +153,9 @@ def whole_inputs(kind: Perturbation) -> None:
         )
 
 
-def average_drop(model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Any) -> Tensor:
+def average_drop(
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[MaskOptions]
+) -> Tensor:
     r"""Compute what the score loses where only what the map marks is left, as a share [N]: low is good.
 
     .. math:: \frac{\max(0, p - o)}{p}, \qquad p = s(x), \quad o = s(x_M)
@@ -169,7 +176,7 @@ def average_drop(model: nn.Module, inputs: InputsLike, target: Target, explanati
 
 
 def average_increase(
-    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Any
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[MaskOptions]
 ) -> Tensor:
     r"""Tell whether the score rises where only what the map marks is left [N], 0 or 1: high is good.
 
@@ -190,7 +197,9 @@ def average_increase(
     return masked_scores(model, inputs, target, explanation, **options).average_increase
 
 
-def average_gain(model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Any) -> Tensor:
+def average_gain(
+    model: nn.Module, inputs: InputsLike, target: Target, explanation: MapLike, **options: Unpack[MaskOptions]
+) -> Tensor:
     r"""Compute what the score wins where only what the map marks is left, as a share [N]: high is good.
 
     .. math:: \frac{\max(0, o - p)}{1 - p}, \qquad p = s(x), \quad o = s(x_M)
