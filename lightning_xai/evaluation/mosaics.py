@@ -200,7 +200,9 @@ def difull(
     Source: :cite:`rao2022`.
 
     >>> from lightning_xai.relevance import GradientXInput
-    >>> model, x, others = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 1, 4), torch.ones(5, 1, 4)
+    >>> linear, x, others = nn.Linear(4, 3), torch.ones(2, 1, 4), torch.ones(5, 1, 4)
+    >>> linear.weight.data = torch.ones(3, 4)
+    >>> model = nn.Sequential(nn.Flatten(), linear)
     >>> difull(model, x, [0, 1], GradientXInput(), background=others, classes=[0, 1, 2, 0, 1])
     tensor([1., 1.], dtype=torch.float64)
     """
