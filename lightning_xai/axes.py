@@ -23,7 +23,8 @@ from lightning_xai._guard import (
     uncompiled,
 )
 from lightning_xai.bound_model import at_rows
-from lightning_xai.operations import KINDS, Operations, operation_name, tensors_in, unwrapped
+from lightning_xai.operation_kinds import KINDS, operation_name
+from lightning_xai.operations import Operations, tensors_in, unwrapped
 from lightning_xai.shadow_rules import compact, marginal, spread
 from lightning_xai.shadows import Shadow, ShadowedPass
 

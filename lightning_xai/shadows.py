@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai.operations import KINDS, Operations, kind_of, operation_name, tensors_in
+from lightning_xai.operation_kinds import KINDS, kind_of, operation_name
+from lightning_xai.operations import Operations, tensors_in
 from lightning_xai.shadow_rules import UNIT_AXES, ShadowCall, elementwise, rule_of
 
 Shadow = tuple[Tensor, ...]

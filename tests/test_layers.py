@@ -17,6 +17,7 @@ BASE = {
     "results",
     "scores",
     "regions",
+    "operation_kinds",
     "operations",
     "next_operation",
     "batching",

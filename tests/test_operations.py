@@ -5,16 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.operations import (
-    KINDS,
-    Operations,
-    check_visible,
-    is_in_place,
-    kind_of,
-    largest_activation,
-    operation_name,
-    unwrapped,
-)
+from lightning_xai.operation_kinds import KINDS, is_in_place, kind_of, operation_name
+from lightning_xai.operations import Operations, check_visible, largest_activation, unwrapped
 
 
 class Listed(Operations):

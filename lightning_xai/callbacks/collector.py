@@ -19,7 +19,14 @@ from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unp
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order
-from lightning_xai.callbacks.records import NO_LABELS, NO_OUTPUT, is_regression, label_numbers, sample_records
+from lightning_xai.callbacks.records import (
+    NO_LABELS,
+    NO_OUTPUT,
+    check_class_names,
+    is_regression,
+    label_numbers,
+    sample_records,
+)
 from lightning_xai.callbacks.writer import ShardWriter, load_explanations
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.figures.results import DRAWN, draw_results
@@ -380,19 +387,6 @@ def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
             raise ValueError("metric 'samples' needs another name: samples.png shows the samples with their maps.")
         if not isinstance(metric, ExplanationMetric):
             raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
-
-
-def check_class_names(names: Sequence[str] | None, classes: int) -> None:
-    """Refuse more or fewer names than there are classes, where their number is known.
-
-    Raises:
-        ValueError: If there are.
-    """
-    if names is not None and classes > 1 and len(names) != classes:
-        raise ValueError(
-            f"Pictures(class_names=...) has {len(names)} names, and the model's output {classes} classes: give one "
-            f"name per class, in the order of the outputs."
-        )
 
 
 def warn_once(warned: set[str], message: str) -> None:

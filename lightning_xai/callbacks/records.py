@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,3 +71,16 @@ def _values(about: BatchExplanation, labels: Tensor | None) -> dict[str, Tensor]
         target = labels.gather(1, about.target.to(labels.device).unsqueeze(1)).squeeze(1)
     prediction = unknown if about.score is None else about.score
     return {"target": target.float(), "prediction": prediction.float()}
+
+
+def check_class_names(names: Sequence[str] | None, classes: int) -> None:
+    """Refuse more or fewer names than there are classes, where their number is known.
+
+    Raises:
+        ValueError: If there are.
+    """
+    if names is not None and classes > 1 and len(names) != classes:
+        raise ValueError(
+            f"Pictures(class_names=...) has {len(names)} names, and the model's output {classes} classes: give one "
+            f"name per class, in the order of the outputs."
+        )

@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from lightning_xai.bound_model import replaced_output
-from lightning_xai.operations import (
+from lightning_xai.operation_kinds import (
     HOMOGENEOUS,
     KINDS,
     LINEAR,
     MIXING,
-    Operations,
     arguments,
     is_in_place,
     kind_of,
     operation_name,
-    tensors_in,
 )
+from lightning_xai.operations import Operations, tensors_in
 from lightning_xai.relevance import chain, functions
 from lightning_xai.relevance.call import Call, Operation, alias_of, is_live, kind_in
 from lightning_xai.relevance.composites import Composite

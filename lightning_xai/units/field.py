@@ -15,7 +15,8 @@ from lightning_xai._checks import Layer, check_inputs, layer_name
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
-from lightning_xai.operations import KINDS, Operations, arguments, operation_name, tensors_in, unwrapped
+from lightning_xai.operation_kinds import KINDS, arguments, operation_name
+from lightning_xai.operations import Operations, tensors_in, unwrapped
 from lightning_xai.units._capture import with_positions
 
 

@@ -19,7 +19,8 @@ from lightning_xai.axes import follow_channels
 from lightning_xai.bound_model import at_rows
 from lightning_xai.layout import unit_axes
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
-from lightning_xai.operations import Operations, operation_name, unwrapped
+from lightning_xai.operation_kinds import operation_name
+from lightning_xai.operations import Operations, unwrapped
 
 Function = Callable[[Tensor], Tensor]
 

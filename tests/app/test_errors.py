@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightning_xai.app.errors import check_arguments, error_message
-from lightning_xai.callbacks.collector import check_class_names
+from lightning_xai.callbacks.records import check_class_names
 
 OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.max_epochs=1", "regions.size=4"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_xai.operations import arguments
+from lightning_xai.operation_kinds import arguments
 from lightning_xai.perturbation.incremental.record import Call, Record, Ref, leaves
 
 # What else costs time, in multiplications that take as long on a CPU: making a number, moving one, calling a function.

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import compiled_types, hook_outputs
 from lightning_xai.next_operation import CallSite
-from lightning_xai.operations import Operations, arguments, is_in_place, operation_name, tensors_in, unwrapped
+from lightning_xai.operation_kinds import arguments, is_in_place, operation_name
+from lightning_xai.operations import Operations, tensors_in, unwrapped
 
 Tap = str | CallSite
 """A place in the model whose output is wanted: a module's name, or a call."""
