@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -69,6 +69,11 @@ def held_state(model: nn.Module) -> Iterator[None]:
         finally:
             for tensor, value in before:  # their versions do not tell: writing through .data leaves none behind
                 _put_back(tensor, value)
+
+
+def held_attributes(model: nn.Module) -> AbstractContextManager[Any]:
+    """Put back the plain attributes of a model's modules, and the contents of containers among them."""
+    return _Attributes(model)
 
 
 class _Attributes:

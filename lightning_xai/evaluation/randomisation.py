@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_known, unknown
-from lightning_xai._guard import forward, isolated_eval, keyed_generator, observe_modules, uncompiled
+from lightning_xai._checks import check_inputs, check_known
+from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.binding import bind
-from lightning_xai.bound_model import network_of
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.masking import pooled
+from lightning_xai.evaluation.parameters import check_replaceable, layers_of, new_parameters, replaced_parameters
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.similarity import check_similarity, map_similarity
 from lightning_xai.inputs import InputsLike
-from lightning_xai.operations import unwrapped
 from lightning_xai.scores import Target
 
 ORDERS = ("top_down", "bottom_up", "independent")
@@ -62,10 +60,11 @@ def mprt(
 
     .. math:: \operatorname{sim}(a_\theta, a_{\theta_1}), \dots, \operatorname{sim}(a_\theta, a_{\theta_L})
 
-    A layer is a module that owns parameters, in the order of the first calls. New parameters come from the module's own
-    ``reset_parameters`` on a generator keyed by the seed and its dotted name, and are a permutation of the trained ones
-    where it has none. Running statistics stay. The trained parameters are back at the end, bit by bit, whatever fails.
-    One map per stage.
+    A layer is a module that owns parameters, in the order of the first calls; what it is parametrised by belongs to it,
+    and a parameter of two layers becomes new with either. New parameters come from the module's own
+    ``reset_parameters`` on a generator keyed by the seed and its dotted name; those that it has no say in are a
+    permutation of the trained ones. Running statistics stay. The trained parameters are back at the end, bit by bit,
+    whatever fails. One map per stage.
 
     Args:
         model: The network.
@@ -94,19 +93,21 @@ def mprt(
     """
     check_known("order", order, ORDERS)
     check_similarity(similarity)
+    an_attribution(attribution)
+    check_replaceable(model)
     clean, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
     check_similarity(similarity, clean.map)
-    layers = _layers(bound, values)
+    layers = layers_of(bound, values)
     names = list(layers) if order == "bottom_up" else list(reversed(layers))
     found = []
-    with _replacing(bound) as replace:
-        new = _new_parameters(bound, layers, seed) if parameters is None else dict(parameters)
-        _check_parameters(bound, new)
+    with replaced_parameters(bound) as replace:
+        new = new_parameters(bound, parameters, seed)
         for name in names:
             replace({key: new[key] for key in layers[name] if key in new}, keep=order != "independent")
             moved = attribution.explain(bound, values, clean.target, ids)
             found.append(map_similarity(clean.map, moved.map, similarity, absolute=absolute))
-    return RandomisationStages(tuple(names), torch.stack(found, 1))
+    shown = tuple(name.replace("_orig_mod.", "") for name in names)
+    return RandomisationStages(shown, torch.stack(found, 1))
 
 
 def emprt(
@@ -132,12 +133,11 @@ def emprt(
     >>> emprt(model, torch.randn(2, 4), 0, GradientXInput()).shape
     torch.Size([2])
     """
+    an_attribution(attribution)
+    check_replaceable(model)
     clean, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
-    layers = _layers(bound, values)
-    with _replacing(bound) as replace:
-        new = _new_parameters(bound, layers, seed) if parameters is None else dict(parameters)
-        _check_parameters(bound, new)
-        replace(new)
+    with replaced_parameters(bound) as replace:
+        replace(new_parameters(bound, parameters, seed))
         moved = attribution.explain(bound, values, clean.target, ids)
     before, after = histogram_entropy(clean.map), histogram_entropy(moved.map)
     return torch.where(before > 0, (after - before) / torch.where(before > 0, before, 1.0), UNDEFINED)
@@ -239,114 +239,3 @@ def _clean(
     bound, values = bind(model, inputs)
     ids = check_inputs(values, sample_ids)
     return attribution.explain(bound, values, target, ids), bound, values, ids
-
-
-def _layers(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
-    """The parameters of every layer by their dotted names, in the order of the layers' first calls.
-
-    A module that does not run itself, as its parent reads its parameters, belongs to its parent's layer.
-    """
-    network = unwrapped(network_of(model))
-    modules = dict(network.named_modules())
-    for name, module in modules.items():
-        if type(module).__name__.startswith("FSDP") or isinstance(module, torch.jit.ScriptModule):
-            kind = "scripted" if isinstance(module, torch.jit.ScriptModule) else "sharded (fully_shard)"
-            raise ValueError(f"the parameters of {name or 'the network'!r} cannot be replaced, as it is {kind}.")
-    called: list[str] = [""]
-    with isolated_eval(model), uncompiled(network), observe_modules(network, lambda name, _: called.append(name)):
-        forward(model, inputs)
-    order = list(dict.fromkeys(called))
-    found: dict[str, list[str]] = {name: [] for name in order}
-    for name, module in modules.items():
-        home = name
-        while home not in found:
-            home = home.rpartition(".")[0]
-        found[home] += [f"{name}.{key}" if name else key for key, own in module._parameters.items() if own is not None]
-    layers = {name: keys for name, keys in found.items() if keys}
-    if not layers:
-        raise ValueError("the network has no parameters, so none can be replaced.")
-    return layers
-
-
-@contextmanager
-def _replacing(model: nn.Module) -> Iterator[_Replace]:
-    """Give a function that replaces parameters by name, and put the trained ones back in the end.
-
-    The tensors are exchanged, not written to, so what comes back is what was there.
-    """
-    network = unwrapped(network_of(model))
-    trained = {name: (parameter, parameter.data) for name, parameter in network.named_parameters()}
-    with uncompiled(network):
-        replace = _Replace(trained)
-        try:
-            yield replace
-        finally:
-            replace({})
-
-
-class _Replace:
-    def __init__(self, trained: Mapping[str, tuple[nn.Parameter, Tensor]]) -> None:
-        self._trained = trained
-
-    def __call__(self, new: Mapping[str, Tensor], *, keep: bool = False) -> None:
-        """Replace parameters; the others are the trained ones again unless those before are kept."""
-        for name, (parameter, data) in self._trained.items():
-            if name in new:
-                parameter.data = new[name].to(data)
-            elif not keep:
-                parameter.data = data
-
-
-def _new_parameters(model: nn.Module, layers: Mapping[str, Sequence[str]], seed: int) -> dict[str, Tensor]:
-    """Draw new values of all parameters, by dotted name."""
-    network = unwrapped(network_of(model))
-    wanted = {key for keys in layers.values() for key in keys}
-    new: dict[str, Tensor] = {}
-    for name, module in network.named_modules():
-        prefix = f"{name}." if name else ""
-        own = [key for key, parameter in module._parameters.items() if parameter is not None and prefix + key in wanted]
-        if not own:
-            continue
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            drawn = _reset(module, reset, keyed_generator(seed, "parameters", name).initial_seed())
-        else:
-            drawn = {key: _permuted(module._parameters[key], seed, prefix + key) for key in own}
-        new.update((prefix + key, drawn[key]) for key in own)
-    names = dict(network.named_parameters())  # of a parameter that has several names, the first
-    return {name: values for name, values in new.items() if name in names}
-
-
-def _reset(module: nn.Module, reset: Callable[[], object], seed: int) -> dict[str, Tensor]:
-    """What a module's own initialiser makes of its parameters; the module is left as it was."""
-    held = [(parameter, parameter.data) for parameter in module.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    devices = sorted({data.device.index for _, data in held if data.device.type == "cuda"})
-    try:
-        for parameter, data in held:
-            parameter.data = data.clone()
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
-            reset()
-        return {key: own.data for key, own in module._parameters.items() if own is not None}
-    finally:
-        for parameter, data in held:
-            parameter.data = data
-        with torch.no_grad():
-            for buffer, value in buffers:  # an initialiser resets running statistics, too
-                buffer.copy_(value)
-
-
-def _permuted(parameter: Tensor | None, seed: int, name: str) -> Tensor:
-    assert parameter is not None
-    order = torch.randperm(parameter.numel(), generator=keyed_generator(seed, "parameters", name))
-    return parameter.detach().flatten()[order.to(parameter.device)].view_as(parameter)
-
-
-def _check_parameters(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    known = dict(unwrapped(network_of(model)).named_parameters())
-    for name, values in new.items():
-        if name not in known:
-            raise ValueError(unknown("parameters", name, known))
-        if values.shape != known[name].shape:
-            raise ValueError(f"parameters[{name!r}] must be {list(known[name].shape)}, got {list(values.shape)}.")
