@@ -35,7 +35,7 @@ def deletion(
     >>> deletion(model, torch.ones(1, 2), 0, weight, **how).item()
     1.5
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).deletion
+    return perturbation_curves(model, inputs, target, explanation, orders=("morf",), **options).deletion
 
 
 def insertion(
@@ -56,7 +56,7 @@ def insertion(
     >>> insertion(model, torch.ones(1, 2), 0, weight, **how).item()
     2.5
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).insertion
+    return perturbation_curves(model, inputs, target, explanation, orders=("lerf",), **options).insertion
 
 
 def srg(
@@ -98,7 +98,7 @@ def aopc_morf(
     >>> round(aopc_morf(model, torch.ones(1, 2), 0, weight, **how).item(), 2)
     2.33
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).aopc_morf
+    return perturbation_curves(model, inputs, target, explanation, orders=("morf",), **options).aopc_morf
 
 
 def aopc_lerf(
@@ -119,7 +119,7 @@ def aopc_lerf(
     >>> round(aopc_lerf(model, torch.ones(1, 2), 0, weight, **how).item(), 2)
     1.67
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).aopc_lerf
+    return perturbation_curves(model, inputs, target, explanation, orders=("lerf",), **options).aopc_lerf
 
 
 def irof(
@@ -140,7 +140,7 @@ def irof(
     >>> irof(model, torch.ones(1, 2), 0, weight, **how).item()
     0.625
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).irof
+    return perturbation_curves(model, inputs, target, explanation, orders=("morf",), **options).irof
 
 
 def monotone(
@@ -161,7 +161,7 @@ def monotone(
     >>> monotone(model, torch.ones(1, 2), 0, weight, **how).item()
     1.0
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).monotone
+    return perturbation_curves(model, inputs, target, explanation, orders=("morf",), **options).monotone
 
 
 def sufficient_share(
@@ -182,4 +182,4 @@ def sufficient_share(
     >>> sufficient_share(model, torch.ones(1, 2), 0, weight, **how, epsilon=0.25).item()
     0.5
     """
-    return perturbation_curves(model, inputs, target, explanation, **options).sufficient_share
+    return perturbation_curves(model, inputs, target, explanation, orders=("lerf",), **options).sufficient_share

@@ -2,13 +2,13 @@ r"""Curves: the score as the features are replaced one after the other, in the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer
+from lightning_xai._checks import as_integer, check_known
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise, tolerance
 from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
@@ -19,12 +19,15 @@ from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import ScoreLike, Target, as_score
 
+ORDERS = ("morf", "lerf")
+
 
 @dataclass(frozen=True, eq=False)
 class PerturbationCurves:
     r"""The curves of a batch, which all measures of this family read.
 
-    Rows are padded with NaN where a sample has fewer features than there are steps.
+    Rows are padded with NaN where a sample has fewer features than there are steps, and are NaN where an order was not
+    asked for.
 
     Attributes:
         share: :math:`q_k = m_k / J` [N, K+1], the share of the features that are replaced.
@@ -130,20 +133,20 @@ class PerturbationCurves:
 
 @dataclass(frozen=True, eq=False)
 class CurveSets:
-    """The sets of features of both curves.
+    """The sets of features of the curves.
 
     Attributes:
         sets: The sets of the most relevant features, step by step, and of the least relevant.
         share: The share of the features in them [N, K+1], NaN beyond a sample's last step.
-        place: Where every point of the two curves is among the sets [2, N, K+1].
+        place: Where every point of a curve is among the sets [N, K+1], by order.
     """
 
     sets: FeatureSets
     share: Tensor
-    place: Tensor
+    place: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, features: FeatureMap, steps: int) -> CurveSets:
+    def of(cls, features: FeatureMap, steps: int, orders: Sequence[str] = ORDERS) -> CurveSets:
         r"""Order the features, ties by their index in both directions, and take :math:`m_k = \lfloor kJ/K \rfloor`."""
         count = features.ordered.sum(1, keepdim=True)
         own_steps = count.clamp(max=steps)
@@ -151,15 +154,22 @@ class CurveSets:
         there = (k <= own_steps) & (count > 0)
         size = torch.where(there, k * count // own_steps.clamp(min=1), 0)
         share = torch.where(there, size / precise(count), UNDEFINED)
-        orders = [rank_of(features, descending=True), rank_of(features, descending=False)]
-        member = torch.cat([rank.unsqueeze(1) < size.unsqueeze(2) for rank in orders], 1)
+        ranks = [rank_of(features, descending=order == "morf") for order in orders]
+        member = torch.cat([rank.unsqueeze(1) < size.unsqueeze(2) for rank in ranks], 1)
         place = torch.arange(member.shape[0] * member.shape[1], device=count.device)
-        return cls(FeatureSets.of(member), share, place.view(len(member), 2, -1).movedim(1, 0))
+        by_order = place.view(len(member), len(orders), -1).unbind(1)
+        return cls(FeatureSets.of(member), share, dict(zip(orders, by_order, strict=True)))
 
     def curves(self, scores: Tensor, tau: float, epsilon: float) -> PerturbationCurves:
         """Read the curves off the scores [M] of the sets."""
-        morf, lerf = torch.where(self.share.isfinite(), precise(scores)[self.place], UNDEFINED)
-        return PerturbationCurves(self.share, morf, lerf, tau, epsilon)
+        read, unknown = precise(scores), torch.full_like(self.share, UNDEFINED)
+        found = {
+            order: torch.where(self.share.isfinite(), read[self.place[order]], UNDEFINED)
+            if order in self.place
+            else unknown
+            for order in ORDERS
+        }
+        return PerturbationCurves(self.share, **found, tau=tau, epsilon=epsilon)
 
 
 def rank_of(features: FeatureMap, *, descending: bool) -> Tensor:
@@ -187,6 +197,7 @@ def perturbation_curves(
     score: ScoreLike = "probability",
     steps: int = 10,
     epsilon: float = 0.1,
+    orders: Sequence[str] = ORDERS,
     sample_ids: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
     engine: str = "auto",
@@ -197,7 +208,7 @@ def perturbation_curves(
        l_k = s\big(x \text{ without its } m_k \text{ least relevant ones}\big), \qquad m_k = \lfloor kJ/K \rfloor
 
     A step takes features from R(x), which is made once per sample; two arms are averaged. Equal relevances come in the
-    order of the features in both curves. :math:`2K - 1` passes beyond the clean one.
+    order of the features in both curves. :math:`2K - 1` passes beyond the clean one, K for one order alone.
 
     Args:
         model: The network; called in eval mode and left as it was.
@@ -209,6 +220,8 @@ def perturbation_curves(
         score: s: a name, a :class:`~lightning_xai.scores.Score`, or a function of (output, target).
         steps: K, the most steps; a sample with fewer features takes as many as it has.
         epsilon: What ``sufficient_share`` may lose, as a share of the score.
+        orders: Which curves are made: ``"morf"``, the most relevant features first, ``"lerf"``, the least relevant
+            first, or both. One that is not asked for is NaN.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
@@ -229,12 +242,25 @@ def perturbation_curves(
     ([[4.0, 1.0, 0.0]], [[4.0, 3.0, 0.0]])
     """
     steps = as_integer("steps", steps, least=1)
+    orders = as_orders(orders)
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
     plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     features = batch.features(plan.regions)
-    wanted = CurveSets.of(features, steps)
+    wanted = CurveSets.of(features, steps, orders)
     request = Request(kind, score, wanted.sets)
     swept = batch.sweep([request], plan)
     scores = mean_scores(swept, request)
     return wanted.curves(scores, max(features.tau, tolerance(swept.clean[score])), epsilon)
+
+
+def as_orders(orders: Sequence[str]) -> tuple[str, ...]:
+    """Return the orders of curves, each once.
+
+    Raises:
+        ValueError: If there is none, or one is unknown.
+    """
+    several = (orders,) if isinstance(orders, str) else tuple(dict.fromkeys(orders))
+    for order in several or ("",):
+        check_known("orders", order, ORDERS)
+    return several

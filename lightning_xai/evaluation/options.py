@@ -27,7 +27,7 @@ class DropOptions(TypedDict, total=False):
 
 
 class CurveOptions(DropOptions, total=False):
-    """The arguments of :func:`~lightning_xai.evaluation.perturbation_curves`."""
+    """The arguments of :func:`~lightning_xai.evaluation.perturbation_curves`, but for the orders."""
 
     steps: int
     epsilon: float

@@ -39,13 +39,24 @@ def test_the_core_measures_cost_one_plan(asked):
     assert model.rows == 3 * (1 + 2 * K - 1 + B + 1)
 
 
-def test_four_curve_measures_cost_what_one_costs(asked):
+def test_four_curve_measures_cost_what_srg_costs(asked):
     (model, *rest), how = asked
-    evaluation.deletion(model, *rest, **how, chunk_size=500)
+    evaluation.srg(model, *rest, **how, chunk_size=500)
     one, model.rows = model.rows, 0
     curves = evaluation.perturbation_curves(model, *rest, **how, chunk_size=500)
     assert all(getattr(curves, name).isfinite().all() for name in ("deletion", "insertion", "srg", "aopc_morf"))
     assert model.rows == one == 3 * 2 * K
+
+
+@pytest.mark.parametrize(
+    "name", ["deletion", "insertion", "aopc_morf", "aopc_lerf", "irof", "monotone", "sufficient_share"]
+)
+def test_a_measure_of_one_curve_makes_no_other(asked, name):
+    (model, *rest), how = asked
+    curves = evaluation.perturbation_curves(model, *rest, **how)
+    model.rows = 0
+    close(getattr(evaluation, name)(model, *rest, **how, chunk_size=500), getattr(curves, name))
+    assert model.rows == 3 * (1 + K)
 
 
 def test_every_core_measure_is_what_it_is_alone(asked):

@@ -98,6 +98,16 @@ def test_more_steps_than_features_are_as_many_as_features(linear, how):
     close(srg(linear, x, 0, relevance, **how | {"regions": 7}), [0.0, 0.0])
 
 
+def test_an_order_that_is_not_asked_for_is_unknown(linear, how):
+    ask = (linear, draw(2, 7), 0, draw(2, 7))
+    both = perturbation_curves(*ask, **how)
+    for order, other in (("morf", "lerf"), ("lerf", "morf")):
+        one = perturbation_curves(*ask, orders=(order,), **how)
+        close(getattr(one, order), getattr(both, order))
+        assert getattr(one, other).isnan().all()
+        assert one.srg.isnan().all()
+
+
 def test_a_perturbation_that_changes_nothing_gives_flat_curves(linear, how):
     x = draw(2, 7)
     found = perturbation_curves(linear, x, 0, draw(2, 7), **how | {"perturbation": kinds.Offset(0.0)})
@@ -209,11 +219,13 @@ def test_a_map_that_does_not_fit_is_refused(linear, how, relevance, error, words
         ({"regions": Windows(2, stride=1)}, r"Windows\(size=2, stride=1\) overlap"),
         ({"score": "comb_classes"}, "use score='margin' instead"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"orders": ("morf", "lrf")}, "orders 'lrf' is unknown. Did you mean 'lerf'"),
+        ({"orders": ()}, "orders '' is unknown"),
     ],
 )
 def test_what_makes_no_curve_is_refused(linear, how, change, words):
     with pytest.raises(ValueError, match=words):
-        srg(linear, draw(1, 7), 0, draw(1, 7), **how | change)
+        perturbation_curves(linear, draw(1, 7), 0, draw(1, 7), **how | change)
 
 
 def test_a_map_of_its_own_size_is_resized(how):
