@@ -129,6 +129,22 @@ def as_flag(name: str, value: Any) -> bool:
     return value
 
 
+def check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    """Raise if a value is not a finite number, or less than ``least``.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is too small, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if value < least:
+        small = "must not be negative" if least == 0 else f"must be at least {least}"
+        raise ValueError(f"{name} {small}, got {value}.")
+
+
 def as_integer(name: str, value: Any, least: int | None = None) -> int:
     """Return a value as an integer.
 

@@ -107,6 +107,11 @@ class Attribution(ABC):
     joint: ClassVar[bool] = True
 
     @property
+    def is_slope(self) -> bool:
+        """Whether a map says what the score loses per unit of the input, not what a cell contributes to it."""
+        return False
+
+    @property
     def score(self) -> ScoreLike:
         """The explained score; the logit, unless an attribution has another."""
         return "logit"

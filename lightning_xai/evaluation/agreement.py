@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.attribution import Attribution
 from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import MapLike
+from lightning_xai.evaluation.refusals import contributions
 from lightning_xai.evaluation.single import feature_drops
-from lightning_xai.evaluation.subsets import set_size, subset_drops
+from lightning_xai.evaluation.subsets import check_subsets, set_size, subset_drops
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.present import bind_present
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import Target
 
@@ -51,8 +54,12 @@ def infidelity(
 
     .. math:: \frac{1}{B} \sum_b (l_b - d_b)^2
 
-    In squared units of the score. With ``units="slope"`` it is the published form for gradients.
-    The arguments and errors are those of :func:`subset_drops`. Source: :cite:`yeh2019`.
+    In squared units of the score. With ``units="slope"`` it is the published form for gradients, which have another
+    unit and are refused without. The arguments and further errors are those of :func:`subset_drops`.
+    Source: :cite:`yeh2019`.
+
+    Raises:
+        ValueError: If an attribution says what a change costs, not what there is, under ``units="contribution"``.
 
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
@@ -61,6 +68,7 @@ def infidelity(
     >>> infidelity(model, torch.ones(1, 3), 0, weight, **how).item()
     0.0
     """
+    contributions(explanation, options.get("units", "contribution"))
     return subset_drops(model, inputs, target, explanation, **options).infidelity
 
 
@@ -190,15 +198,28 @@ def sensitivity_n(
     >>> round(sensitivity_n(model, torch.ones(1, 3), 0, weight, **how).item(), 6)
     1.0
     """
+    if not shares:
+        raise ValueError("shares is empty: give at least one, e.g. shares=[0.2].")
+    for share in shares:
+        check_subsets(share)
     model, inputs = bind(model, inputs)
-    count = as_regions(regions).bind(inputs).count
-    sizes = {set_size(count, share): share for share in reversed(shares)}
-    found = [
-        subset_drops(
+    if isinstance(explanation, Attribution):
+        explanation = explanation.explain(model, inputs, target, options.get("sample_ids"))
+    bound = bind_present(as_regions(regions), model, inputs)
+    there = bound.present()
+    counts = [bound.count] * len(inputs) if there is None else there.expand(len(inputs), -1).sum(1).tolist()
+    seen: set[tuple[int, ...]] = set()
+    found = []
+    for share in shares:
+        sizes = tuple(set_size(count, share) for count in counts)
+        if sizes in seen:
+            continue
+        drops = subset_drops(
             model, inputs, target, explanation, regions=regions, perturbation=perturbation, share=share, **options
-        ).correlation
-        for share in sizes.values()
-    ]
+        )
+        again = [any(size == other[row] for other in seen) for row, size in enumerate(sizes)]
+        found.append(drops.correlation.masked_fill(torch.tensor(again, device=inputs.device), UNDEFINED))
+        seen.add(sizes)
     together = torch.stack(found)
     known = together.isfinite()
     mean = torch.where(known, together, 0.0).sum(0) / known.sum(0).clamp(min=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.curves import mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise
 from lightning_xai.evaluation.masking import pooled
@@ -127,8 +128,9 @@ def everything(features: FeatureMap) -> FeatureSets:
 def gaps_of(features: FeatureMap, clean: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gap [N] and the change of the score [N], by the scores [N] without any feature."""
     change = precise(clean) - precise(scores)
-    whole = torch.where(features.cells.isfinite(), features.cells, 0.0).flatten(1).sum(1)
-    return whole - change, change
+    finite = features.cells.isfinite()
+    whole = torch.where(finite, features.cells, 0.0).flatten(1).sum(1)
+    return torch.where(finite.flatten(1).any(1), whole - change, UNDEFINED), change
 
 
 def completeness_gap(

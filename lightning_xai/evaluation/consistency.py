@@ -21,6 +21,7 @@ def codes(features: Tensor, count: int = 2) -> Tensor:
     tensor([[3, 4]])
     """
     as_integer("count", count, least=1)
+    features = torch.where(features.isfinite(), features, 0.0)
     order = features.abs().argsort(dim=1, descending=True, stable=True)[:, :count]
     return (2 * order + (features.gather(1, order) < 0)).sort(dim=1).values
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer
+from lightning_xai._checks import as_integer, check_number
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.complexity import entropy, everything, gaps_of, gini, magnitudes
 from lightning_xai.evaluation.correlation import UNDEFINED
@@ -68,7 +68,8 @@ class CoreMeasures:
     def __post_init__(self) -> None:
         as_integer("steps", self.steps, least=1)
         as_integer("seed", self.seed)
-        check_subsets(self.share, self.draws, "contribution")
+        check_number("epsilon", self.epsilon, least=0)
+        check_subsets(self.share, self.draws)
         score = one_score(as_score(self.score))
         mask_kind = sets_fit(as_perturbation(self.mask_perturbation))
         whole_inputs(mask_kind)
@@ -128,6 +129,7 @@ class CoreRequests:
         if measures.masks:
             mask_kind = as_perturbation(measures.mask_perturbation)
             asked["masked"] = Request(mask_kind, score, CellMasks(mask_of(batch.relevance)))
+        batch.check(asked.values())
         return cls(measures, batch.relevance, features, curves, member, asked)
 
     def read(self, swept: SweepResult) -> CoreResult:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_known
+from lightning_xai._checks import as_integer, check_known, check_number
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, precise, tolerance
 from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
@@ -242,6 +242,7 @@ def perturbation_curves(
     ([[4.0, 1.0, 0.0]], [[4.0, 3.0, 0.0]])
     """
     steps = as_integer("steps", steps, least=1)
+    check_number("epsilon", epsilon, least=0)
     orders = as_orders(orders)
     kind, score = sets_fit(as_perturbation(perturbation)), one_score(as_score(score))
     plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)

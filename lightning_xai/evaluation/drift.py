@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_xai.evaluation.correlation import is_constant, spearman
+from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, spearman
 from lightning_xai.evaluation.features import precise, tolerance
 
 
 def spearman_drift(features: Tensor, before: Tensor) -> Tensor:
     r"""Compute :math:`1 - \rho(A, A')` [N], 0 unchanged, 1 unrelated, 2 reversed, by Spearman's correlation.
 
-    Two constant maps have not moved: 0; one constant map: 1.
+    Two constant maps have not moved: 0; one constant map: 1. NaN without a feature that is finite in both, as of the
+    other two.
 
     Args:
         features: The features' relevances A [N, J] now.
@@ -66,13 +67,13 @@ def top_drift(features: Tensor, before: Tensor, count: int | None = None) -> Ten
     for side in (features, before):
         order = torch.where(there, side, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
         marks.append(torch.zeros_like(there).scatter_(1, order, True))
-    return 1 - precise((marks[0] & marks[1]).sum(1)) / count
+    return torch.where(there.any(1), 1 - precise((marks[0] & marks[1]).sum(1)) / count, UNDEFINED)
 
 
 def blank_pairs(features: Tensor, before: Tensor) -> Tensor:
-    """Tell of which pairs one map or both are constant [N]."""
+    """Tell of which pairs one map or both are constant [N]; not of those without a feature that both know."""
     there = _there(features, before)
-    return _constant(features, there) | _constant(before, there)
+    return (_constant(features, there) | _constant(before, there)) & there.any(1)
 
 
 def first_stable_epoch(
@@ -111,4 +112,5 @@ def _with_blanks(features: Tensor, before: Tensor, drift: Tensor, blank: object)
     assert callable(blank)
     there = _there(features, before)
     one, other = blank(features, there), blank(before, there)
-    return torch.where(one & other, 0.0, torch.where(one | other, 1.0, drift))
+    found = torch.where(one & other, 0.0, torch.where(one | other, 1.0, drift))
+    return torch.where(there.any(1), found, UNDEFINED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +87,8 @@ class ExplainedBatch:
             found = found if bound is model else _units_first(bound, found)
         else:
             raise TypeError(
-                f"an explanation must be a map, an Explanation or an Attribution, got {type(explanation).__name__}."
+                f"an explanation must be a map, an Explanation or an Attribution, got {type(explanation).__name__}; "
+                f"a map is a tensor [N, C, *S]."
             )
         return cls(bound, values, target, _like_inputs(detach_for_autograd(found), values), ids)
 
@@ -100,7 +101,12 @@ class ExplainedBatch:
         return bind_present(regions, self.model, self.inputs)
 
     def sweep(self, requests: Sequence[Request], plan: Plan) -> SweepResult:
-        """Score what is asked for.
+        """Score what is asked for; the errors are those of :meth:`check`."""
+        self.check(requests)
+        return sweep(self.model, self.inputs, self.target, requests, plan, self.ids)
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Refuse requests that do not fit the inputs.
 
         Raises:
             ValueError: If cells of a table are to be filled from their neighbours.
@@ -111,7 +117,6 @@ class ExplainedBatch:
                     f"{type(request.perturbation).__name__} fills cells from their neighbours, and the columns of a "
                     f"table have none: use another perturbation, e.g. Constant or Replace."
                 )
-        return sweep(self.model, self.inputs, self.target, requests, plan, self.ids)
 
 
 def _units_first(model: nn.Module, relevance: Tensor) -> Tensor:
@@ -121,6 +126,8 @@ def _units_first(model: nn.Module, relevance: Tensor) -> Tensor:
 
 
 def _like_inputs(relevance: Tensor, inputs: Tensor) -> Tensor:
+    if relevance.is_meta:
+        raise ValueError("a map on the meta device has no values.")
     found = relevance.to(inputs.device)
     fits = found.ndim == inputs.ndim and len(found) == len(inputs) and found.is_floating_point()
     if inputs.ndim == 2:
@@ -159,6 +166,11 @@ class FeatureMap:
     present: Tensor
     nonfinite: Tensor
     tau: float
+
+    @property
+    def known(self) -> Tensor:
+        """Whether a map says anything of any feature, Boolean [N]."""
+        return self.ordered.any(1)
 
     @classmethod
     def of(cls, relevance: Tensor, bound: BoundRegions) -> FeatureMap:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import check_number
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.masking import pooled
@@ -17,8 +18,8 @@ def relevance_mass(relevance: Tensor, mask: Tensor) -> Tensor:
 
     .. math:: \frac{\sum_{p \in L} \max(\tilde a_p, 0)}{\sum_p \max(\tilde a_p, 0)}, \qquad \tilde a_p = \sum_c a_{cp}
 
-    A map without a positive cell scores 0, a sample with an empty mask NaN. With a box for L it is the energy-based
-    pointing game. Source: :cite:`arras2022`.
+    A map without a positive cell scores 0; a sample with an empty mask, or a map without a finite cell, is NaN. With a
+    box for L it is the energy-based pointing game. Source: :cite:`arras2022`.
 
     Args:
         relevance: A map [N, C, \*S], or a table [N, F].
@@ -35,7 +36,7 @@ def relevance_mass(relevance: Tensor, mask: Tensor) -> Tensor:
     positive = positions.nan_to_num(nan=0.0, neginf=0.0).clamp(min=0)
     total = positive.sum(1)
     share = (positive * inside).sum(1) / torch.where(total > 0, total, 1.0)
-    return torch.where(inside.any(1), share, UNDEFINED)
+    return torch.where(inside.any(1) & positions.isfinite().any(1), share, UNDEFINED)
 
 
 def relevance_rank(relevance: Tensor, mask: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def relevance_rank(relevance: Tensor, mask: Tensor) -> Tensor:
     .. math:: \frac{|\operatorname{top}_K(\tilde a) \cap L|}{K}
 
     Positions that are equal at the edge of the first K count by the share of them that lie in the mask. A sample with
-    an empty mask is NaN. Source: :cite:`arras2022`.
+    an empty mask, or a map without a finite cell, is NaN. Source: :cite:`arras2022`.
 
     Args:
         relevance: A map [N, C, \*S], or a table [N, F].
@@ -66,7 +67,8 @@ def relevance_rank(relevance: Tensor, mask: Tensor) -> Tensor:
     hits = (above & inside).sum(1, keepdim=True) + room * precise((equal & inside).sum(1, keepdim=True)) / equal.sum(
         1, keepdim=True
     )
-    return torch.where(size > 0, hits / size.clamp(min=1), UNDEFINED).squeeze(1)
+    known = (size > 0) & positions.isfinite().any(1, keepdim=True)
+    return torch.where(known, hits / size.clamp(min=1), UNDEFINED).squeeze(1)
 
 
 def pointing(relevance: Tensor, mask: Tensor, *, tolerance: float = 0.0) -> Tensor:
@@ -91,8 +93,7 @@ def pointing(relevance: Tensor, mask: Tensor, *, tolerance: float = 0.0) -> Tens
     >>> pointing(relevance, mask), pointing(relevance, mask, tolerance=2.0)
     (tensor([0.5000], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}.")
+    check_number("tolerance", tolerance, least=0)
     positions, inside = _positions(relevance, mask)
     values = torch.where(positions.isfinite(), positions, -torch.inf)
     strongest = (values == values.amax(1, keepdim=True)) & positions.isfinite()

@@ -131,13 +131,16 @@ def masked_scores(
 
 
 def masked_of(relevance: Tensor, clean: Tensor, scores: Tensor) -> MaskedScores:
-    """Put the scores [N] of the whole and of the masked inputs together."""
-    return MaskedScores(precise(clean), precise(scores), is_blank(pooled(relevance)))
+    """Put the scores [N] of the whole and of the masked inputs together; a map without a finite cell masks nothing."""
+    positions = pooled(relevance)
+    masked = torch.where(positions.isfinite().flatten(1).any(1), precise(scores), UNDEFINED)
+    return MaskedScores(precise(clean), masked, is_blank(positions))
 
 
 def is_blank(positions: Tensor) -> Tensor:
-    r"""Tell which maps [N, \*S] have no positive cell [N]."""
-    return ~(positions.nan_to_num() > 0).flatten(1).any(1)
+    r"""Tell which maps [N, \*S] have finite cells, none of which is positive [N]."""
+    cells = positions.flatten(1)
+    return cells.isfinite().any(1) & ~(cells.nan_to_num() > 0).any(1)
 
 
 def whole_inputs(kind: Perturbation) -> None:

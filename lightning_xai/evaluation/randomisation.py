@@ -206,7 +206,7 @@ def histogram_entropy(relevance: Tensor) -> Tensor:
 
     .. math:: H = -\sum_b h_b \ln h_b
 
-    with :math:`h_b` the share of the positions in bin b.
+    with :math:`h_b` the share of the positions in bin b; NaN of a map without a finite cell.
 
     Args:
         relevance: Maps [N, C, \*S] or [N, F], summed over channels.
@@ -220,7 +220,7 @@ def histogram_entropy(relevance: Tensor) -> Tensor:
     for row in positions:
         values = row[row.isfinite()]
         if not len(values) or values.min() == values.max():
-            found.append(row.new_zeros(()))
+            found.append(row.new_tensor(0.0 if len(values) else UNDEFINED))
             continue
         place = ((values - values.min()) / (values.max() - values.min()) * bins).long().clamp(max=bins - 1)
         shares = place.bincount(minlength=bins) / precise(place.new_tensor(len(place)))

@@ -82,6 +82,26 @@ def probability(score: Score) -> Score:
     return score
 
 
+def contributions(explanation: Any, units: str) -> None:
+    """Refuse an attribution in units of the score per unit of the input where contributions are compared.
+
+    Raises:
+        ValueError: If so.
+
+    >>> from lightning_xai.relevance import Saliency
+    >>> contributions(Saliency(), "contribution")
+    Traceback (most recent call last):
+    ValueError: Saliency says what the score loses per unit of the input, not what a cell contributes to it: use
+    units='slope', which multiplies it with the change, or an attribution of contributions, e.g. GradientXInput.
+    """
+    if units == "contribution" and isinstance(explanation, Attribution) and explanation.is_slope:
+        raise ValueError(
+            f"{type(explanation).__name__} says what the score loses per unit of the input, not what a cell "
+            f"contributes to it: use units='slope', which multiplies it with the change, or an attribution of "
+            f"contributions, e.g. GradientXInput."
+        )
+
+
 def an_attribution(attribution: Any) -> None:
     """Refuse what makes no maps of other inputs or networks.
 

@@ -23,8 +23,9 @@ class _StillPredicted(Score):
     by_region: ClassVar[bool] = False
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:  # noqa: ARG002
-        """Compare the prediction with the target."""
-        return (self.predict(output) == target).to(output.dtype)
+        """Compare the prediction with the target; NaN where an output is."""
+        hit = (self.predict(output) == target).to(output.dtype)
+        return hit.masked_fill(output.isnan().flatten(1).any(1), float("nan"))
 
 
 class RoadAccuracy(NamedTuple):
@@ -59,6 +60,9 @@ def road_accuracy(
     interpolated. A good map loses accuracy early without the most relevant features, and late without the least. The
     same curves of a score are :func:`perturbation_curves` with ``NoisyLinear``.
 
+    Raises:
+        TypeError: If a score is given.
+
     Source: :cite:`rong2022`.
 
     >>> import torch
@@ -68,6 +72,11 @@ def road_accuracy(
     >>> found.morf.tolist()
     [1.0, 0.0, 0.0, 0.0, 1.0]
     """
+    if "score" in options:
+        raise TypeError(
+            "road_accuracy counts predictions and takes no score: perturbation_curves(..., perturbation=NoisyLinear(), "
+            "score=...) has one."
+        )
     how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, "steps": steps, **options}
     curves = perturbation_curves(model, inputs, target, explanation, **how, score=_StillPredicted())
     (morf, count), (lerf, _) = (curves.mean_curve(curve, steps) for curve in (curves.morf, curves.lerf))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_inputs
+from lightning_xai._checks import as_integer, check_inputs, check_number
 from lightning_xai._guard import forward, isolated_eval, keyed_generator
 from lightning_xai.attribution import Attribution
 from lightning_xai.binding import bind
@@ -94,7 +94,8 @@ def map_changes(
 
     .. math:: x_t = x + \delta_t, \qquad \delta_t \sim U(-r, r) \text{ per cell}
 
-    Norms are Euclidean, over all cells. T further maps, for the class of the clean input, and 1 + T passes.
+    Norms are Euclidean, over all cells that are finite in both maps. T further maps, for the class of the clean input,
+    and 1 + T passes.
 
     Args:
         model: The network; left as it was.
@@ -130,28 +131,42 @@ def map_changes(
     clean = attribution.explain(bound, values, target, ids)
     output, prediction = _outputs(bound, values, attribution, clean.target)
     map_, x = precise(clean.map).flatten(1), precise(values).flatten(1)
+    finite = map_.isfinite()
     columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
     for step in noise.unbind(1):
         moved = values + step.to(values)
         found = attribution.explain(bound, moved, clean.target, ids)
         z, now = _outputs(bound, moved, attribution, clean.target)
-        change, delta = precise(found.map).flatten(1) - map_, precise(step).to(x).flatten(1)
+        moved_map, delta = precise(found.map).flatten(1), precise(step).to(x).flatten(1)
+        there = finite & moved_map.isfinite()
+        change = torch.where(there, moved_map - map_, 0.0).masked_fill(~there.any(1, keepdim=True), UNDEFINED)
         columns["change"].append(change.norm(dim=1))
-        columns["relative_change"].append((change / _apart(map_)).norm(dim=1))
+        columns["relative_change"].append((change / _apart(torch.where(finite, map_, 1.0))).norm(dim=1))
         columns["step"].append(delta.norm(dim=1))
         columns["relative_step"].append((delta / _apart(x)).norm(dim=1))
         columns["output_step"].append((z - output).norm(dim=1))
         columns["kept"].append(now == prediction)
-    return MapChanges(map_.norm(dim=1), *(torch.stack(columns[name], 1) for name in _COLUMNS))
+    size = torch.where(finite, map_, 0.0).norm(dim=1)
+    return MapChanges(size, *(torch.stack(columns[name], 1) for name in _COLUMNS))
 
 
 _COLUMNS = ("change", "relative_change", "step", "relative_step", "output_step", "kept")
 
 
+def check_radius(radius: float | Sequence[float]) -> None:
+    """Refuse a radius that is no length, or none per channel.
+
+    Raises:
+        TypeError: If it is no number and no sequence of numbers.
+        ValueError: If it is negative or not finite.
+    """
+    for length in radius if isinstance(radius, Sequence) and not isinstance(radius, str) else (radius,):
+        check_number("radius", length, least=0)
+
+
 def _draw(values: Tensor, radius: float | Sequence[float], draws: int, ids: Sequence[int], seed: int) -> Tensor:
+    check_radius(radius)
     length = torch.as_tensor(radius, dtype=torch.float32)
-    if bool((length < 0).any()):
-        raise ValueError(f"radius must not be negative, got {radius}.")
     if length.ndim:
         if values.ndim == 2 or length.shape != values.shape[1:2]:
             raise ValueError(f"radius must be one number, or one per channel of inputs {list(values.shape)}.")

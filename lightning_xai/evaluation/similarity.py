@@ -36,7 +36,8 @@ def map_similarity(first: Tensor, second: Tensor, similarity: str = "spearman", 
     r"""Compare maps summed over channels [N]: 1 if they are alike.
 
     ``"spearman"``: the correlation of the ranks; NaN if a map is constant. ``"cosine"``: NaN if a map is 0. ``"ssim"``:
-    structural similarity with a Gaussian of :math:`\sigma = 1.5` cells, each map divided by its largest magnitude.
+    structural similarity with a Gaussian of :math:`\sigma = 1.5` cells, each map divided by its largest magnitude. NaN
+    where no cell of both is finite.
 
     Args:
         first: Maps [N, C, \*S] or [N, F].
@@ -55,7 +56,8 @@ def map_similarity(first: Tensor, second: Tensor, similarity: str = "spearman", 
     sides = [precise(pooled(side)) for side in (first, second)]
     one, other = [side.abs() for side in sides] if absolute else sides
     if similarity == "ssim":
-        return _ssim(_scaled(one), _scaled(other))
+        known = (one.isfinite() & other.isfinite()).flatten(1).any(1)
+        return torch.where(known, _ssim(_scaled(one), _scaled(other)), UNDEFINED)
     one, other = one.flatten(1), other.flatten(1)
     there = one.isfinite() & other.isfinite()
     if similarity == "cosine":

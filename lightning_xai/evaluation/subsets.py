@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_known
+from lightning_xai._checks import as_integer, check_known, check_number
 from lightning_xai._guard import keyed_generator
 from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, pearson
 from lightning_xai.evaluation.curves import mean_scores
@@ -221,12 +221,13 @@ def subset_drops(
     return drops_of(features, values, member, swept.clean[score], mean_scores(swept, request))
 
 
-def check_subsets(share: float, draws: int, units: str) -> None:
+def check_subsets(share: float, draws: int = 32, units: str = "contribution") -> None:
     """Refuse a share, a number of draws or units that make no sense.
 
     Raises:
         ValueError: If so.
     """
+    check_number("share", share)
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}.")
     as_integer("draws", draws, least=2)
@@ -246,7 +247,8 @@ def drops_of(features: FeatureMap, values: Tensor, member: Tensor, clean: Tensor
     perturbed = precise(scores).view(len(member), -1)
     before = precise(clean).unsqueeze(1)
     sizes = torch.cat((before, perturbed), 1).abs().nan_to_num()
-    left = (member * values.unsqueeze(1)).sum(2)
+    # A sample without a feature has no sets, and a map without a finite cell says nothing of them.
+    left = torch.where(features.known.unsqueeze(1), (member * values.unsqueeze(1)).sum(2), UNDEFINED)
     tau = max(features.tau, tolerance(clean))
     scales = values.abs().sum(1), sizes.amax(1)
     return SubsetDrops(left, before - perturbed, *scales, tau)

@@ -11,7 +11,8 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap
 from lightning_xai.evaluation.refusals import an_attribution, disjoint, one_score, sets_fit
 from lightning_xai.evaluation.single import single_drops_of
-from lightning_xai.metrics.base import BatchExplanation, Ids
+from lightning_xai.inputs import InputsLike
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric
 from lightning_xai.metrics.sweeps import SweepMetric
@@ -100,7 +101,12 @@ class ImportanceAgreement(MeasureMetric, SweepMetric):
         """Explain a batch; the sweep is that of importance."""
         explanation = explain_once(self.attribution, model, inputs, target, sample_ids)
         batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
+        batch.check(self.requests)
         return AgreementUse(self.requests, batch.features(self.plan.regions))
+
+    def check(self, model: nn.Module, inputs: InputsLike, target: Target = None) -> int:
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
+        return ExplanationMetric.check(self, model, inputs, target)
 
     def explained(self, swept: SweepResult) -> BatchExplanation:  # noqa: ARG002 - the maps are missing
         """Refuse a sweep without maps."""

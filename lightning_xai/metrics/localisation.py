@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._checks import check_number
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.localisation import pointing, relevance_mass, relevance_rank
@@ -70,8 +71,7 @@ class Localisation(MeasureMetric):
         an_attribution(attribution)
         if not callable(mask):
             raise TypeError(f"mask must be a function of the inputs, e.g. lambda x: x[:, 0] > 0.5, got {mask!r}.")
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance must not be negative, got {tolerance}.")
+        check_number("tolerance", tolerance, least=0)
         super().__init__(MEASURES, **options)
         self.results = {
             **self.results,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.refusals import an_attribution
-from lightning_xai.evaluation.robustness import map_changes
+from lightning_xai.evaluation.robustness import check_radius, map_changes
 from lightning_xai.metrics.base import BatchExplanation, Ids
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric
@@ -56,7 +56,7 @@ class Robustness(MeasureMetric):
 
     Raises:
         TypeError: If the attribution is none, or an argument is of the wrong type.
-        ValueError: If ``draws`` is less than 1.
+        ValueError: If ``draws`` is less than 1, or the radius negative.
 
     Example:
         A linear score has the same gradient everywhere:
@@ -82,6 +82,7 @@ class Robustness(MeasureMetric):
         **options: Any,
     ) -> None:
         an_attribution(attribution)
+        check_radius(radius)
         super().__init__(MEASURES, **options)
         self.attribution, self.radius = attribution, radius
         self.draws, self.seed = as_integer("draws", draws, least=1), as_integer("seed", seed)

@@ -60,6 +60,10 @@ class Saliency(GradientAttribution):
 
     absolute: bool = field(default=True, kw_only=True)
 
+    @property
+    def is_slope(self) -> bool:
+        return True
+
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         return gradient.abs() if self.absolute else gradient
 
@@ -80,6 +84,10 @@ class Sensitivity(GradientAttribution):
     >>> Sensitivity()(model, torch.ones(1, 3), 0)
     tensor([[1., 4., 9.]])
     """
+
+    @property
+    def is_slope(self) -> bool:
+        return True
 
     def read(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         return gradient.square()

@@ -312,6 +312,10 @@ class Deconvnet(PropagationAttribution):
     def rules(self) -> Composite:
         return composites.Deconvnet()
 
+    @property
+    def is_slope(self) -> bool:
+        return True
+
     def read(self, passed: Passed) -> Tensor:
         return passed.gradient
 
@@ -337,6 +341,10 @@ class GuidedBackprop(PropagationAttribution):
 
     def rules(self) -> Composite:
         return composites.GuidedBackprop()
+
+    @property
+    def is_slope(self) -> bool:
+        return True
 
     def read(self, passed: Passed) -> Tensor:
         return passed.gradient

@@ -56,6 +56,10 @@ class NoisyAttribution(Attribution, ABC):
         """The score of the attribution."""
         return self.attribution.score
 
+    @property
+    def is_slope(self) -> bool:
+        return self.attribution.is_slope
+
     def check_map(self, relevance: Tensor, inputs: Tensor) -> None:
         self.attribution.check_map(relevance, inputs)
 
