@@ -42,23 +42,32 @@ def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
 
     .. math:: G = \frac{\sum_i (2i - n - 1)\, a_{(i)}}{n \sum_i a_{(i)}}
 
-    0 if all are 0. Source: :cite:`hurley2009`.
+    0 if all are 0, NaN if one is. Source: :cite:`hurley2009`.
 
     Args:
         magnitudes: :math:`a` [..., n].
         present: Which of them count, Boolean [..., n]; the others must be 0.
 
+    Raises:
+        ValueError: If one is negative.
+
     >>> gini(torch.tensor([[0.0, 0.0, 0.0, 8.0], [2.0, 2.0, 2.0, 2.0]]))
     tensor([0.7500, 0.0000])
     """
-    ordered = magnitudes.sort(-1).values
+    ordered = _not_negative(magnitudes).sort(-1).values
     length = ordered.shape[-1]
     count = torch.full_like(ordered[..., :1], length) if present is None else present.sum(-1, keepdim=True)
     # What does not count is 0 and comes first, so the ranks of the others start after it.
     ranks = torch.arange(1, length + 1, device=ordered.device) - (length - count)
     total = ordered.sum(-1)
     share = ((2 * ranks - count - 1) * ordered).sum(-1) / (count.squeeze(-1) * total)
-    return torch.where(total > 0, share, 0.0)
+    return torch.where(total == 0, 0.0, share)
+
+
+def _not_negative(magnitudes: Tensor) -> Tensor:
+    if bool((magnitudes < 0).any()):
+        raise ValueError("magnitudes must not be negative: give those of a map, magnitudes(a), or a.abs().")
+    return magnitudes
 
 
 def entropy(magnitudes: Tensor) -> Tensor:
@@ -66,16 +75,19 @@ def entropy(magnitudes: Tensor) -> Tensor:
 
     .. math:: H = -\sum_p q_p \ln q_p, \qquad q_p = a_p / \sum a
 
-    :math:`\ln P` if all are equal; 0 if all are 0. Source: :cite:`bhatt2020`.
+    :math:`\ln P` if all are equal; 0 if all are 0, NaN if one is. Source: :cite:`bhatt2020`.
 
     Args:
         magnitudes: :math:`a` [..., P].
 
+    Raises:
+        ValueError: If one is negative.
+
     >>> entropy(torch.tensor([[0.0, 5.0], [2.0, 2.0]]))
     tensor([0.0000, 0.6931])
     """
-    total = magnitudes.sum(-1, keepdim=True)
-    shares = magnitudes / torch.where(total > 0, total, 1.0)
+    total = _not_negative(magnitudes).sum(-1, keepdim=True)
+    shares = magnitudes / torch.where(total == 0, 1.0, total)
     found: Tensor = torch.special.entr(shares).sum(-1)
     return found
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_xai._checks import as_integer
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
+from lightning_xai.evaluation.refusals import same_samples
 
 
 def codes(features: Tensor, count: int = 2) -> Tensor:
@@ -21,6 +22,8 @@ def codes(features: Tensor, count: int = 2) -> Tensor:
     tensor([[3, 4]])
     """
     as_integer("count", count, least=1)
+    if features.ndim != 2:
+        raise ValueError(f"features must be [N, J], got {list(features.shape)}.")
     features = torch.where(features.isfinite(), features, 0.0)
     order = features.abs().argsort(dim=1, descending=True, stable=True)[:, :count]
     return (2 * order + (features.gather(1, order) < 0)).sort(dim=1).values
@@ -40,6 +43,7 @@ def consistency(code: Tensor, prediction: Tensor) -> Tensor:
     >>> consistency(torch.tensor([[1], [1], [1], [2]]), torch.tensor([0, 0, 5, 0]))
     tensor([0.5000, 0.5000, 0.0000,    nan], dtype=torch.float64)
     """
+    same_samples(code, prediction, 1)
     _, group = torch.unique(code, dim=0, return_inverse=True)
     same = _sizes(group)
     both = _sizes(torch.unique(torch.stack((group, prediction), 1), dim=0, return_inverse=True)[1])
@@ -62,6 +66,7 @@ def sufficiency(features: Tensor, prediction: Tensor, *, threshold: float = 0.9)
     >>> sufficiency(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), torch.tensor([3, 3, 3]))
     tensor([1., 1., nan], dtype=torch.float64)
     """
+    same_samples(features, prediction, 1)
     values = precise(features)
     size = values.norm(dim=1, keepdim=True)
     unit = values / torch.where(size > 0, size, 1.0)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_xai._checks import as_integer
 from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, spearman
 from lightning_xai.evaluation.features import precise, tolerance
+from lightning_xai.evaluation.refusals import same_samples
 
 
 def spearman_drift(features: Tensor, before: Tensor) -> Tensor:
@@ -56,18 +58,19 @@ def top_drift(features: Tensor, before: Tensor, count: int | None = None) -> Ten
     Args:
         features: The features' relevances A [N, J] now.
         before: A' [N, J], of the same samples.
-        count: k.
+        count: k; all features if there are fewer.
 
     >>> top_drift(torch.tensor([[9.0, 8.0, 0.0]]), torch.tensor([[9.0, 0.0, 8.0]]), count=2)
     tensor([0.5000], dtype=torch.float64)
     """
-    count = max(1, int(features.shape[1] / 5 + 0.5)) if count is None else count
+    count = max(1, int(features.shape[1] / 5 + 0.5)) if count is None else as_integer("count", count, least=1)
     there = _there(features, before)
+    size = there.sum(1).clamp(max=count)
     marks = []
     for side in (features, before):
         order = torch.where(there, side, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
-        marks.append(torch.zeros_like(there).scatter_(1, order, True))
-    return torch.where(there.any(1), 1 - precise((marks[0] & marks[1]).sum(1)) / count, UNDEFINED)
+        marks.append(torch.zeros_like(there).scatter_(1, order, True) & there)
+    return torch.where(size > 0, 1 - precise((marks[0] & marks[1]).sum(1)) / size.clamp(min=1), UNDEFINED)
 
 
 def blank_pairs(features: Tensor, before: Tensor) -> Tensor:
@@ -87,9 +90,15 @@ def first_stable_epoch(
         threshold: :math:`\tau`.
         least: How many epochs there must be from it on.
 
+    Raises:
+        ValueError: If there are more of the ones than of the others, or ``least`` is less than 1.
+
     >>> first_stable_epoch([2, 4, 6, 8], [0.5, 0.1, 0.02, 0.05])
     4
     """
+    as_integer("least", least, least=1)
+    if len(epochs) != len(drifts):
+        raise ValueError(f"epochs and drifts must be as many, got {len(epochs)} and {len(drifts)}.")
     stable = len(drifts)
     while stable and drifts[stable - 1] <= threshold:
         stable -= 1
@@ -97,6 +106,7 @@ def first_stable_epoch(
 
 
 def _there(features: Tensor, before: Tensor) -> Tensor:
+    same_samples(features, before)
     return features.isfinite() & before.isfinite()
 
 

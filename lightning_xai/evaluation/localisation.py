@@ -119,6 +119,8 @@ def _near(strongest: Tensor, inside: Tensor, shape: tuple[int, ...], tolerance: 
 
 def _positions(relevance: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled relevance and mask, both [N, P]."""
+    if relevance.ndim < 2:
+        raise ValueError(f"a map must be [N, C, *S], or [N, F] of a table, got {list(relevance.shape)}.")
     positions = precise(pooled(relevance))
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be Boolean, got {mask.dtype}; use mask > 0.")
@@ -135,13 +137,15 @@ def boxes_to_masks(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
         shape: S.
 
     Raises:
-        ValueError: If the boxes have another shape.
+        ValueError: If the boxes have another shape, or end before they begin.
 
     >>> boxes_to_masks(torch.tensor([[[1], [2]]]), (4,))
     tensor([[False,  True,  True, False]])
     """
     if boxes.ndim != 3 or boxes.shape[1:] != (2, len(shape)):
         raise ValueError(f"boxes must be [N, 2, {len(shape)}], first and last cells, got {list(boxes.shape)}.")
+    if not bool((boxes[:, 0] <= boxes[:, 1]).all()):
+        raise ValueError("the first cell of a box must not lie behind its last one.")
     mask = torch.ones(len(boxes), *shape, dtype=torch.bool, device=boxes.device)
     for axis, length in enumerate(shape):
         place = torch.arange(length, device=boxes.device)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import as_integer, check_inputs
-from lightning_xai._guard import forward, isolated_eval, keyed_generator
+from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution
 from lightning_xai.batching import is_out_of_memory
 from lightning_xai.evaluation.localisation import relevance_mass
 from lightning_xai.evaluation.refusals import an_attribution
-from lightning_xai.scores import Target, as_target
+from lightning_xai.inputs import Inputs
+from lightning_xai.scores import as_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def mosaics(
         sample_ids: The samples' ids [N]; 0..N-1 unless given.
 
     Raises:
+        TypeError: If the background is no tensor.
         ValueError: If the shapes do not fit, or the background has too few other classes.
 
     >>> found = mosaics(torch.ones(1, 1, 3), [0], torch.zeros(2, 1, 3), [1, 2])
@@ -69,6 +71,8 @@ def mosaics(
     (torch.Size([1, 1, 6]), 3.0, 3)
     """
     ids = check_inputs(inputs, sample_ids)
+    if not isinstance(background, Tensor):
+        raise TypeError(f"background must be a tensor [B, C, *S], got {type(background).__name__}.")
     axes = inputs.ndim - 2
     if axes not in (1, 2):
         raise ValueError(f"mosaics need inputs [N, C, *S] with one or two spatial axes, got {list(inputs.shape)}.")
@@ -77,7 +81,7 @@ def mosaics(
             f"background must hold samples like the inputs, {list(inputs.shape[1:])}, got {list(background.shape[1:])}."
         )
     own = as_target(target, len(ids))
-    others = as_target(classes, len(background))
+    others = as_target(classes, len(background)) if len(background) else torch.empty(0, dtype=torch.long)
     if not isinstance(own, Tensor) or not isinstance(others, Tensor):
         raise ValueError("mosaics need the classes of the samples and of the background, as integers.")
     count = as_integer("cells", cells, least=2) ** axes
@@ -189,9 +193,9 @@ def difull(
     .. math:: \frac{\sum_{p \in cell} \max(\tilde a_p, 0)}{\sum_p \max(\tilde a_p, 0)}, \qquad
        F(x) = (f(x_1), \dots, f(x_{cells}))
 
-    The network runs on every cell alone, and the explained output is that of the sample's cell. The other arguments are
-    those of :func:`gridpg`; any network will do. An attribution that reads a layer, such as a CAM, sees a layer whose
-    rows are the cells, and is refused.
+    The network runs on every cell alone, and the explained output is that of the sample's cell: no other cell can
+    matter to any score. The other arguments are those of :func:`gridpg`; any network will do. An attribution that reads
+    a layer, such as a CAM, sees a layer whose rows are the cells, and is refused.
 
     Raises:
         TypeError: If the attribution is none.
@@ -216,18 +220,14 @@ def difull(
             )
         inner = getattr(inner, "attribution", None)
     found = mosaics(inputs, target, background, classes, **options)
-    cells = options.get("cells", 2)
-    network = _Apart(model, tuple(inputs.shape[2:]), cells)
-    labels = as_target(target, len(inputs))
-    assert isinstance(labels, Tensor)
-    columns = _columns(network, found.inputs[:1])
-    chosen: Target = found.cell.to(labels.device) * columns + labels
-    relevance = attribution(network, found.inputs, chosen, options.get("sample_ids"))
+    network = _Apart(model, tuple(inputs.shape[2:]), options.get("cells", 2))
+    of_cell = Inputs(found.inputs, found.cell.to(inputs.device), explain=0)
+    relevance = attribution(network, of_cell, as_target(target, len(inputs)), options.get("sample_ids"))
     return relevance_mass(relevance, found.mask)
 
 
 class _Apart(nn.Module):
-    """A network that runs on the cells of a mosaic one by one, its outputs [N, cells * classes] side by side."""
+    """A network that runs on the cells of a mosaic one by one, and returns what it finds in one of them."""
 
     def __init__(self, model: nn.Module, size: tuple[int, ...], cells: int) -> None:
         super().__init__()
@@ -235,18 +235,13 @@ class _Apart(nn.Module):
         self.boxes = list(_boxes(size, cells, len(size)))
         self.training = model.training
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the network on every cell."""
+    def forward(self, x: Tensor, cell: Tensor) -> Tensor:
+        """Run the network on every cell; return the output of one cell per sample."""
         windows: list[tuple[Any, ...]] = [(..., *box) for box in self.boxes]
-        return torch.cat([self.model(x[window]) for window in windows], 1)
-
-
-def _columns(network: _Apart, mosaic: Tensor) -> int:
-    with isolated_eval(network):
-        output = forward(network, mosaic)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        raise ValueError("difull needs a network whose output is [N, classes].")
-    return int(output.shape[1]) // len(network.boxes)
+        outputs = [self.model(x[window]) for window in windows]
+        if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
+            raise ValueError("difull needs a network whose output is [N, classes].")
+        return torch.stack(outputs, 1)[torch.arange(len(x), device=x.device), cell]
 
 
 def _boxes(size: Sequence[int], cells: int, axes: int) -> list[tuple[slice, ...]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.regions import Regions, Windows
@@ -99,6 +101,24 @@ def contributions(explanation: Any, units: str) -> None:
             f"{type(explanation).__name__} says what the score loses per unit of the input, not what a cell "
             f"contributes to it: use units='slope', which multiplies it with the change, or an attribution of "
             f"contributions, e.g. GradientXInput."
+        )
+
+
+def same_samples(first: Tensor, second: Tensor, axes: int | None = None) -> None:
+    """Refuse tensors that do not speak of the same samples.
+
+    Args:
+        first: A tensor [N, ...].
+        second: Another one: of the same shape, or of the same first axes.
+        axes: How many axes must agree; all unless given.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if first.shape[:axes] != second.shape[:axes]:
+        raise ValueError(
+            f"both must be of the same samples and features, got the shapes {list(first.shape)} and "
+            f"{list(second.shape)}."
         )
 
 

@@ -126,7 +126,7 @@ def map_changes(
     ids = check_inputs(values, sample_ids)
     if noise is None:
         noise = _draw(values, radius, draws, ids, seed)
-    elif noise.shape[:1] + noise.shape[2:] != values.shape:
+    elif noise.shape[:1] + noise.shape[2:] != values.shape or not noise.shape[1]:
         raise ValueError(f"noise must be [N, T, *sample] for inputs {list(values.shape)}, got {list(noise.shape)}.")
     clean = attribution.explain(bound, values, target, ids)
     output, prediction = _outputs(bound, values, attribution, clean.target)

@@ -10,6 +10,7 @@ from lightning_xai._checks import check_known
 from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, spearman
 from lightning_xai.evaluation.features import precise, tolerance
 from lightning_xai.evaluation.masking import pooled
+from lightning_xai.evaluation.refusals import same_samples
 
 SIMILARITIES = ("spearman", "cosine", "ssim")
 _SIGMA, _REACH = 1.5, 5
@@ -53,8 +54,10 @@ def map_similarity(first: Tensor, second: Tensor, similarity: str = "spearman", 
     (tensor([-1.], dtype=torch.float64), tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
     check_similarity(similarity, first)
-    sides = [precise(pooled(side)) for side in (first, second)]
-    one, other = [side.abs() for side in sides] if absolute else sides
+    one, other = (precise(pooled(side)) for side in (first, second))
+    same_samples(one, other)
+    if absolute:
+        one, other = one.abs(), other.abs()
     if similarity == "ssim":
         known = (one.isfinite() & other.isfinite()).flatten(1).any(1)
         return torch.where(known, _ssim(_scaled(one), _scaled(other)), UNDEFINED)

@@ -203,6 +203,7 @@ def subset_drops(
     True
     """
     check_subsets(share, draws, units)
+    as_integer("seed", seed)
     if units == "slope" and isinstance(perturbation, MaskPerturbation):
         raise ValueError(
             f"units='slope' needs the change of every cell alone, and {type(perturbation).__name__} fills whole sets: "
@@ -212,13 +213,28 @@ def subset_drops(
     plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
     batch = ExplainedBatch.of(model, inputs, target, explanation, sample_ids)
     features = batch.features(plan.regions)
-    member = draw_subsets(features.present, share, draws, batch.ids, seed) if subsets is None else subsets
+    if subsets is None:
+        member = draw_subsets(features.present, share, draws, batch.ids, seed)
+    else:
+        member = as_subsets(subsets, features)
     values = features.values
     if units == "slope":
         values = slopes(features, batch, plan.regions, kind)
     request = Request(kind, score, FeatureSets.of(member))
     swept = batch.sweep([request], plan)
     return drops_of(features, values, member, swept.clean[score], mean_scores(swept, request))
+
+
+def as_subsets(subsets: Tensor, features: FeatureMap) -> Tensor:
+    """Return sets that are given, on the device of the map.
+
+    Raises:
+        ValueError: If they are not of these samples and features.
+    """
+    samples, count = features.values.shape
+    if subsets.ndim != 3 or subsets.shape[::2] != (samples, count) or not subsets.shape[1]:
+        raise ValueError(f"subsets must be [{samples}, draws, {count}], got {list(subsets.shape)}.")
+    return subsets.to(features.values.device)
 
 
 def check_subsets(share: float, draws: int = 32, units: str = "contribution") -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation import difull, gridpg, mosaics
+from lightning_xai.perturbation import PerturbationImportance, kinds
 from lightning_xai.relevance import GradCAM, GradientXInput, Saliency, SmoothGrad
 
 CLASSES = torch.tensor([0, 1, 2, 3, 4, 0, 1])
@@ -75,9 +76,18 @@ def test_only_the_right_cell_matters_where_cells_are_apart():
     x, how = draw(3, 2, 4, 3), {"background": background(), "classes": CLASSES, "sample_ids": [4, 1, 7]}
     model = one_size().double()
     model[2].eval()
-    for attribution in (GradientXInput(), Saliency()):
+    whole = PerturbationImportance((4, 3), kinds.Constant(0.0))
+    compared = (GradientXInput(score="probability"), GradientXInput(score="margin"), whole)
+    for attribution in (GradientXInput(), Saliency(), *compared):
         close(difull(model, x, [0, 1, 2], attribution, **how), [1.0] * 3)
     assert (model.training, model[2].training) == (True, False)
+
+
+def test_a_class_of_another_cell_is_no_target():
+    how = {"background": background(), "classes": CLASSES}
+    for cell_seed in range(4):
+        with pytest.raises(ValueError, match=r"target \[7\] is out of range: the model's output has 5 classes"):
+            difull(one_size().double(), draw(1, 2, 4, 3), [7], GradientXInput(), seed=cell_seed, **how)
 
 
 def test_a_network_of_one_size_takes_a_shrunk_mosaic():
@@ -95,6 +105,7 @@ def test_a_network_of_one_size_takes_a_shrunk_mosaic():
         (lambda: mosaics(draw(1, 2, 4), [0], draw(7, 2, 5), CLASSES), "samples like the inputs"),
         (lambda: mosaics(draw(1, 2, 4), [0], draw(2, 2, 4), [0, 0]), "needs 1 other classes than 0"),
         (lambda: mosaics(draw(1, 2, 4), [0], draw(7, 2, 4), CLASSES, cells=1), "cells must be at least 2"),
+        (lambda: mosaics(draw(1, 2, 4), [0], draw(0, 2, 4), []), "the background has 0"),
         (lambda: mosaics(draw(1, 2, 4), "predicted", draw(7, 2, 4), CLASSES), "need the classes"),
     ],
 )

@@ -43,6 +43,10 @@ def maps():
     return found
 
 
+def sets(*shape):
+    return torch.ones(shape, dtype=torch.bool)
+
+
 def measured(name, relevance, model=None, x=None, **how):
     model, x = network() if model is None else model, draw(3, 1, 6, 6) if x is None else x
     ask = {} if name in MASKED else HOW | how
@@ -81,6 +85,21 @@ def test_features_that_no_epoch_knows_do_not_drift():
     now[0, 1] = NAN  # of which the others are compared
     known = [0, 2, 3, 4]
     close(evaluation.spearman_drift(now, then)[0], evaluation.spearman_drift(now[:1, known], then[:1, known])[0])
+
+
+def test_maps_with_fewer_features_than_are_compared_have_all_of_them():
+    now = draw(2, 5)
+    close(evaluation.top_drift(now, now, 50), [0.0, 0.0])
+    now[0, :4] = NAN  # whose one feature is the same in both
+    close(evaluation.top_drift(now, now.flip(1).nan_to_num(1.0), 3)[:1], [0.0])
+
+
+def test_numbers_that_are_not_known_have_no_gini_coefficient_and_no_entropy():
+    values = torch.tensor([[NAN, 1.0], [0.0, 0.0], [0.0, 2.0]])
+    for measure, last in ((evaluation.gini, 0.5), (evaluation.entropy, 0.0)):
+        found = measure(values)
+        assert found.isnan().tolist() == [True, False, False]
+        close(found[1:], [0.0, last])
 
 
 def test_a_feature_that_is_not_finite_is_in_no_code():
@@ -242,6 +261,24 @@ def test_sizes_that_coincide_in_a_sample_count_once_and_the_map_is_made_once():
         (lambda: measured("sufficient_share", draw(3, 1, 6, 6), epsilon=None), TypeError, "epsilon must be a number"),
         (lambda: measured("sensitivity_n", draw(3, 1, 6, 6), shares=()), ValueError, "shares is empty"),
         (lambda: measured("sensitivity_n", draw(3, 1, 6, 6), shares=(2,)), ValueError, "at most 1"),
+        (lambda: measured("infidelity", draw(3, 1, 6, 6), seed="one"), TypeError, "seed must be an integer"),
+        (lambda: measured("infidelity", draw(3, 1, 6, 6), subsets=sets(2, 4, 9)), ValueError, r"\[3, draws, 9\]"),
+        (lambda: measured("infidelity", draw(3, 1, 6, 6), subsets=sets(3, 0, 9)), ValueError, r"\[3, draws, 9\]"),
+        (lambda: measured("infidelity", draw(3, 1, 6, 6), subsets=sets(12, 9)), ValueError, r"\[3, draws, 9\]"),
+        (lambda: evaluation.top_drift(draw(2, 5), draw(2, 5), 0), ValueError, "count must be at least 1"),
+        (lambda: evaluation.cosine_drift(draw(2, 5), draw(3, 5)), ValueError, r"got the shapes \[2, 5\] and \[3, 5\]"),
+        (lambda: evaluation.spearman_drift(draw(2, 5), draw(2, 4)), ValueError, "same samples and features"),
+        (lambda: evaluation.first_stable_epoch([1, 2], [0.1]), ValueError, "got 2 and 1"),
+        (lambda: evaluation.first_stable_epoch([1], [0.9], least=0), ValueError, "least must be at least 1"),
+        (lambda: evaluation.codes(draw(5)), ValueError, r"\[N, J\]"),
+        (lambda: evaluation.consistency(sets(4, 2).long(), torch.arange(3)), ValueError, "same samples"),
+        (lambda: evaluation.sufficiency(draw(4, 2), torch.arange(3)), ValueError, "same samples"),
+        (lambda: evaluation.map_similarity(draw(3, 1, 6, 6), draw(2, 1, 6, 6)), ValueError, "same samples"),
+        (lambda: evaluation.relevance_mass(draw(3), sets(3)), ValueError, r"\[N, C, \*S\]"),
+        (lambda: evaluation.boxes_to_masks(torch.tensor([[[3], [1]]]), (4,)), ValueError, "must not lie behind"),
+        (lambda: evaluation.gini(draw(3).abs().neg()), ValueError, "must not be negative"),
+        (lambda: evaluation.entropy(draw(3).abs().neg()), ValueError, "must not be negative"),
+        (lambda: evaluation.mosaics(draw(1, 1, 4), [0], [1.0], [1]), TypeError, "background must be a tensor"),
         (lambda: measured("srg", draw(3, 1, 6, 6).to("meta")), ValueError, "meta device has no values"),
     ],
 )
