@@ -76,8 +76,8 @@ def test_only_the_right_cell_matters_where_cells_are_apart():
     x, how = draw(3, 2, 4, 3), {"background": background(), "classes": CLASSES, "sample_ids": [4, 1, 7]}
     model = one_size().double()
     model[2].eval()
-    whole = PerturbationImportance((4, 3), kinds.Constant(0.0))
-    compared = (GradientXInput(score="probability"), GradientXInput(score="margin"), whole)
+    importance = PerturbationImportance(1, kinds.Constant(0.0))
+    compared = (GradientXInput(score="probability"), GradientXInput(score="margin"), importance)
     for attribution in (GradientXInput(), Saliency(), *compared):
         close(difull(model, x, [0, 1, 2], attribution, **how), [1.0] * 3)
     assert (model.training, model[2].training) == (True, False)
