@@ -8,15 +8,15 @@ import numbers
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from inspect import isabstract
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, finfo, float32, nn
+import torch
+from torch import Tensor, nn
 
 _MOST_NAMES = 60
-_LARGEST = finfo(float32).max
 _EXACT = 2**53  # integers beyond are made floats, as torch takes no larger ones than int64
 _WRAPPERS = ("module.", "_orig_mod.")
 _KINDS: dict[str, tuple[str, type, type]] = {
@@ -95,27 +95,48 @@ def check_fields(choice: Any) -> None:
         ValueError: If a number is NaN, or finite but beyond single precision, which inputs are in.
     """
     for part in fields(choice):
-        declared = part.type if isinstance(part.type, str) else getattr(part.type, "__name__", str(part.type))
+        name, declared = f"{part.name} of {type(choice).__name__}", _declared(part)
         value = getattr(choice, part.name)
         kind = declared.removesuffix(" | None")
         if kind not in _KINDS or (value is None and kind != declared):
             continue
         words, abstract, make = _KINDS[kind]
         if not isinstance(value, abstract) or (isinstance(value, bool) and kind != "bool"):
-            raise TypeError(f"{part.name} of {type(choice).__name__} must be {words}, got {value!r}.")
+            raise TypeError(f"{name} must be {words}, got {value!r}.")
         if value != value:
-            raise ValueError(f"{part.name} of {type(choice).__name__} must be {words}, got nan.")
-        if kind == "float" and _beyond_single(value):
-            raise ValueError(
-                f"{part.name} of {type(choice).__name__} must be within {_LARGEST:.3g} of 0, where single precision "
-                f"ends, got {value}."
-            )
+            raise ValueError(f"{name} must be {words}, got nan.")
+        if kind == "float":
+            _check_within(name, value, torch.float32)
         if type(value) is not make and (not isinstance(value, int) or abs(value) > _EXACT):
             object.__setattr__(choice, part.name, make(value))
 
 
-def _beyond_single(number: Any) -> bool:
-    return bool(_LARGEST < abs(number) < math.inf)
+def check_numbers(choice: Any, dtype: torch.dtype) -> None:
+    """Check that what a frozen dataclass holds for inputs of a dtype does not leave its range.
+
+    Raises:
+        ValueError: If a number or a tensor of numbers, other than of integers, is finite but beyond.
+    """
+    for part in fields(choice):
+        value = getattr(choice, part.name)
+        name = f"{part.name} of {type(choice).__name__}"
+        if isinstance(value, Tensor):
+            finite = value[value.isfinite()] if value.is_floating_point() and value.dtype != dtype else value[:0]
+            if finite.numel():
+                _check_within(name, finite.abs().max().item(), dtype)
+        elif isinstance(value, int | float) and _declared(part) != "int":
+            _check_within(name, value, dtype)
+
+
+def _declared(part: Field[Any]) -> str:
+    return part.type if isinstance(part.type, str) else getattr(part.type, "__name__", str(part.type))
+
+
+def _check_within(name: str, number: Any, dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    if largest < abs(number) < math.inf:
+        ends = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} must be within {largest:.3g} of 0, where {ends} ends, got {number}.")
 
 
 def as_flag(name: str, value: Any) -> bool:

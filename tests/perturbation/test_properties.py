@@ -195,3 +195,27 @@ def test_any_field_of_a_kind_gives_the_number_of_a_loop_or_is_named(kind, data):
     if not issubclass(kind, kinds.WindowPerturbation | kinds.MaskPerturbation):  # whose values depend on the window
         expected = loop(model, x.double(), [0, 0], masks, arms, lambda logits, k: float(logits[k]))
         close(found, expected)
+
+
+HALF = [1e5, -1e5, 65504, -6e4, 3.4e38, 1e-30, 2**40, 0.5, -1, math.inf]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if len(dataclasses.fields(kind)) > 1], ids=lambda kind: kind.__name__
+)
+@few
+@given(st.data())
+def test_half_precision_gives_what_single_does_rounded_or_the_field_is_named(kind, data):
+    dtype = data.draw(st.sampled_from([torch.float16, torch.bfloat16]))
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "channels"]
+    name, value = data.draw(st.sampled_from([*itertools.product(names, HALF)]))
+    perturbation = unless_named(lambda: kind(**{**GIVEN.get(kind, {}), name: value}), name)
+    if perturbation is None:
+        return
+    x = torch.randn(2, 2, 5).to(dtype)
+    if torch.finfo(dtype).max < abs(value) < math.inf:
+        with pytest.raises(ValueError, match=rf"^{name} of .* where {str(dtype)[6:]} ends"):
+            perturbation.arms(x)
+    else:
+        expected = perturbation.arms(x.float()).to(dtype)
+        torch.testing.assert_close(perturbation.arms(x), expected, rtol=0, atol=0, equal_nan=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_choice, as_integer, check_fields
+from lightning_xai._checks import as_choice, as_integer, check_fields, check_numbers
 from lightning_xai._guard import keyed_generator
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class Perturbation(ABC):
             values: The values to perturb.
             keys: The samples' ids for the draws of random kinds; 0..N-1 unless given.
 
+        Raises:
+            ValueError: If a number of the kind leaves the range of the values' dtype, or a channel is not there.
+
         >>> from lightning_xai.perturbation.kinds import Bidirectional
         >>> Bidirectional(delta=0.5).arms(torch.tensor([[[2.0, 4.0]]]))
         tensor([[[[3., 6.]]],
@@ -104,7 +107,9 @@ class Perturbation(ABC):
         <BLANKLINE>
                 [[[1., 2.]]]])
         """
-        perturbed = self.perturb(values, Keys(tuple(range(len(values)))) if keys is None else keys)
+        check_numbers(self, values.dtype)
+        perturbed = self.perturb(_single(values), Keys(tuple(range(len(values)))) if keys is None else keys)
+        perturbed = perturbed.to(values.dtype)
         perturbed = perturbed if perturbed.ndim > values.ndim else perturbed.unsqueeze(0)
         if perturbed.shape != (self.arm_count, *values.shape):
             raise ValueError(
@@ -152,7 +157,13 @@ class MaskPerturbation(Perturbation, ABC):
             chosen = torch.zeros(values.shape[1], dtype=torch.bool, device=values.device)
             chosen[self._channels(values)] = True
             inside = inside & chosen.view(-1, *[1] * (mask.ndim - 1))
-        return torch.where(inside, self.fill(values, mask, keys), values)
+        check_numbers(self, values.dtype)
+        return torch.where(inside, self.fill(_single(values), mask, keys).to(values.dtype), values)
+
+
+def _single(values: Tensor) -> Tensor:
+    """Convert values of half precision, which what is computed on the way may leave."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _mean(clean: Tensor, scores: Tensor) -> Tensor:

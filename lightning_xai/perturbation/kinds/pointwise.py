@@ -152,8 +152,7 @@ class Binary(Perturbation):
     lower: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        zero = torch.zeros_like(values)  # a sum may leave the range of half precision, a fill may not
-        return torch.where(values > self.threshold, zero + self.upper, zero + self.lower)
+        return torch.full_like(values, self.lower).masked_fill(values > self.threshold, self.upper)
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ class Gaussian(Perturbation):
         check_positive("std", self.std)
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        return (values + self.bias) * (-((values - self.mean) ** 2) / (2 * self.std**2)).exp()
+        return (values + self.bias) * (-(((values - self.mean) / self.std) ** 2) / 2).exp()
 
 
 @dataclass(frozen=True)
@@ -310,7 +309,7 @@ class Constant(Perturbation):
     c: float = 0.0
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
-        return torch.zeros_like(values) + self.c  # which may leave the range of half precision
+        return torch.full_like(values, self.c)
 
 
 @dataclass(frozen=True)

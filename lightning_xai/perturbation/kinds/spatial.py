@@ -35,10 +35,9 @@ class Blur(Perturbation):
 
     def perturb(self, values: Tensor, keys: Keys) -> Tensor:
         # Shifted sums, not a convolution: devices round those to TF32, and a constant would not stay one.
-        smooth = values.to(torch.promote_types(values.dtype, torch.float32))
         for axis in range(2, values.ndim):
-            smooth = self._along(smooth, axis)
-        return smooth.to(values.dtype)
+            values = self._along(values, axis)
+        return values
 
     def _along(self, values: Tensor, axis: int) -> Tensor:
         length = values.shape[axis]
