@@ -41,11 +41,18 @@ class Order:
         share: Of how many processes that go through the same data each explains its part: (which, of how many).
         length: How many samples the process meets before the loader starts again; None if unknown.
         total: How many samples there are in all, beyond which they are repeated; None if unknown.
+        lengths: How many samples each process meets, where they are known and may differ: the processes take turns, and
+            those that have more go on.
         indices: The samples' places in the data set, where they are known and differ from the positions.
         notes: What cannot be known, to be said once.
 
     >>> Order(world=2, rank=1, length=3, total=5).positions(torch.tensor([0, 1, 2, 3]))
     tensor([ 1,  3, -1, -1])
+
+    The first process goes on alone where the second has one sample only:
+
+    >>> Order(world=2, rank=0, length=4, lengths=(4, 1)).positions(torch.tensor([0, 1, 2, 3]))
+    tensor([0, 2, 3, 4])
     """
 
     world: int = 1
@@ -53,6 +60,7 @@ class Order:
     share: tuple[int, int] = (0, 1)
     length: int | None = None
     total: int | None = None
+    lengths: tuple[int, ...] | None = None
     indices: Tensor | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -62,7 +70,7 @@ class Order:
         Those are repetitions, and what another process explains.
         """
         which, of = self.share
-        positions = places * self.world + self.rank
+        positions = self._in_turn(places)
         own = places % of == which
         if self.length is not None:
             own &= places < self.length
@@ -72,7 +80,13 @@ class Order:
 
     def ids(self, places: Tensor) -> Tensor:
         """Turn places in this process' data [N], explained here, into the ids of the samples."""
-        return places * self.world + self.rank if self.indices is None else self.indices[places]
+        return self._in_turn(places) if self.indices is None else self.indices[places]
+
+    def _in_turn(self, places: Tensor) -> Tensor:
+        if self.lengths is None:
+            return places * self.world + self.rank
+        lengths, turns = torch.tensor(self.lengths), places.unsqueeze(1)
+        return torch.minimum(turns, lengths).sum(1) + (turns < lengths[: self.rank]).sum(1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,9 @@ class Source:
             notes = () if code is not None else (words.format(sampler=self.name),)
             return Order(share=(rank, world), length=self.length, indices=self.indices, notes=notes)
         split = SPLIT.format(sampler=self.name)
-        return Order(world, rank, length=self.length, indices=self.indices, notes=(split,))
+        known_lengths = tuple(length for _, _, length in claims if length is not None)
+        lengths = known_lengths if len(known_lengths) == world else None
+        return Order(world, rank, length=self.length, lengths=lengths, indices=self.indices, notes=(split,))
 
 
 def source_of(loader: Any, world: int, rank: int) -> Source:

@@ -125,6 +125,13 @@ def test_processes_share_what_all_go_through_and_keep_what_is_their_own(monkeypa
     assert words in " ".join(found[0][1])
 
 
+def test_processes_with_samples_of_their_own_take_turns_until_none_has_any(monkeypatch):
+    loaders = [DataLoader(DATA, sampler=indices) for indices in ([4, 5], [0, 1, 2, 6], [3])]
+    monkeypatch.setattr(order.Order, "ids", lambda self, places: self.positions(places))
+    found = in_processes(monkeypatch, *loaders)
+    assert [[place for place, _ in pairs] for pairs, _ in found] == [[0, 3], [1, 4, 5, 6], [2]]
+
+
 @quiet
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "min_size"])
 def test_combined_loaders(trainer, mode):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from subjects import COUNTS, SAMPLES, Still, loader, quiet, samples
 from torch import distributed
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lightning_xai import ExplanationMonitor, Windows, load_explanations
 from lightning_xai.metrics import Importance, Speed, Synergy
@@ -172,6 +172,33 @@ def test_without_a_distributed_sampler_the_processes_share_the_data(found, tmp_p
     one, more = found("one", {}), found("two", whole)
     same(one, more)
     assert more[0]["val/zero/samples"] == SAMPLES
+
+
+class Uneven(Sampler):
+    """Gives the second process one sample, the first all others, and a process by itself all."""
+
+    def __iter__(self):
+        return iter(self.own())
+
+    def __len__(self):
+        return len(self.own())
+
+    def own(self):
+        everything = list(range(SAMPLES))
+        if not distributed.is_initialized():
+            return everything
+        return everything[1:2] if distributed.get_rank() else everything[:1] + everything[2:]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:the sampler Uneven is taken to give", "ignore:the data loader draws its samples in an order of its own"
+)
+@pytest.mark.parametrize("max_samples", [8, 64])
+def test_a_process_with_more_samples_goes_on_where_another_has_no_more(found, max_samples):
+    few = {"max_samples": max_samples, "data": loader(sampler=Uneven()), "of": ["zero"]}
+    one, more = found("one", {}, **few), found("two", {**two(), "use_distributed_sampler": False}, **few)
+    same(one, more)
+    assert more[0]["val/zero/samples"] == min(max_samples, SAMPLES)
 
 
 class Split(IterableDataset):
