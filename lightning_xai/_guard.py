@@ -20,6 +20,7 @@ from lightning_xai._compiled import compiled_types as compiled_types
 from lightning_xai._compiled import eager
 from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
+from lightning_xai.bound_model import BoundModel
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
 
@@ -89,7 +90,7 @@ def watch_writes(model: nn.Module, inputs: Tensor) -> None:
     sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
     if not (is_watched(model) or sharded):
         with isolated_eval(model), WriteWatch(model):
-            forward(model, inputs)
+            forward(model.whole() if isinstance(model, BoundModel) else model, inputs)
 
 
 def detach_for_autograd(tensor: Tensor) -> Tensor:

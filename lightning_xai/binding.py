@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, layer_name, named_layer, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key, LayerOutput, Place, at_rows, network_of
+from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
 from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, Site, as_inputs, is_plain
 from lightning_xai.layout import unit_axis
 from lightning_xai.operations import unwrapped
+from lightning_xai.places import Key, LayerOutput, Place
+from lightning_xai.prefix_search import keeping
 
 _MASK = "attention_mask"
 # What batches hold for the loss; dropped unless the network takes it.
@@ -55,14 +57,16 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
             following = following_arguments(network, arguments, inputs.constant)
             arguments = Arguments(values, inputs.explain, following)
             place = _place(network, arguments, inputs)
-            explained = _explained_tensor(network, arguments, place)
+            with keeping(network, arguments, place) as kept:
+                explained = _explained_tensor(network, arguments, place)
         mask = values.get(_MASK)
         present = mask != 0 if isinstance(mask, Tensor) and mask.ndim == 2 and _MASK in following else None
         absent = _absent_cells(explained, present, inputs.absent)
         last = None if present is None else _last(present)
         # A wrapper or compiled code would hide the site.
         called = model if place is None else network
-        binding = Binding(arguments, place, absent=absent, last=last, position=inputs.position)
+        prefix = None if kept is None else kept.prefix()
+        binding = Binding(arguments, place, absent=absent, last=last, position=inputs.position, prefix=prefix)
         return BoundModel(called, binding), explained
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -10,74 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._compiled import uncompiled
+from lightning_xai.places import Deviation, Key, LayerOutput, LayerReached, Place, Substitution
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-Key = int | str
-"""The place of an argument: its number, or its name."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """The output of a module in a forward pass.
-
-    Attributes:
-        layer: The module's dotted name.
-        axis: The axis of its units.
-        part: Which part of a tuple, list or dict it is; None if the module returns a tensor.
-        call: Which of the module's calls, counted from 0; None if it runs once.
-    """
-
-    layer: str
-    axis: int = 1
-    part: Key | None = None
-    call: int | None = None
-
-    def read(self, output: Any) -> Tensor:
-        """Return the tensor at this place of what the module returns.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        found = output
-        if self.part is not None:
-            try:
-                found = output[self.part]
-            except (KeyError, IndexError, TypeError) as error:
-                raise ValueError(f"layer {self.layer!r} returns no part {self.part!r}.") from error
-        if not isinstance(found, Tensor):
-            several = list(found) if isinstance(found, Mapping) else type(found).__name__
-            raise ValueError(f"layer {self.layer!r} returns {several}, not a tensor: name one with part=... .")
-        return found
-
-    def write(self, output: Any, value: Tensor) -> Any:
-        """Return what the module returned with another tensor at this place."""
-        if self.part is None:
-            return value
-        if isinstance(output, tuple):
-            place = range(len(output))[int(self.part)]  # which may be counted from the end
-            parts = [value if index == place else part for index, part in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
-        copied = type(output)(output)
-        copied[self.part] = value
-        return copied
-
-
-_REPLACED: Any = WeakTensorKeyDictionary()
-
-
-def replaced_output(tensor: Tensor) -> Tensor | None:
-    """Return what a module has returned in the place of an explained tensor; None if the tensor is not explained."""
-    found: Tensor | None = _REPLACED.get(tensor)
-    return found
-
-
-class LayerReached(BaseException):
-    """Ends a forward pass at the layer that is read; no ``except Exception`` of a model catches it."""
+    from lightning_xai.prefix import Prefix, Replay
 
 
 @dataclass(frozen=True)
@@ -133,6 +70,7 @@ class Binding:
         last: The last position [N] of every sample that is not padding; None if it is not known.
         position: The position of the output [N] that is read of every sample; None if nothing is said.
         rows: Which sample each row is; None for all of them in their order.
+        prefix: What comes before the site; None if every pass is a whole one.
     """
 
     arguments: Arguments
@@ -142,6 +80,7 @@ class Binding:
     last: Tensor | None = None
     position: Tensor | None = None
     rows: Tensor | None = None
+    prefix: Prefix | None = None
 
 
 class BoundModel(nn.Module):
@@ -186,7 +125,16 @@ class BoundModel(nn.Module):
 
     def around(self, network: nn.Module) -> BoundModel:
         """Return the same binding of another network, e.g. of the one inside a wrapper."""
-        return self if network is self.network else BoundModel(network, self.binding)
+        return self if network is self.network else BoundModel(network, replace(self.binding, prefix=None))
+
+    def whole(self) -> BoundModel:
+        """Return the same function by passes through the whole network."""
+        return BoundModel(self.network, replace(self.binding, prefix=None))
+
+    @property
+    def share(self) -> float:
+        """The share of the multiplications of a pass through the whole network that a call makes."""
+        return 1.0 if self.binding.prefix is None else self.binding.prefix.share
 
     def reading(self, place: Place) -> BoundModel:
         """Return the same function with the output of a module as its output."""
@@ -236,11 +184,23 @@ class BoundModel(nn.Module):
                 values[key] = part if isinstance(values[key], Tensor) else type(values[key])(part)
         args = [values[key] for key in sorted(key for key in values if isinstance(key, int))]
         kwargs = {key: value for key, value in values.items() if isinstance(key, str)}
+        prefix = binding.prefix
+        replay = None if prefix is None else prefix.replay(binding.reads, binding.rows)
+        if prefix is not None and replay is not None:
+            try:
+                with replay:
+                    return self._run(x, args, kwargs, replay)
+            except Deviation:
+                prefix.deviates()
+        return self._run(x, args, kwargs)
+
+    def _run(self, x: Tensor, args: list[Any], kwargs: dict[str, Any], replay: Replay | None = None) -> Any:
+        binding = self.binding
         with ExitStack() as stack:
             if binding.site is not None or binding.reads is not None:
                 stack.enter_context(uncompiled(self.network))  # compiled code has forgotten hooks that are set later
             if binding.site is not None:
-                stack.enter_context(_Substitution(self.network, binding.site, x))
+                stack.enter_context(Substitution(self.network, binding.site, x, replay))
             if binding.reads is None:
                 return self.network(*args, **kwargs)
             with LayerOutput(self.network, binding.reads) as seen, suppress(LayerReached):
@@ -254,91 +214,6 @@ def split_columns(x: Tensor, sources: list[Tensor]) -> list[Tensor]:
         return [x]
     parts = torch.split(x, [source[0].numel() for source in sources], 1)
     return [part.reshape(source.shape) for part, source in zip(parts, sources, strict=True)]
-
-
-class _LayerHook(ABC):
-    """A hook on the output of a module, for the calls of it that a place means."""
-
-    def __init__(self, network: nn.Module, place: Place) -> None:
-        self.place = place
-        self._module = network.get_submodule(place.layer)
-        self._count = 0
-
-    def __enter__(self) -> Self:
-        self._handle = self._module.register_forward_hook(self._hook)
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self._handle.remove()
-        if kind is None:
-            self._check()
-
-    def _hook(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        count, self._count = self._count, self._count + 1
-        return self.on_output(output) if self.place.call in (None, count) else None
-
-    @abstractmethod
-    def on_output(self, output: Any) -> Any:
-        """Take what the module returned; what is returned takes its place, unless it is None."""
-
-    def _check(self) -> None:
-        layer, call, count = self.place.layer, self.place.call, self._count
-        if count == 0:
-            raise ValueError(
-                f"layer {layer!r} does not run in a forward pass of the model: name a module that does, e.g. the one "
-                f"around it."
-            )
-        if call is None and count > 1:
-            raise ValueError(
-                f"layer {layer!r} runs {count} times in a forward pass: say which call is meant, "
-                f"at=Site({layer!r}, call=0) to call={count - 1}."
-            )
-        if call is not None and call >= count:
-            raise ValueError(f"layer {layer!r} runs {count} times in a forward pass; there is no call={call}.")
-
-
-class _Substitution(_LayerHook):
-    """Puts x [N, C, *S] in the place of a module's output."""
-
-    def __init__(self, network: nn.Module, place: Place, x: Tensor) -> None:
-        super().__init__(network, place)
-        self._x = x
-
-    def on_output(self, output: Any) -> Any:
-        clean = self.place.read(output)
-        if self._x.requires_grad and not torch.is_grad_enabled():
-            torch.set_grad_enabled(True)  # until the model's own no_grad() ends
-        # What follows may work in place, which must not reach what was given.
-        value = self._x.movedim(1, self.place.axis).clone()
-        if value.shape != clean.shape:
-            raise ValueError(f"layer {self.place.layer!r} returns {list(clean.shape)} here, not {list(value.shape)}.")
-        _REPLACED[value] = clean
-        return self.place.write(output, value)
-
-
-class LayerOutput(_LayerHook):
-    """Keeps the output of a module, and ends the pass there unless it must go on.
-
-    Args:
-        network: The network.
-        place: The module.
-        to_the_end: Let the pass go on.
-
-    Attributes:
-        output: What was kept, of the last call that is meant.
-    """
-
-    output: Tensor
-
-    def __init__(self, network: nn.Module, place: Place, *, to_the_end: bool = False) -> None:
-        super().__init__(network, place)
-        # Parameters of a sharded module stay gathered if its pass does not end.
-        self._to_the_end = to_the_end or any(type(module).__name__.startswith("FSDP") for module in network.modules())
-
-    def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
-        self.output = self.place.read(output).clone()
-        if not self._to_the_end:
-            raise LayerReached
 
 
 def at_rows(model: nn.Module, rows: Tensor | slice) -> nn.Module:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, Key
+from lightning_xai.bound_model import Arguments, Binding, BoundModel
+from lightning_xai.places import Key
 from lightning_xai.rows import DEPENDENT, REMEDY, rounding_of, row_difference, rows_of
 
 _MOST_CANDIDATES = 6

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import Layer, as_integer, as_layer, unknown
-from lightning_xai.bound_model import Arguments, Key
+from lightning_xai.bound_model import Arguments
+from lightning_xai.places import Key
 
 _LABELS = "labels"  # with them, networks of transformers return a loss, too
 # The arguments that stand for the data by convention (transformers).

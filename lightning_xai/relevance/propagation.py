@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from lightning_xai.bound_model import replaced_output
 from lightning_xai.operation_kinds import (
     HOMOGENEOUS,
     KINDS,
@@ -24,6 +23,7 @@ from lightning_xai.operation_kinds import (
     operation_name,
 )
 from lightning_xai.operations import Operations, tensors_in
+from lightning_xai.places import replaced_output
 from lightning_xai.relevance import chain, functions
 from lightning_xai.relevance.call import Call, Operation, alias_of, is_live, kind_in
 from lightning_xai.relevance.composites import Composite

@@ -1,0 +1,170 @@
+"""A place in a network, the output of a module: read or replaced in a pass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from lightning_xai.prefix import Replay
+
+Key = int | str
+"""The place of an argument: its number, or its name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The output of a module in a forward pass.
+
+    Attributes:
+        layer: The module's dotted name.
+        axis: The axis of its units.
+        part: Which part of a tuple, list or dict it is; None if the module returns a tensor.
+        call: Which of the module's calls, counted from 0; None if it runs once.
+    """
+
+    layer: str
+    axis: int = 1
+    part: Key | None = None
+    call: int | None = None
+
+    def read(self, output: Any) -> Tensor:
+        """Return the tensor at this place of what the module returns.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        found = output
+        if self.part is not None:
+            try:
+                found = output[self.part]
+            except (KeyError, IndexError, TypeError) as error:
+                raise ValueError(f"layer {self.layer!r} returns no part {self.part!r}.") from error
+        if not isinstance(found, Tensor):
+            several = list(found) if isinstance(found, Mapping) else type(found).__name__
+            raise ValueError(f"layer {self.layer!r} returns {several}, not a tensor: name one with part=... .")
+        return found
+
+    def write(self, output: Any, value: Tensor) -> Any:
+        """Return what the module returned with another tensor at this place."""
+        if self.part is None:
+            return value
+        if isinstance(output, tuple):
+            place = range(len(output))[int(self.part)]  # which may be counted from the end
+            parts = [value if index == place else part for index, part in enumerate(output)]
+            return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
+        copied = type(output)(output)
+        copied[self.part] = value
+        return copied
+
+
+_REPLACED: Any = WeakTensorKeyDictionary()
+
+
+def replaced_output(tensor: Tensor) -> Tensor | None:
+    """Return what a module has returned in the place of an explained tensor; None if the tensor is not explained."""
+    found: Tensor | None = _REPLACED.get(tensor)
+    return found
+
+
+class Deviation(BaseException):
+    """Says that a pass that begins at a site is not as those before; no ``except Exception`` of a model catches it."""
+
+
+class LayerReached(BaseException):
+    """Ends a forward pass at the layer that is read; no ``except Exception`` of a model catches it."""
+
+
+class _LayerHook(ABC):
+    """A hook on the output of a module, for the calls of it that a place means."""
+
+    def __init__(self, network: nn.Module, place: Place) -> None:
+        self.place = place
+        self._module = network.get_submodule(place.layer)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._handle = self._module.register_forward_hook(self._hook)
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._handle.remove()
+        if kind is None:
+            self._check()
+
+    def _hook(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        count, self._count = self._count, self._count + 1
+        return self.on_output(output) if self.place.call in (None, count) else None
+
+    @abstractmethod
+    def on_output(self, output: Any) -> Any:
+        """Take what the module returned; what is returned takes its place, unless it is None."""
+
+    def _check(self) -> None:
+        layer, call, count = self.place.layer, self.place.call, self._count
+        if count == 0:
+            raise ValueError(
+                f"layer {layer!r} does not run in a forward pass of the model: name a module that does, e.g. the one "
+                f"around it."
+            )
+        if call is None and count > 1:
+            raise ValueError(
+                f"layer {layer!r} runs {count} times in a forward pass: say which call is meant, "
+                f"at=Site({layer!r}, call=0) to call={count - 1}."
+            )
+        if call is not None and call >= count:
+            raise ValueError(f"layer {layer!r} runs {count} times in a forward pass; there is no call={call}.")
+
+
+class Substitution(_LayerHook):
+    """Puts x [N, C, *S] in the place of a module's output, where a replay of what comes before ends."""
+
+    def __init__(self, network: nn.Module, place: Place, x: Tensor, replay: Replay | None) -> None:
+        super().__init__(network, place)
+        self._x, self._replay = x, replay
+
+    def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
+        if self._replay is not None:
+            self._replay.reached()
+        clean = self.place.read(output)
+        if self._x.requires_grad and not torch.is_grad_enabled():
+            torch.set_grad_enabled(True)  # until the model's own no_grad() ends
+        # What follows may work in place, which must not reach what was given.
+        value = self._x.movedim(1, self.place.axis).clone()
+        if value.shape != clean.shape:
+            raise ValueError(f"layer {self.place.layer!r} returns {list(clean.shape)} here, not {list(value.shape)}.")
+        _REPLACED[value] = clean
+        return self.place.write(output, value)
+
+
+class LayerOutput(_LayerHook):
+    """Keeps the output of a module, and ends the pass there unless it must go on.
+
+    Args:
+        network: The network.
+        place: The module.
+        to_the_end: Let the pass go on.
+
+    Attributes:
+        output: What was kept, of the last call that is meant.
+    """
+
+    output: Tensor
+
+    def __init__(self, network: nn.Module, place: Place, *, to_the_end: bool = False) -> None:
+        super().__init__(network, place)
+        # Parameters of a sharded module stay gathered if its pass does not end.
+        self._to_the_end = to_the_end or any(type(module).__name__.startswith("FSDP") for module in network.modules())
+
+    def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
+        self.output = self.place.read(output).clone()
+        if not self._to_the_end:
+            raise LayerReached

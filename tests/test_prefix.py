@@ -1,0 +1,292 @@
+"""Passes that begin at a site: only what follows it runs, where that gives what whole passes give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_xai import Inputs, Site
+from lightning_xai.binding import bind
+from lightning_xai.perturbation import importance, kinds, speed, synergy
+from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
+
+ZERO = kinds.Constant(0.0)
+ROWS = torch.tensor([2, 0, 0, 1, 2])
+
+
+class Block(nn.Module):
+    """A layer that counts the rows it is given."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x, *others):
+        rows.append(len(x))
+        return self.linear(x).tanh()
+
+
+rows: list[int] = []
+
+
+class Skips(nn.Module):
+    """Blocks over tokens, a mask per sample, a table for all, and a way around the last block."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.beside = nn.Linear(3, 4), nn.Linear(3, 4)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x, mask, table):
+        hidden, around = self.stem(x) + table, self.beside(x)
+        for block in self.blocks:
+            hidden = block(hidden, table)
+        hidden = hidden + around
+        return self.out((hidden * mask.unsqueeze(2)).sum(1))
+
+
+def inputs(at="blocks.2", **options):
+    torch.manual_seed(1)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]).double()
+    return Inputs(torch.randn(3, 4, 3).double(), mask=mask, table=torch.randn(4, 4).double(), at=at, **options)
+
+
+def begins(model, x):
+    bound, values = bind(model, x)
+    return bound.share < 1, bound, values
+
+
+def check(model, x):
+    """Passes of repeated and picked samples are those of whole passes."""
+    _, bound, values = begins(model, x)
+    found, expected = bound.at(ROWS), bound.at(ROWS).whole()
+    y = torch.randn(5, *values.shape[1:]).to(values)
+    with torch.no_grad():
+        assert torch.equal(found(y), expected(y))
+    return bound
+
+
+REGIONS = {"regions": 1, "perturbation": ZERO, "score": "logit", "chunk_size": 5}
+
+
+@pytest.mark.parametrize(
+    "explain",
+    [
+        lambda *given: importance(*given, **REGIONS),
+        lambda *given: importance(*given, **REGIONS | {"perturbation": kinds.Bidirectional(), "chunk_size": 1}),
+        lambda *given: synergy(*given, **REGIONS),
+        lambda *given: speed(*given, regions=1, perturbations=[kinds.Constant(c) for c in (0.1, 0.2, 0.3)]).slope,
+        GradientXInput(),
+        IntegratedGradients(steps=3, chunk_size=4),
+        SmoothGrad(IntegratedGradients(steps=2), draws=3, chunk_size=4),
+        LRP(composites.EpsilonPlus()),
+        LRP(composites.AttnLRP()),
+    ],
+)
+@pytest.mark.parametrize("at", ["blocks.2", "blocks.1.linear"])
+def test_explanations_are_those_of_whole_passes(explain, at):
+    model = Skips().double()
+    shorter, bound, values = begins(model, inputs(at))
+    assert shorter
+    found, expected = explain(bound, values, 1), explain(bound.whole(), values, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_importance_at_a_site_is_what_the_rest_of_the_network_loses():
+    model, x = Skips().double(), inputs()
+    with torch.no_grad():
+        hidden, around = model.stem(x.values[0]) + x.values["table"], model.beside(x.values[0])
+        for block in model.blocks:
+            hidden = block(hidden)
+        mask = x.values["mask"].unsqueeze(2)
+
+        def logit(at):
+            return model.out(((at + around) * mask).sum(1))[:, 0]
+
+        expected = torch.stack([logit(hidden) - logit(hidden.index_fill(1, torch.tensor(j), 0.0)) for j in range(4)], 1)
+    torch.testing.assert_close(importance(model, x, 0, regions=1, perturbation=ZERO, score="logit"), expected)
+
+
+def test_what_comes_before_runs_once_for_every_sample():
+    model = Skips().double()
+    x = inputs(Site("blocks.2", axis=-1))
+    bind(model, x)  # from now on it is known where passes begin
+    rows.clear()
+    IntegratedGradients(steps=16, chunk_size=8)(model, x, 0)
+    # One sample twice to see whether the site runs once, and all of them for what it gives.
+    assert rows == [2, 2, 2, 3, 3, 3]
+
+
+def test_the_share_is_that_of_the_multiplications():
+    bound, _ = bind(Skips().double(), inputs())
+    # Per sample: two of 3 x 4 and three of 4 x 4 over four tokens, and at the end one of 4 x 2.
+    assert bound.share == pytest.approx(8 / (4 * (2 * 12 + 3 * 16) + 8))
+
+
+def test_only_what_is_read_is_kept():
+    bound, _ = bind(Skips().double(), inputs())
+    assert sum(kept.value.numel() for _, kept in bound.binding.prefix._calls) == 3 * 4 * 4 * 2  # the stem, and around
+
+
+def test_windows_in_the_rows_are_moved_with_their_sample():
+    class Windowed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.block, self.out = Block(), Block(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            windows = self.attention(x.unflatten(1, (2, 2)).flatten(0, 1))
+            return self.out(self.block(windows.unflatten(0, (-1, 2)).flatten(1, 2)).mean(1))
+
+    assert check(Windowed().double(), Inputs(torch.randn(3, 4, 4).double(), at="block")).share < 1
+
+
+def test_a_call_of_a_shared_module_is_where_passes_begin():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shared, self.out = Block(), Block(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.shared(self.shared(self.stem(x))) + self.stem(x))
+
+    for call in (0, 1):
+        assert check(Twice().double(), Inputs(torch.randn(3, 4).double(), at=Site("shared", 1, call=call))).share < 1
+
+
+def test_parts_beside_the_site_are_kept():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.tanh(), {"half": x / 2, "none": None}
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.pair, self.out = Block(), Pair(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            found, beside = self.pair(self.stem(x))
+            return self.out(found * beside["half"])
+
+    assert check(Net().double(), Inputs(torch.randn(3, 4).double(), at=Site("pair", 1, part=0))).share < 1
+
+
+class Around(nn.Module):
+    """A block, something special, the site and what follows it."""
+
+    def __init__(self, special):
+        super().__init__()
+        self.first, self.special, self.site, self.out = Block(), special, Block(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.site(self.special(self.first(x))))
+
+
+class Remembers(nn.Module):
+    """Leaves something for a later module."""
+
+    def forward(self, x):
+        self.left = x
+        return x.tanh()
+
+
+class Recalls(Around):
+    def forward(self, x):
+        return super().forward(x) + self.out(self.special.left)
+
+
+class WritesBack(Around):
+    """Reads what a module has written into its input."""
+
+    def forward(self, x):
+        hidden = self.first(x)
+        found = self.special(hidden)
+        return self.out(self.site(found) + hidden)
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+class Centres(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize(("make", "special"), [(Recalls, Remembers()), (WritesBack, nn.ReLU(inplace=True))])
+def test_what_modules_leave_beside_what_they_return_takes_whole_passes(make, special):
+    assert check(make(special).double(), Inputs(torch.randn(3, 4).double(), at="site")).share == 1
+
+
+@pytest.mark.parametrize("special", [Noise(), Centres()])
+def test_what_is_no_function_of_its_sample_runs_every_time(special):
+    _, bound, _ = begins(Around(special).double(), Inputs(torch.randn(3, 4).double(), at="out"))
+    kept = [] if bound.binding.prefix is None else [module for module, _ in bound.binding.prefix._calls]
+    assert special not in kept
+
+
+def test_a_look_at_a_module_takes_whole_passes():
+    model, x = Around(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    shorter, bound, values = begins(model, x)
+    assert shorter
+    seen = []
+    handle = model.first.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        bound(values)
+        handle.remove()
+        bound(values)
+    assert len(seen) == 1
+
+
+def test_parameters_that_are_exchanged_take_whole_passes():
+    model = Skips().double()
+    _, bound, values = begins(model, inputs())
+    other = copy.deepcopy(bound.network)
+    with torch.no_grad():
+        expected = bound.whole()(values)
+        assert torch.equal(bound(values), expected)
+        model.beside.weight.data = 2 * other.beside.weight.data
+        assert torch.equal(bound(values), bound.whole()(values))
+        assert not torch.equal(bound(values), expected)
+
+
+def test_a_pass_that_runs_otherwise_is_made_as_a_whole():
+    class Fickle(Around):
+        turned = False
+
+        def forward(self, x):
+            hidden = self.special(self.first(x))
+            return self.out(self.site(self.special(hidden) if self.turned else hidden))
+
+    model, x = Fickle(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    shorter, bound, values = begins(model, x)
+    assert shorter
+    model.turned = True
+    with torch.no_grad():
+        assert torch.equal(bound(values), bound.whole()(values))
+    assert bound.share == 1
+
+
+def test_nothing_is_left_on_modules():
+    model, x = Around(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    _, bound, values = begins(model, x)
+    with torch.no_grad():
+        bound(values)
+        with pytest.raises(ValueError, match="returns"):
+            bound(values[:, :2])
+    for module in model.modules():
+        assert "forward" not in vars(module)
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_relevance_between_a_convolution_and_its_batch_norm_is_refused_still():
+    layers = [nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(12, 2)).double().eval()
+    x = Inputs(torch.randn(3, 2, 8).double(), at="2")
+    assert begins(model, x)[0]
+    with pytest.raises(ValueError, match="at='3'"):
+        LRP(composites.EpsilonPlus())(model, x, 0)
