@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_xai import Inputs, Site
+from lightning_xai._guard import watch_writes
 from lightning_xai.binding import bind
 from lightning_xai.perturbation import importance, kinds, speed, synergy
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
@@ -140,7 +141,9 @@ def test_windows_in_the_rows_are_moved_with_their_sample():
             windows = self.attention(x.unflatten(1, (2, 2)).flatten(0, 1))
             return self.out(self.block(windows.unflatten(0, (-1, 2)).flatten(1, 2)).mean(1))
 
-    assert check(Windowed().double(), Inputs(torch.randn(3, 4, 4).double(), at="block")).share < 1
+    model = Windowed().double()
+    bound = check(model, Inputs(torch.randn(3, 4, 4).double(), at="block"))
+    assert model.attention in [module for module, _ in bound.binding.prefix._calls]
 
 
 def test_a_call_of_a_shared_module_is_where_passes_begin():
@@ -233,7 +236,7 @@ def test_a_look_at_a_module_takes_whole_passes():
     shorter, bound, values = begins(model, x)
     assert shorter
     seen = []
-    handle = model.first.register_forward_hook(lambda *_: seen.append(1))
+    handle = model.first.linear.register_forward_hook(lambda *_: seen.append(1))
     with torch.no_grad():
         bound(values)
         handle.remove()
@@ -253,21 +256,54 @@ def test_parameters_that_are_exchanged_take_whole_passes():
         assert not torch.equal(bound(values), expected)
 
 
-def test_a_pass_that_runs_otherwise_is_made_as_a_whole():
+@pytest.mark.parametrize("order", [("first", "special", "special"), ("first",), ("special", "first"), ()])
+def test_a_pass_that_runs_otherwise_is_made_as_a_whole(order):
     class Fickle(Around):
-        turned = False
+        order = ("first", "special")
 
         def forward(self, x):
-            hidden = self.special(self.first(x))
-            return self.out(self.site(self.special(hidden) if self.turned else hidden))
+            for name in self.order:
+                x = getattr(self, name)(x)
+            return self.out(self.site(x) * x)
 
     model, x = Fickle(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
     shorter, bound, values = begins(model, x)
     assert shorter
-    model.turned = True
+    model.order = order
     with torch.no_grad():
         assert torch.equal(bound(values), bound.whole()(values))
     assert bound.share == 1
+
+
+def test_what_is_kept_is_not_written_to():
+    class Adds(Around):
+        def forward(self, x):
+            hidden = self.first(x)
+            found = self.site(hidden.tanh())
+            hidden += found
+            return self.out(hidden)
+
+    shorter, bound, values = begins(Adds(None).double(), Inputs(torch.randn(3, 4).double(), at="site"))
+    assert shorter
+    with torch.no_grad():
+        assert torch.equal(bound(values), bound(values))
+
+
+def test_what_modules_before_the_site_change_is_put_back():
+    class Counts(nn.Module):
+        count = 0
+
+        def forward(self, x):
+            self.count = self.count + 1
+            return x.tanh()
+
+    model, x = Around(Counts()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    shorter, bound, values = begins(model, x)
+    assert shorter
+    watch_writes(bound, values)
+    before = model.special.count
+    bind(model, x)
+    assert model.special.count == before
 
 
 def test_nothing_is_left_on_modules():
