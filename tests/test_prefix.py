@@ -257,7 +257,8 @@ def test_parameters_that_are_exchanged_take_whole_passes():
 
 
 @pytest.mark.parametrize("order", [("first", "special", "special"), ("first",), ("special", "first"), ()])
-def test_a_pass_that_runs_otherwise_is_made_as_a_whole(order):
+@pytest.mark.parametrize("site", [Block(), nn.Linear(4, 4)])
+def test_a_pass_that_runs_otherwise_is_made_as_a_whole(order, site):
     class Fickle(Around):
         order = ("first", "special")
 
@@ -266,8 +267,9 @@ def test_a_pass_that_runs_otherwise_is_made_as_a_whole(order):
                 x = getattr(self, name)(x)
             return self.out(self.site(x) * x)
 
-    model, x = Fickle(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
-    shorter, bound, values = begins(model, x)
+    model, x = Fickle(nn.Tanh()), Inputs(torch.randn(3, 4).double(), at="site")
+    model.site = site
+    shorter, bound, values = begins(model.double(), x)
     assert shorter
     model.order = order
     with torch.no_grad():
