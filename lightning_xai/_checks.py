@@ -8,7 +8,7 @@ import numbers
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from inspect import isabstract
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 _MOST_NAMES = 60
 _EXACT = 2**53  # integers beyond are made floats, as torch takes no larger ones than int64
-_WRAPPERS = ("module.", "_orig_mod.")
 _KINDS: dict[str, tuple[str, type, type]] = {
     "float": ("a number", numbers.Real, float),
     "int": ("an integer", numbers.Integral, int),
@@ -178,73 +177,6 @@ def as_integer(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
-
-
-@dataclass(frozen=True)
-class _Module:
-    """A layer that was given as the module: compares by its identity, is shared by copies, prints as its type."""
-
-    module: nn.Module
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Module:
-        return self
-
-    def __repr__(self) -> str:
-        return f"<{type(self.module).__name__}>"
-
-
-Layer = str | nn.Module | _Module
-
-
-def as_layer(layer: Layer) -> str | _Module:
-    """Convert a layer to what a frozen dataclass may hold: its dotted name, or the module in a wrapper.
-
-    Raises:
-        TypeError: If it is neither.
-    """
-    if isinstance(layer, nn.Module):
-        return _Module(layer)
-    if not isinstance(layer, str | _Module):
-        raise TypeError(f"layer must be a module or a dotted name such as 'features.0', got {type(layer).__name__}.")
-    return layer
-
-
-def layer_name(model: nn.Module, layer: Layer) -> str:
-    """Return the dotted name of a layer relative to a model, without the prefixes of wrappers.
-
-    Raises:
-        TypeError: If ``layer`` is neither a module nor a string.
-        ValueError: If the model has no such layer.
-
-    >>> layer_name(nn.Sequential(nn.ReLU()), "module.0")
-    '0'
-    """
-    layer = as_layer(layer)
-    if isinstance(layer, _Module):
-        for name, module in model.named_modules():
-            if module is layer.module:
-                return str(name)
-        raise ValueError(f"layer is a {layer} that is no part of the model; name it, e.g. layer='features.0'.")
-    name = layer
-    while name.startswith(_WRAPPERS) and not hasattr(model, name.partition(".")[0]):
-        name = name.partition(".")[2]
-    named_layer(model, name)
-    return name
-
-
-def named_layer(model: nn.Module, layer: str) -> nn.Module:
-    """Return the module with a dotted name relative to ``model``; ``""`` is the model itself.
-
-    Raises:
-        ValueError: If there is no such module; the message lists the near misses.
-    """
-    module: nn.Module | None = model
-    for part in layer.split(".") if layer else ():  # not all names are listed, as this is asked at every pass
-        module = None if module is None else dict(module._modules.items()).get(part)
-    if module is None:
-        known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-        raise ValueError(unknown("layer", layer, known))
-    return module
 
 
 def unknown(argument: str, given: str, known: Iterable[str]) -> str:

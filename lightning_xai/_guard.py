@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_xai._checks import check_model, named_layer
+from lightning_xai._checks import check_model
 from lightning_xai._compiled import compiled_types as compiled_types
 from lightning_xai._compiled import eager
 from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
 from lightning_xai.bound_model import BoundModel
+from lightning_xai.sites import Place, named_layer
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)
 
@@ -118,29 +120,35 @@ SCRIPTED = "is scripted or traced (torch.jit), which hides its operations; use t
 
 
 @contextmanager
-def hook_outputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+def hook_outputs(model: nn.Module, taps: Mapping[str | Place, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """Show the output of layers to functions whenever the model runs; what a function returns takes its place.
 
     Args:
         model: The network.
-        taps: Per dotted layer name a function of the layer's output; one that returns None only looks.
+        taps: Per layer, by its dotted name or its place, a function of its output; one that returns None only looks.
 
     Raises:
         ValueError: If a layer does not exist, is scripted or traced, or its output is not a tensor.
     """
+    functions = {Place(tap) if isinstance(tap, str) else tap: function for tap, function in taps.items()}
+    counts: Counter[Place] = Counter()
 
-    def hook(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor):
-            raise ValueError(f"layer {layer!r} returns {type(output).__name__}, not a tensor; name one inside it.")
-        return taps[layer](output)
+    def hook(place: Place, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        count, counts[place] = counts[place], counts[place] + 1
+        if place.call not in (None, count):
+            return None
+        value = functions[place](place.read(output))
+        return None if value is None else place.write(output, value)
 
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))  # compiled code has forgotten hooks that are set later
-        for layer in taps:
-            module = named_layer(model, layer)
+        for place in functions:
+            module = named_layer(model, place.layer)
             if isinstance(module, torch.jit.ScriptModule):
-                raise ValueError(f"layer {layer!r} {SCRIPTED}")
-            stack.callback(module.register_forward_hook(partial(hook, layer)).remove)
+                raise ValueError(f"layer {place.layer!r} {SCRIPTED}")
+            stack.callback(module.register_forward_hook(partial(hook, place)).remove)
+        if any(place.call is not None for place in functions):  # calls are counted pass by pass
+            stack.callback(model.register_forward_pre_hook(lambda *_: counts.clear()).remove)
         yield
 
 
@@ -176,7 +184,7 @@ def count_forwards(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 @contextmanager
-def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+def leaf_at(model: nn.Module, place: Place) -> Iterator[list[Tensor]]:
     """Record gradients from the output of a layer on, and nothing before it.
 
     Inside ``isolated_eval(model)`` only. What is yielded holds that output, a leaf of the graph, for every time that
@@ -184,7 +192,7 @@ def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
     Args:
         model: The network.
-        layer: The layer's dotted name.
+        place: The layer.
 
     Raises:
         ValueError: If the layer does not exist, or its output is not a tensor of floating-point numbers.
@@ -193,12 +201,12 @@ def leaf_at(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
     def branch(output: Tensor) -> Tensor:
         if not output.is_floating_point():
-            raise ValueError(f"layer {layer!r} returns {output.dtype}: gradients need floating-point numbers.")
+            raise ValueError(f"layer {place.layer!r} returns {output.dtype}: gradients need floating-point numbers.")
         torch.set_grad_enabled(True)  # until `isolated_eval` ends, which restores what was set before it
         found.append(output.detach().clone().requires_grad_())
         return found[-1].clone()  # what follows may work in place, which a leaf does not allow
 
-    with hook_outputs(model, {layer: branch}):
+    with hook_outputs(model, {place: branch}):
         yield found
 
 

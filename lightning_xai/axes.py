@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai._checks import named_layer
 from lightning_xai._guard import (
     detach_for_autograd,
     forward_context,
@@ -27,6 +26,7 @@ from lightning_xai.operation_kinds import KINDS, operation_name
 from lightning_xai.operations import Operations, tensors_in, unwrapped
 from lightning_xai.shadow_rules import compact, marginal, spread
 from lightning_xai.shadows import Shadow, ShadowedPass
+from lightning_xai.sites import Place, named_layer
 
 if TYPE_CHECKING:
     from lightning_xai.inputs import InputsLike
@@ -185,14 +185,47 @@ def output_facts(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any]) -
         inputs: Its inputs; the first one is used.
         pick: Returns the tensor of an output.
     """
+    tensor, shadow, axis = _shadowed_output(model, inputs, pick)
+    return TracedOutput(None if tensor is None else facts_of(tensor, shadow), axis)
+
+
+def output_places(model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any], axis: int) -> tuple[Tensor, ...] | None:
+    r"""Find the places in the input that the positions [\*P] of a tensor of the model's output stand for.
+
+    The arguments are those of :func:`output_facts`, and the axis of the tensor's units.
+
+    Returns:
+        One coordinate [\*P] per spatial axis of the input (the columns of a table), NaN where a position stands for
+        none, as a class token does; None if it cannot be told.
+    """
+    tensor, shadow, _ = _shadowed_output(model, inputs, pick)
+    facts = None if tensor is None else facts_of(tensor, shadow)
+    if shadow is None or facts is None or facts.batch != 0 or facts.folded:
+        return None
+    with torch._C.DisableTorchFunction():
+        return tuple(_along(coordinate, axis) for coordinate in shadow[1:])
+
+
+def _along(coordinate: Tensor, axis: int) -> Tensor:
+    """A coordinate at every position, the mean over rows and units."""
+    axes = (0, axis % coordinate.ndim)
+    rest = [length for place, length in enumerate(coordinate.shape) if place not in axes]
+    found = compact(coordinate).nanmean(axes).expand(rest)
+    return found if _varying(found) else torch.full_like(found, float("nan"))
+
+
+def _shadowed_output(
+    model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any]
+) -> tuple[Tensor | None, Shadow | None, int | None]:
+    """A tensor of the output for the first sample twice, its shadow, and the axis of its units by convention."""
     model = at_rows(unwrapped(model), torch.zeros(_ROWS, dtype=torch.long))
     rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
     shadows = ShadowedPass(model, rows, columns=rows.ndim == 2)
     with uncompiled(model), shadows, forward_context():
         tensor = pick(model(rows))
     if not isinstance(tensor, Tensor):
-        return TracedOutput(None, None)
-    return TracedOutput(facts_of(tensor, shadows.shadow_of(tensor)), shadows.unit_axis_of(tensor))
+        return None, None, None
+    return tensor, shadows.shadow_of(tensor), shadows.unit_axis_of(tensor)
 
 
 # Operations whose result has the axes of what they read, as long as there are as many.
@@ -232,7 +265,7 @@ class _ChannelsFirst(Operations):
 
 
 @contextmanager
-def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[str]) -> Iterator[set[str]]:
+def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[Place]) -> Iterator[set[Place]]:
     r"""Find layers that return [N, K] or, by what they are made of, [N, K, \*S], in a pass that is made anyway.
 
     It costs less than :func:`axis_facts`, and proves less: it follows convolutions, pooling, norms and what works cell
@@ -241,15 +274,15 @@ def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[str]) -
     Args:
         model: The network.
         inputs: The very tensor, or what is cloned, with which the model is called inside the context.
-        layers: The dotted names of the layers.
+        layers: The places of the layers.
 
     Yields:
         A set to which the layers are added as they run.
     """
-    proved: set[str] = set()
+    proved: set[Place] = set()
     following = _ChannelsFirst(model, inputs)
 
-    def look(layer: str, output: Tensor) -> None:
+    def look(layer: Place, output: Tensor) -> None:
         if output.ndim == 2 or output in following.followed:
             proved.add(layer)
 

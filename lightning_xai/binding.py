@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_model, layer_name, named_layer, unknown
+from lightning_xai._checks import check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
 from lightning_xai.following import following_arguments
-from lightning_xai.inputs import Inputs, InputsLike, Site, as_inputs, is_plain
-from lightning_xai.layout import unit_axis
-from lightning_xai.operations import unwrapped
-from lightning_xai.places import Key, LayerOutput, Place
+from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
+from lightning_xai.layout import place_of_units, unplaced
+from lightning_xai.operations import tensors_in, unwrapped
+from lightning_xai.places import LayerOutput
 from lightning_xai.prefix_search import keeping
+from lightning_xai.sites import Key, Place, Site, layer_name, named_layer
 
 _MASK = "attention_mask"
 # What batches hold for the loss; dropped unless the network takes it.
@@ -46,21 +49,20 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         )
     network = unwrapped(model)
     with torch.inference_mode(False):
-        values = _accepted(network, {key: _detached(value) for key, value in inputs.values.items()})
-        arguments = Arguments(values, inputs.explain)
+        values = _accepted(network, {key: _detached(value) for key, value in inputs.values.items()}, inputs)
+        arguments = inputs.arguments(values)
         if len(inputs) == 0:
             raise ValueError("inputs must hold at least one sample.")
         for source in arguments.source():
             if source.ndim < 2:
                 raise ValueError(f"what is explained must be [N, ...], got {list(source.shape)}.")
         with isolated_eval(network):
-            following = following_arguments(network, arguments, inputs.constant)
-            arguments = Arguments(values, inputs.explain, following)
+            arguments = replace(arguments, following=following_arguments(network, arguments, inputs.constant))
+            _check_lists(network, arguments)
             place = _place(network, arguments, inputs)
             with keeping(network, arguments, place) as kept:
                 explained = _explained_tensor(network, arguments, place)
-        mask = values.get(_MASK)
-        present = mask != 0 if isinstance(mask, Tensor) and mask.ndim == 2 and _MASK in following else None
+        present = _present(arguments)
         absent = _absent_cells(explained, present, inputs.absent)
         last = None if present is None else _last(present)
         # A wrapper or compiled code would hide the site.
@@ -68,6 +70,44 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         prefix = None if kept is None else kept.prefix()
         binding = Binding(arguments, place, absent=absent, last=last, position=inputs.position, prefix=prefix)
         return BoundModel(called, binding), explained
+
+
+def _present(arguments: Arguments) -> Tensor | None:
+    """The positions [N, T] that the attention mask, an argument or held by one, does not hide."""
+    masks = [key for key in arguments.values if str(key).rpartition(".")[2] == _MASK and key in arguments.following]
+    mask = arguments.values[masks[0]] if len(masks) == 1 else None
+    return mask != 0 if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+# Networks that were seen to take an entry of a list per sample, and the places of the lists.
+_lists: WeakKeyDictionary[nn.Module, set[tuple[Key, ...]]] = WeakKeyDictionary()
+
+
+def _check_lists(network: nn.Module, arguments: Arguments) -> None:
+    """Refuse a list that is explained but does not hold an entry for every sample, by a pass of the first one.
+
+    Raises:
+        ValueError: If the network does not take it alone.
+    """
+    lists = tuple(key for key in arguments.explained if not isinstance(arguments.values[key], Tensor))
+    known = _lists.setdefault(network, set())
+    if not lists or lists in known or len(arguments.values[lists[0]]) == 1:
+        return
+    first = replace(arguments, values=arguments.at(torch.zeros(1, dtype=torch.long)))
+    key = lists[0]
+    error: Exception | None = None
+    try:
+        output = forward(BoundModel(network, Binding(first)), _explained_tensor(network, first, None))
+        parts = [output] if isinstance(output, list) else [part for part in tensors_in(output) if part.ndim]
+        alone = any(len(part) == 1 for part in parts)
+    except Exception as raised:  # what a network raises for one of two streams is its own
+        alone, error = False, raised
+    if not alone:
+        raise ValueError(
+            f"the argument {key!r} is a list of {len(arguments.values[key])} tensors, but the network does not take "
+            f"one of them as one sample: if these are several inputs, say which is explained, e.g. explain='{key}.0'."
+        ) from error
+    known.add(lists)
 
 
 def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | None) -> Tensor | None:
@@ -86,7 +126,7 @@ def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | No
 def restored(model: nn.Module, values: Tensor) -> Tensor:
     """Return a map [N, C, *S] with the axes of the output of the module that is explained."""
     site = model.binding.site if isinstance(model, BoundModel) else None
-    return values if site is None or values.ndim < 3 else values.movedim(1, site.axis)
+    return values if site is None or values.ndim < 3 else site.units_back(values)
 
 
 def _has_embedding(model: nn.Module) -> bool:
@@ -106,8 +146,8 @@ def _last(present: Tensor) -> Tensor:
     return (present.long() * torch.arange(1, present.shape[1] + 1, device=present.device)).argmax(1)
 
 
-def _accepted(network: nn.Module, values: dict[Key, Any]) -> dict[Key, Any]:
-    """The arguments that the network's forward takes.
+def _accepted(network: nn.Module, values: dict[Key, Any], inputs: Inputs) -> dict[Key, Any]:
+    """The arguments that the network's forward takes, leaves of containers among them.
 
     Raises:
         ValueError: If it does not take one of them.
@@ -123,7 +163,12 @@ def _accepted(network: nn.Module, values: dict[Key, Any]) -> dict[Key, Any]:
     named = {part.name for part in parameters if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)}
     # One that takes anything names nothing; one that names some and takes the rest would drop a misspelt name silently.
     anything = not named and any(part.kind is part.VAR_KEYWORD for part in parameters)
-    for key in list(values):
+    for name, place in inputs.claimed.items():
+        own = parameters[int(place)].name if int(place) < len(parameters) else None
+        if own != name:
+            raise ValueError(f"{unknown('argument', name, [str(own)])} It is the one given by place {place}.")
+    held = {key for key in values if key in inputs.containers.paths}
+    for key in [*inputs.containers.values, *(key for key in values if key not in held)]:
         if isinstance(key, str) and key not in named and not anything:
             if key in _LABELS:
                 del values[key]
@@ -146,6 +191,11 @@ def _place(network: nn.Module, arguments: Arguments, inputs: Inputs) -> Place | 
         raise ValueError("at=... and integer ids explain one argument: name one with explain=... .")
     if site is None:
         site = Site(_embedding_of(network, arguments))
+    if site.reshape is not None:
+        raise ValueError(
+            f"what is explained goes back into the network as layer {layer_name(network, site.layer)!r} returns it, "
+            f"which reshape=... does not allow: say with axis=... where its units lie, or name another layer."
+        )
     first = BoundModel(network, Binding(arguments)).at(torch.zeros(1, dtype=torch.long))
     return place_of(first, source[:1], site)
 
@@ -161,12 +211,10 @@ def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
     Raises:
         ValueError: If the module does not run or runs several times, or gives no numbers with an axis of units.
     """
-    network = network_of(model)
-    layer, axis = layer_name(network, site.layer), site.axis
+    place = unplaced(network_of(model), site)
+    network, layer, axis = network_of(model), place.layer, place.axis
     if axis is None and isinstance(named_layer(network, layer), nn.Embedding):
         axis = -1
-    if axis is None and site.part is not None:
-        raise ValueError(f"layer {layer!r} returns several tensors: say with axis=... where the units of this one lie.")
     # A pass to the end also tells whether the module runs once, and the sample twice whether it gives a row for each.
     twice = at_rows(model, torch.zeros(2, dtype=torch.long))
     with LayerOutput(network, Place(layer, 1, site.part, site.call), to_the_end=True) as seen:
@@ -179,13 +227,16 @@ def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
             f"layer {layer!r} returns {list(tensor.shape)} for two samples, which is not one row per sample: name "
             f"another, e.g. the block around it."
         )
+    if site.reshape is not None:
+        tensor = place.units_first(tensor)
     if axis is None:
-        axis = unit_axis(model, first, layer)
+        axis = place_of_units(model, first, site).axis
+    assert axis is not None
     if not -tensor.ndim <= axis < tensor.ndim or axis % tensor.ndim == 0:
         raise ValueError(
             f"axis={axis} cannot hold the units of layer {layer!r}, which returns {list(tensor.shape)} for two samples."
         )
-    return Place(layer, axis % tensor.ndim, site.part, site.call)
+    return replace(place, axis=axis % tensor.ndim)
 
 
 def _embedding_of(network: nn.Module, arguments: Arguments) -> str:

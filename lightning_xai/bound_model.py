@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._compiled import uncompiled
-from lightning_xai.places import Deviation, Key, LayerOutput, LayerReached, Place, Substitution
+from lightning_xai.leaves import Path, rebuilt
+from lightning_xai.places import Deviation, LayerOutput, LayerReached, Substitution
+from lightning_xai.sites import Key, Place
 
 if TYPE_CHECKING:
     from lightning_xai.prefix import Prefix, Replay
+
+
+@dataclass(frozen=True)
+class Containers:
+    """Arguments that hold others.
+
+    Attributes:
+        values: The arguments, by place.
+        paths: The paths of their leaves, by name.
+    """
+
+    values: Mapping[Key, Any]
+    paths: Mapping[Key, Path]
 
 
 @dataclass(frozen=True)
@@ -22,14 +37,16 @@ class Arguments:
     """The arguments of a network, one or several of which are explained.
 
     Attributes:
-        values: All arguments by place.
+        values: All arguments by place; of one that is a container, its leaves by their names.
         explained: The places of those that are explained.
         following: The places of those that hold something for every sample, so that they follow the samples.
+        containers: The arguments that are containers, by place, and the paths of their leaves by name.
     """
 
     values: Mapping[Key, Any]
     explained: tuple[Key, ...]
     following: frozenset[Key] = frozenset()
+    containers: Containers = field(default_factory=lambda: Containers({}, {}))
 
     def at(self, rows: Tensor | None) -> dict[Key, Any]:
         """Return the arguments for some samples; None for all of them, in their order."""
@@ -42,6 +59,15 @@ class Arguments:
         """Return the explained arguments as tensors [N, ...]."""
         found = self.at(rows)
         return [stacked(found[key]) for key in self.explained]
+
+    def assembled(self, values: Mapping[Key, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and the named arguments that hold values, by place or name of a leaf."""
+        paths = self.containers.paths
+        leaves = {paths[key]: value for key, value in values.items() if key in paths}
+        whole = {key: value for key, value in values.items() if key not in paths}
+        whole |= {key: rebuilt(value, (key,), leaves) for key, value in self.containers.values.items()}
+        args = [whole[key] for key in sorted(key for key in whole if isinstance(key, int))]
+        return args, {key: value for key, value in whole.items() if isinstance(key, str)}
 
 
 def stacked(value: Any) -> Tensor:
@@ -182,8 +208,7 @@ class BoundModel(nn.Module):
             explained = binding.arguments.explained
             for key, part in zip(explained, split_columns(x, [stacked(values[key]) for key in explained]), strict=True):
                 values[key] = part if isinstance(values[key], Tensor) else type(values[key])(part)
-        args = [values[key] for key in sorted(key for key in values if isinstance(key, int))]
-        kwargs = {key: value for key, value in values.items() if isinstance(key, str)}
+        args, kwargs = binding.arguments.assembled(values)
         prefix = binding.prefix
         replay = None if prefix is None else prefix.replay(binding.reads, binding.rows)
         if prefix is not None and replay is not None:
@@ -205,7 +230,7 @@ class BoundModel(nn.Module):
                 return self.network(*args, **kwargs)
             with LayerOutput(self.network, binding.reads) as seen, suppress(LayerReached):
                 self.network(*args, **kwargs)
-            return seen.output.movedim(binding.reads.axis, 1)
+            return binding.reads.units_first(seen.output)
 
 
 def split_columns(x: Tensor, sources: list[Tensor]) -> list[Tensor]:

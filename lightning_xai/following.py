@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward
 from lightning_xai.bound_model import Arguments, Binding, BoundModel
-from lightning_xai.places import Key
 from lightning_xai.rows import DEPENDENT, REMEDY, rounding_of, row_difference, rows_of
+from lightning_xai.sites import Key
 
 _MOST_CANDIDATES = 6
 # Outputs that agree so well are the same; of others the nearest is taken, if rounding explains what is left.
@@ -52,10 +53,6 @@ def following_arguments(network: nn.Module, arguments: Arguments, constant: Iter
     ]
     if constant is not None or not could:
         return frozenset(could) - frozenset(constant or ())
-    if len(could) > _MOST_CANDIDATES:
-        raise ValueError(
-            f"{len(could)} arguments could be given per sample, too many to try: say with constant=[...] which are not."
-        )
     question = (samples, arguments.explained, *((key, _form(arguments.values[key])) for key in could))
     known = _known_following.setdefault(network, {})
     if question in known:
@@ -87,7 +84,7 @@ def _tried(network: nn.Module, arguments: Arguments, could: Sequence[Key]) -> tu
     errors: list[Exception] = []
 
     def difference(following: frozenset[Key]) -> float:
-        bound = BoundModel(network, Binding(Arguments(arguments.values, arguments.explained, following), rows=rows))
+        bound = BoundModel(network, Binding(replace(arguments, following=following), rows=rows))
         try:
             found = rows_of(forward(bound, explained[rows.to(explained.device)]), len(rows), torch.arange(len(rows)))
         except Exception as error:  # three rows do not fit a constant of another number of them
@@ -97,7 +94,7 @@ def _tried(network: nn.Module, arguments: Arguments, could: Sequence[Key]) -> tu
 
     choices = [
         frozenset(could) - frozenset(constants)
-        for count in range(len(could) + 1)
+        for count in range(len(could) + 1 if len(could) <= _MOST_CANDIDATES else 2)
         for constants in itertools.combinations(could, count)
     ]
     differences: dict[frozenset[Key], float] = {}
@@ -110,6 +107,11 @@ def _tried(network: nn.Module, arguments: Arguments, could: Sequence[Key]) -> tu
         others = [nearest ^ {key} for key in could]
         return nearest, all(differences.get(other) or difference(other) > _SAME for other in others)
     why = f" ({type(errors[0]).__name__}: {errors[0]})" if errors else ""
+    if len(could) > _MOST_CANDIDATES:
+        raise ValueError(
+            f"which of the {len(could)} arguments {', '.join(map(repr, could))} are given per sample was not "
+            f"found{why}, and they are too many to try all choices: say with constant=[...] which are not."
+        )
     raise ValueError(
         f"{DEPENDENT}, whichever of the arguments {', '.join(map(repr, could))} are taken to be given per "
         f"sample{why}. {REMEDY}"

@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import Layer, as_integer, as_layer, unknown
-from lightning_xai.bound_model import Arguments
-from lightning_xai.places import Key
+from lightning_xai._checks import unknown
+from lightning_xai.bound_model import Arguments, Containers
+from lightning_xai.leaves import Path, key_of, leaves_of
+from lightning_xai.sites import Key, SiteLike, as_site
 
 _LABELS = "labels"  # with them, networks of transformers return a loss, too
 # The arguments that stand for the data by convention (transformers).
 _DATA = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
-
-
-@dataclass(frozen=True)
-class Site:
-    """The output of a module, to be explained instead of the input.
-
-    Args:
-        layer: The module, by its dotted name or the module itself.
-        axis: The axis of its units (channels, features); found by :func:`~lightning_xai.axes.axis_facts` unless given.
-        part: Which part of a module that returns a tuple, list or dict: a number or a key.
-        call: Which call of a module that runs several times, counted from 0.
-
-    Raises:
-        TypeError: If the layer is neither a name nor a module.
-
-    >>> Site("embeddings", axis=-1)
-    Site(layer='embeddings', axis=-1, part=None, call=None)
-    """
-
-    layer: Layer
-    axis: int | None = None
-    part: Key | None = None
-    call: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", as_layer(self.layer))
-        if self.axis is not None:
-            as_integer("axis", self.axis)
-        if self.call is not None:
-            as_integer("call", self.call, least=0)
-
-
-SiteLike: TypeAlias = Site | Layer | None
-
-
-def as_site(at: SiteLike) -> Site | None:
-    """Convert a layer to its :class:`Site`."""
-    return at if at is None or isinstance(at, Site) else Site(at)
 
 
 class Inputs:
@@ -63,6 +25,11 @@ class Inputs:
     Everything else stays as it is for its sample: what is given per sample (masks, a second input) follows the samples
     through every chunk, draw and step; what is not (a graph, a table of positions) stays whole. Which is which is tried
     on a few rows, unless ``constant`` says so.
+
+    What arguments hold that are dicts, dataclasses or named tuples is treated one by one, and named with dots:
+    ``"batch.image"`` of an argument ``batch``, or ``"image"`` alone where nothing else ends so. A list or tuple has an
+    entry for every sample (images of a detector), unless a name leads into it: ``"0.1"`` is the second stream of
+    ``forward([a, b])``.
 
     Args:
         *args: The network's positional arguments.
@@ -86,6 +53,8 @@ class Inputs:
     Inputs([2, 3, 8, 8], table=[2, 5], explain='table')
     >>> len(inputs)
     2
+    >>> Inputs({"image": torch.zeros(2, 3, 8, 8), "age": torch.ones(2, 1)}, explain="image")
+    Inputs(0.image=[2, 3, 8, 8], 0.age=[2, 1], explain='0.image')
     """
 
     def __init__(
@@ -122,15 +91,17 @@ class Inputs:
         position: Tensor | Sequence[int] | None,
         constant: Sequence[Key] | None,
     ) -> None:
-        self.values = values
-        self.values.pop(_LABELS, None)
+        values.pop(_LABELS, None)
+        chosen = None if explain is None else (explain,) if isinstance(explain, int | str) else tuple(explain)
+        self.claimed: dict[str, Key] = {}
+        self.values, self.containers = self._leaves(values, [*(chosen or ()), *(constant or ())])
         self.at = as_site(at)
         self.absent = absent
         self.position = None if position is None else torch.as_tensor(position)
-        self.constant = None if constant is None else tuple(constant)
-        for key in self.constant or ():
-            self._known("constant", key)
-        self.explain: tuple[Key, ...] = self._explained(explain)
+        named = constant or ()
+        below = [leaf for key in named for leaf in (self._below(key) or [self._known("constant", key)])]
+        self.constant = None if constant is None else tuple(below)
+        self.explain: tuple[Key, ...] = self._explained(chosen)
         lengths = {key: len(self.values[key]) for key in self.explain}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the explained arguments must have as many samples each, got {lengths}.")
@@ -155,7 +126,11 @@ class Inputs:
     @property
     def sources(self) -> list[Tensor]:
         """The arguments that are explained, as tensors [N, ...]."""
-        return Arguments(self.values, self.explain).source()
+        return self.arguments(self.values).source()
+
+    def arguments(self, values: Mapping[Key, Any]) -> Arguments:
+        """Return arguments with some values, by place or name of a leaf."""
+        return Arguments(values, self.explain, containers=self.containers)
 
     def only(self, key: Key) -> Inputs:
         """Return the same arguments with one of them explained."""
@@ -163,26 +138,60 @@ class Inputs:
         found.explain = (key,)
         return found
 
-    def _known(self, argument: str, key: Key) -> None:
-        if key not in self.values:
-            raise ValueError(unknown(argument, str(key), map(str, self.values)))
+    def _leaves(self, values: dict[Key, Any], named: Sequence[Key]) -> tuple[dict[Key, Any], Containers]:
+        """The leaves of all arguments by name, and the arguments that hold them."""
+        leaves: dict[Key, Any] = {}
+        paths: dict[Key, Path] = {}
+        for key, value in values.items():
+            for path, leaf in leaves_of(value, (key,), list(map(str, named)), values).items():
+                leaves[key_of(path)] = leaf
+                if len(path) > 1:
+                    paths[key_of(path)] = path
+        return leaves, Containers({path[0]: values[path[0]] for path in paths.values()}, paths)
 
-    def _explained(self, explain: Key | Sequence[Key] | None) -> tuple[Key, ...]:
+    def _below(self, key: Key) -> list[Key]:
+        """The leaves of an argument that holds others."""
+        return [leaf for leaf, path in self.containers.paths.items() if key in (path[0], key_of(path[:-1]))]
+
+    def _known(self, argument: str, key: Key) -> Key:
+        """The name of a leaf that is named by the end of its path, or by a name of an argument given by its place.
+
+        Raises:
+            ValueError: If there is none, or several.
+        """
+        if key in self.values:
+            return key
+        ends = [leaf for leaf in self.containers.paths if f".{leaf}".endswith(f".{key}")]
+        first, _, rest = str(key).partition(".")
+        if not ends and rest and first not in map(str, self.values):
+            ends = [leaf for leaf, path in self.containers.paths.items() if str(key_of(path[1:])) == rest]
+            ends = [leaf for leaf in ends if isinstance(self.containers.paths[leaf][0], int)]
+            if len(ends) == 1:
+                self.claimed[first] = self.containers.paths[ends[0]][0]
+        if len(ends) > 1:
+            raise ValueError(f"{argument}={key!r} may be {' or '.join(map(repr, ends))}: write one of these.")
+        if not ends:
+            raise ValueError(unknown(argument, str(key), map(str, self.values)))
+        return ends[0]
+
+    def _explained(self, explain: Sequence[Key] | None) -> tuple[Key, ...]:
         can = {key: value for key, value in self.values.items() if _is_data(value)}
         if explain is not None:
-            chosen = (explain,) if isinstance(explain, int | str) else tuple(explain)
+            chosen = tuple(self._known("explain", key) for key in explain)
             for key in chosen:
-                self._known("explain", key)
                 if key not in can:
                     raise TypeError(f"explain={key!r} is a {type(self.values[key]).__name__}, not a tensor [N, ...].")
             if not chosen:
                 raise ValueError("explain names no argument.")
             return chosen
         if not can:
-            raise TypeError(f"there is no tensor [N, ...] to explain among the arguments {list(self.values)}.")
+            streams = [key for key, value in self.values.items() if isinstance(value, list | tuple)]
+            inside = f"; where one holds tensors, say which, e.g. explain='{streams[0]}.0'" if streams else ""
+            raise TypeError(f"there is no tensor [N, ...] to explain among the arguments {list(self.values)}{inside}.")
         numbers = [key for key, value in can.items() if _first(value).is_floating_point()]
         placed = [key for key in can if isinstance(key, int)]
-        for some in (list(can), placed, [key for key in can if key in _DATA], numbers):
+        usual = [key for key in can if str(key).rpartition(".")[2] in _DATA]
+        for some in (list(can), placed, usual, numbers):
             if len(some) == 1:
                 return (some[0],)
         raise ValueError(
@@ -213,7 +222,7 @@ def as_inputs(inputs: InputsLike) -> Inputs:
         return Inputs(inputs)
     raise TypeError(
         f"inputs must be a tensor [N, C, *S], a tuple or dict of the model's arguments, or Inputs(...), got "
-        f"{type(inputs).__name__}."
+        f"{type(inputs).__name__}; where that is the one argument of the model, write Inputs(batch, explain='...')."
     )
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_xai._guard import hook_outputs
 from lightning_xai.operation_kinds import KINDS, is_in_place, kind_of, operation_name
 from lightning_xai.operations import Operations, check_visible, tensors_in
+from lightning_xai.sites import Place
 
 
 class CallSite(NamedTuple):
@@ -42,7 +43,7 @@ class NextOperation:
         name: The name of that operation, e.g. ``"relu"``.
         function: The activation, as a function of the pre-activation alone that leaves its argument as it is.
         shape: The shape of the layer's output for the inputs at hand.
-        module: The module that returns the output, normalized if a batch norm takes it; None if no module does.
+        module: The place that returns the output, normalized if a batch norm takes it; None if no module does.
         call: The call of the batch norm that returns it, if no module does.
     """
 
@@ -51,7 +52,7 @@ class NextOperation:
     name: str = ""
     function: Callable[[Tensor], Tensor] | None = None
     shape: tuple[int, ...] = ()
-    module: str | None = None
+    module: Place | None = None
     call: CallSite | None = None
 
 
@@ -68,24 +69,24 @@ class _Follower(Operations):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.shapes: dict[str, list[tuple[int, ...]]] = {}
-        self.norms: dict[str, CallSite] = {}
-        self.consumers: dict[str, list[_Consumer]] = {}
+        self.shapes: dict[Place, list[tuple[int, ...]]] = {}
+        self.norms: dict[Place, CallSite] = {}
+        self.consumers: dict[Place, list[_Consumer]] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
         # Tensors are kept, so that no other one can take the id of one that is followed.
-        self._carriers: dict[int, tuple[Tensor, int | None, frozenset[str]]] = {}
+        self._carriers: dict[int, tuple[Tensor, int | None, frozenset[Place]]] = {}
 
-    def start(self, layer: str, output: Tensor) -> None:
+    def start(self, layer: Place, output: Tensor) -> None:
         """Follow an output of a layer from now on."""
         self.shapes.setdefault(layer, []).append(tuple(output.shape))
         self._follow(output, frozenset({layer}))
 
-    def _follow(self, tensor: Tensor, layers: frozenset[str]) -> None:
+    def _follow(self, tensor: Tensor, layers: frozenset[Place]) -> None:
         self._carriers[id(tensor)] = (tensor, tensor._version, layers | self._carried(tensor))
 
-    def _carried(self, tensor: Tensor) -> frozenset[str]:
+    def _carried(self, tensor: Tensor) -> frozenset[Place]:
         """The layers whose output a tensor holds; none once something has been written into it."""
-        _, version, layers = self._carriers.get(id(tensor), (tensor, None, frozenset[str]()))
+        _, version, layers = self._carriers.get(id(tensor), (tensor, None, frozenset[Place]()))
         return layers if version is not None and version == tensor._version else frozenset()
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -93,7 +94,7 @@ class _Follower(Operations):
         site = CallSite(*place, self.counts[place])
         self.counts[place] += 1
         carried = [(tensor, self._carried(tensor)) for tensor in tensors_in([args, kwargs])]
-        layers = frozenset[str]().union(*(of for _, of in carried))
+        layers = frozenset[Place]().union(*(of for _, of in carried))
         result = func(*args, **kwargs)
         kind = kind_of(func)
         results = [part for part in tensors_in(result) if part.is_floating_point()] if layers else []
@@ -117,12 +118,12 @@ def _apply(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, An
     return found
 
 
-def next_operations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, NextOperation]:
+def next_operations(model: nn.Module, layers: Sequence[Place], inputs: Tensor) -> dict[Place, NextOperation]:
     """The operations that take the outputs of layers, found by following these through one forward pass.
 
     Args:
         model: The network, already in the mode and context in which it is to be called.
-        layers: The dotted names of layers that return one tensor.
+        layers: The places of the layers.
         inputs: Any inputs of the model.
 
     Raises:
@@ -138,26 +139,30 @@ def next_operations(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> 
         shapes = follower.shapes.get(layer, [])
         if len(shapes) != 1:
             times = f"runs {len(shapes)} times in" if shapes else "is not reached by"
-            raise ValueError(f"layer {layer!r} {times} the model's forward pass; name one that runs once.")
+            raise ValueError(
+                f"layer {layer.layer!r} {times} the model's forward pass; name one that runs once"
+                + (f", or say which call, layer=Site({layer.layer!r}, call=0)." if shapes else ".")
+            )
         norm = follower.norms.get(layer)
-        module: str | None = layer
+        module: Place | None = layer
         if norm is not None:
             # Seeing a module's output is cheaper than looking at every operation of a pass.
             alone = isinstance(modules.get(norm.module), _BatchNorm) and follower.counts[norm[:2]] == 1
-            module, norm = (norm.module, None) if alone else (None, norm)
+            module, norm = (Place(norm.module), None) if alone else (None, norm)
         operation = _next(layer, follower.consumers.get(layer, []))
         found[layer] = replace(operation, shape=shapes[0], module=module, call=norm)
     return found
 
 
-def _next(layer: str, consumers: list[_Consumer]) -> NextOperation:
+def _next(layer: Place, consumers: list[_Consumer]) -> NextOperation:
+    name = layer.layer
     if not consumers:
-        return NextOperation("none", f"the output of {layer!r} is the model's output")
+        return NextOperation("none", f"the output of {name!r} is the model's output")
     places = [f"{site.name} in {site.module or 'the model'!r}" for _, site, _ in consumers]
     if len(consumers) > 1:
-        return NextOperation("unknown", f"the output of {layer!r} is taken by {len(places)} calls: {', '.join(places)}")
+        return NextOperation("unknown", f"the output of {name!r} is taken by {len(places)} calls: {', '.join(places)}")
     kind, site, function = consumers[0]
     outcomes: dict[str | None, Literal["found", "none", "sum"]]
     outcomes = {"activation": "found", "convolution": "none", "linear": "none", "sum": "sum"}
-    reason = f"the output of {layer!r} is taken by {places[0]}"
+    reason = f"the output of {name!r} is taken by {places[0]}"
     return NextOperation(outcomes.get(kind, "unknown"), reason, site.name, function)

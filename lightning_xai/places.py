@@ -3,68 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_xai.sites import Place
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lightning_xai.prefix import Replay
-
-Key = int | str
-"""The place of an argument: its number, or its name."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """The output of a module in a forward pass.
-
-    Attributes:
-        layer: The module's dotted name.
-        axis: The axis of its units.
-        part: Which part of a tuple, list or dict it is; None if the module returns a tensor.
-        call: Which of the module's calls, counted from 0; None if it runs once.
-    """
-
-    layer: str
-    axis: int = 1
-    part: Key | None = None
-    call: int | None = None
-
-    def read(self, output: Any) -> Tensor:
-        """Return the tensor at this place of what the module returns.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        found = output
-        if self.part is not None:
-            try:
-                found = output[self.part]
-            except (KeyError, IndexError, TypeError) as error:
-                raise ValueError(f"layer {self.layer!r} returns no part {self.part!r}.") from error
-        if not isinstance(found, Tensor):
-            several = list(found) if isinstance(found, Mapping) else type(found).__name__
-            raise ValueError(f"layer {self.layer!r} returns {several}, not a tensor: name one with part=... .")
-        return found
-
-    def write(self, output: Any, value: Tensor) -> Any:
-        """Return what the module returned with another tensor at this place."""
-        if self.part is None:
-            return value
-        if isinstance(output, tuple):
-            place = range(len(output))[int(self.part)]  # which may be counted from the end
-            parts = [value if index == place else part for index, part in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
-        copied = type(output)(output)
-        copied[self.part] = value
-        return copied
-
 
 _REPLACED: Any = WeakTensorKeyDictionary()
 
@@ -138,7 +88,7 @@ class Substitution(_LayerHook):
         if self._x.requires_grad and not torch.is_grad_enabled():
             torch.set_grad_enabled(True)  # until the model's own no_grad() ends
         # What follows may work in place, which must not reach what was given.
-        value = self._x.movedim(1, self.place.axis).clone()
+        value = self.place.units_back(self._x).clone()
         if value.shape != clean.shape:
             raise ValueError(f"layer {self.place.layer!r} returns {list(clean.shape)} here, not {list(value.shape)}.")
         _REPLACED[value] = clean

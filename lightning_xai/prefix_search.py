@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from lightning_xai.bound_model import Arguments, Binding, BoundModel
 from lightning_xai.multiplications import count_multiplications
 from lightning_xai.operation_kinds import LINEAR, kind_of
 from lightning_xai.operations import Operations
-from lightning_xai.places import Place
+from lightning_xai.sites import Place
 from lightning_xai.prefix import Kept, Opaque, Prefix, is_plain_context, mapped
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _plan(network: nn.Module, arguments: Arguments, site: Place) -> PrefixPlan |
     known = _plans.setdefault(network, {})
     if key not in known:
         few = arguments.at(torch.tensor([0, samples - 1]))
-        known[key] = plan = _searched(network, Arguments(few, arguments.explained, arguments.following), site)
+        known[key] = plan = _searched(network, replace(arguments, values=few), site)
         if plan is not None:
             left = f"{100 * plan.share:.0f} % of the multiplications are left"
             _log.info("Passes begin at %r: %s.", site.layer, left)
@@ -309,7 +309,7 @@ def _searched(network: nn.Module, few: Arguments, site: Place) -> PrefixPlan | N
         return None
     bound = BoundModel(network, Binding(few, site, rows=rows, prefix=prefix))
     try:
-        found = forward(bound, whole.site.movedim(site.axis, 1))
+        found = forward(bound, site.units_first(whole.site))
     except Exception as error:  # whole passes work, as was seen: what is wrong is to begin at the site
         _log.debug("Passes that begin at %r fail: %r.", site.layer, error)
         return None

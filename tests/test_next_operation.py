@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai.next_operation import CallSite, next_operations
+from lightning_xai.sites import Place
 from lightning_xai.units.layers import hook_preactivations, preactivation_sites
 
 
@@ -74,7 +75,7 @@ FOLLOWED = {
 @pytest.mark.parametrize(("build", "layer", "outcome", "name"), FOLLOWED.values(), ids=FOLLOWED)
 def test_what_takes_a_layer(build, layer, outcome, name):
     model, x = build().eval(), torch.randn(2, 2, 4, 4)
-    found = next_operations(model, [layer], x)[layer]
+    found = next_operations(model, [Place(layer)], x)[Place(layer)]
     assert (found.outcome, found.name) == (outcome, name)
     assert (found.function is not None) is (outcome == "found")
     assert repr(layer) in found.reason
@@ -99,7 +100,7 @@ def test_the_pre_activation_is_what_the_function_receives():
     site, found = preactivations(model, "1", x)
     expected = model[2](model[1](model[0](x)))
     assert torch.equal(found, expected)
-    assert site.module == "2"
+    assert site.module == Place("2")
     kept = found.clone()
     assert torch.equal(site.activation(found), functional.silu(expected))
     assert torch.equal(found, kept)
@@ -151,7 +152,7 @@ def test_a_layer_whose_activation_is_given_is_read_wherever_it_goes(tail):
     model, x = nn.Sequential(conv(), *tail).eval(), torch.randn(2, 2, 4, 4)
     site, found = preactivations(model, "0", x, "identity")
     assert torch.equal(found, model[0](x))
-    assert site.module == "0"
+    assert site.module == Place("0")
 
 
 def test_a_compiled_layer_is_seen():
@@ -168,8 +169,8 @@ def test_layers_that_are_not_there_do_not_run_or_run_twice():
     model.add_module("idle", conv())
     model.forward = lambda x: model[1](model[0](model[0](x)))
     with pytest.raises(ValueError, match=r"layer 'idel' is unknown. Did you mean 'idle'"):
-        next_operations(model, ["idel"], x)
+        next_operations(model, [Place("idel")], x)
     with pytest.raises(ValueError, match="'idle' is not reached"):
-        next_operations(model, ["idle"], x)
+        next_operations(model, [Place("idle")], x)
     with pytest.raises(ValueError, match="'0' runs 2 times"):
-        next_operations(model, ["0"], x)
+        next_operations(model, [Place("0")], x)
