@@ -18,6 +18,7 @@ from lightning_xai.bound_model import at_rows, explained_arguments, split_column
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
 from lightning_xai.reading import reading
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
+from lightning_xai.scores.target import target_at
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -132,7 +133,8 @@ class Attribution(ABC):
         Args:
             model: The network, as it was given.
             inputs: Inputs as for :meth:`explain`, detached.
-            target: Class indices [N], ``"predicted"``, or None.
+            target: Class indices [N], ``"predicted"``, None, or a bound score, which holds what it has fixed on other
+                inputs: :meth:`clean` and :meth:`bind` take any of them.
             sample_ids: The samples' ids [N].
             details: The names of the further results to give, all of them in ``details``.
         """
@@ -153,7 +155,8 @@ class Attribution(ABC):
             inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; of a model with several
                 arguments, or to explain the output of a module, :class:`~lightning_xai.inputs.Inputs`.
             target: Class indices [N] as a tensor or a list, one index for all, or ``"predicted"``; not needed where the
-                model's output has one column.
+                model's output has one column. A bound score of other inputs (see :meth:`bind`) holds what it has
+                fixed there.
             sample_ids: The samples' ids [N], which key random draws; 0..N-1 unless given.
             details: The names of further results to give, out of ``self.details``.
 
@@ -205,7 +208,7 @@ class Attribution(ABC):
             how = self.resolved(model, clean, labels)
 
             def attribute(rows: slice) -> Explanation:
-                some = labels[rows] if isinstance(labels, Tensor) else labels
+                some = target_at(labels, rows)
                 found = how.attribute(at_rows(model, rows), clean[rows], some, ids[rows], tuple(details))
                 if not isinstance(found, Explanation):
                     name, got = type(self).__name__, type(found).__name__

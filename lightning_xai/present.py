@@ -1,14 +1,21 @@
-"""Features that are there in some samples only: those of padding and special tokens are absent."""
+"""What is there in some samples only: features and positions of padding and special tokens are absent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.bound_model import BoundModel
+from lightning_xai._guard import isolated_eval
+from lightning_xai.axes import output_places
+from lightning_xai.bound_model import BoundModel, network_of
+from lightning_xai.operations import unwrapped
 from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.sites import Place
 
 
 class PresentRegions(BoundRegions):
@@ -42,18 +49,114 @@ class PresentRegions(BoundRegions):
         return self._present
 
 
-def without_absent(model: nn.Module, maps: Tensor) -> Tensor:
-    r"""Return maps [N, \*S] that are NaN where a :class:`BoundModel` has no feature, as at padding."""
-    absent = model.absent if isinstance(model, BoundModel) else None
-    if absent is None or absent.shape != maps.shape:
+def absent_cells(model: nn.Module) -> Tensor | None:
+    r"""Return the cells of what is explained that are no features, Boolean [N, \*S]; None if all are."""
+    return model.absent if isinstance(model, BoundModel) else None
+
+
+def without_absent(model: nn.Module, maps: Tensor, value: float = float("nan")) -> Tensor:
+    r"""Return maps [N, C, \*S] or [N, \*S] that are NaN, or something else, where there is no feature, as at padding.
+
+    Maps of another size, as those of a layer's own, stay as they are.
+    """
+    absent = absent_cells(model)
+    if absent is None or maps.shape[-absent.ndim + 1 :] != absent.shape[1:]:
         return maps
-    return maps.masked_fill(absent.to(maps.device), float("nan"))
+    absent = absent if maps.ndim == absent.ndim else absent.unsqueeze(1)
+    return maps.masked_fill(absent.to(maps.device), value)
+
+
+# Where positions lie in the input, by network, shape and what is read: it is the same for every batch.
+_places: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[Tensor, ...] | None]] = WeakKeyDictionary()
+
+
+def present_positions(
+    model: nn.Module, inputs: Tensor, pick: Callable[[Any], Any], axis: int, what: str, key: Hashable
+) -> Tensor | None:
+    r"""Tell which positions of a tensor of the model's output stand for a cell of the input that is there.
+
+    A position stands for the cells that are nearer to its place in the input than half a step; one that has no place
+    (a class token, a learned query) is there. The places are found by :func:`~lightning_xai.axes.output_places`; where
+    they cannot be, all positions count, with a warning.
+
+    Args:
+        model: The model, bound to the samples.
+        inputs: Its inputs; the first one is used.
+        pick: Returns the tensor of an output.
+        axis: The axis of its units.
+        what: What it is, in the words of the warning.
+        key: Tells it from other tensors of this network.
+
+    Returns:
+        Boolean [N, \*P]; None if all are there.
+    """
+    absent = absent_cells(model)
+    if absent is None:
+        return None
+    assert isinstance(model, BoundModel)
+    known = _places.setdefault(network_of(model), {})
+    question = (inputs.shape[1:], model.binding.site, model.binding.reads, axis, key)
+    if question not in known:
+        with isolated_eval(model), torch.no_grad():
+            known[question] = output_places(model, inputs.detach(), pick, axis)
+    places = known[question]
+    if places is None:
+        warnings.warn(
+            f"which positions of {what} stand for padding cannot be told, so that all of them count.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return None
+    return positions_of(~absent, places) if places and places[0].ndim else None
+
+
+def present_at(model: nn.Module, inputs: Tensor, place: Place) -> Tensor | None:
+    r"""Tell which positions of a module's output [N, K, \*P] stand for cells that are there; None if all do."""
+    if absent_cells(model) is None:
+        return None
+    bound = unwrapped(model)
+    assert isinstance(bound, BoundModel)
+    return present_positions(bound.reading(place), inputs, lambda output: output, 1, f"layer {place.layer!r}", None)
+
+
+def positions_of(cells: Tensor, places: Sequence[Tensor]) -> Tensor:
+    r"""Tell which positions stand for a marked cell, Boolean [N, \*P].
+
+    Args:
+        cells: The marked cells, Boolean [N, \*S].
+        places: The coordinate [\*P] of every position per axis of S; NaN for none.
+
+    >>> cells = torch.tensor([[True, False, False, False, True]])
+    >>> positions_of(cells, [torch.tensor([float("nan"), 0.5, 2.5, 4.0])])
+    tensor([[ True,  True, False,  True]])
+    """
+    shape = places[0].shape
+    near = [_near(place.flatten(), length) for place, length in zip(places, cells.shape[1:], strict=True)]
+    found = torch.ones(len(cells), shape.numel(), dtype=torch.bool)
+    somewhere = torch.stack([place.flatten().isfinite() for place in places]).any(0).cpu()
+    for sample, marked in enumerate(cells.cpu().double()):
+        reached = (near[0] @ marked.flatten(1)).view(-1, *marked.shape[1:]) if marked.ndim > 1 else near[0] @ marked
+        for part in near[1:]:  # an axis of the input at a time
+            reached = torch.einsum("pa...,pa->p...", reached, part)
+        found[sample] = (reached > 0) | ~somewhere
+    return found.view(-1, *shape).to(cells.device)
+
+
+def _near(places: Tensor, length: int) -> Tensor:
+    """Mark the cells of an axis that every position stands for, [P, length]; all of them for one without a place."""
+    places = places.double().cpu()
+    steps = places[places.isfinite()].sort().values.diff()
+    steps = steps[steps > 1e-3]
+    half = max(float(steps.median()) / 2 if len(steps) else 0.0, 0.5)
+    cells = torch.arange(length, dtype=torch.float64)
+    off = (places.unsqueeze(1) - cells).abs()
+    return ((off <= half) | places.isnan().unsqueeze(1)).double()
 
 
 def bind_present(regions: Regions, model: nn.Module, inputs: Tensor) -> BoundRegions:
     """Bind regions to inputs; features of a :class:`BoundModel` without any cell that is present are absent."""
     bound = regions.bind(inputs)
-    absent = model.absent if isinstance(model, BoundModel) else None
+    absent = absent_cells(model)
     if absent is None:
         return bound
     cells = (~absent).unsqueeze(1)

@@ -18,7 +18,7 @@ from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import MaskPerturbation
 from lightning_xai.perturbation.sets import cell_features
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
-from lightning_xai.present import bind_present
+from lightning_xai.present import absent_cells, bind_present, without_absent
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.scores import ScoreLike, Target
 
@@ -44,7 +44,7 @@ class ExplainedBatch:
         model: The network as a function of what is explained.
         inputs: What is explained, [N, C, \*S] or a table [N, F].
         target: What the maps speak of.
-        relevance: The maps, [N, C, \*S] or [N, F]; the channel axis may be 1.
+        relevance: The maps, [N, C, \*S] or [N, F]; the channel axis may be 1. NaN at padding.
         ids: The samples' ids.
     """
 
@@ -90,11 +90,12 @@ class ExplainedBatch:
                 f"an explanation must be a map, an Explanation or an Attribution, got {type(explanation).__name__}; "
                 f"a map is a tensor [N, C, *S]."
             )
-        return cls(bound, values, target, _like_inputs(detach_for_autograd(found), values), ids)
+        relevance = without_absent(bound, _like_inputs(detach_for_autograd(found), values))
+        return cls(bound, values, target, relevance, ids)
 
     def features(self, regions: Regions) -> FeatureMap:
         """Sum the maps over features, which must not overlap."""
-        return FeatureMap.of(self.relevance, self.bind(regions))
+        return FeatureMap.of(self.relevance, self.bind(regions), absent_cells(self.model))
 
     def bind(self, regions: Regions) -> BoundRegions:
         """Bind regions to the inputs; those of padding are absent."""
@@ -122,7 +123,7 @@ class ExplainedBatch:
 def _units_first(model: nn.Module, relevance: Tensor) -> Tensor:
     """A finished map with its channels on axis 1, where the output of a module is explained in the module's axes."""
     site = model.binding.site if isinstance(model, BoundModel) else None
-    return relevance if site is None or relevance.ndim < 3 else relevance.movedim(site.axis, 1)
+    return relevance if site is None or relevance.ndim < 3 else site.units_first(relevance)
 
 
 def _like_inputs(relevance: Tensor, inputs: Tensor) -> Tensor:
@@ -173,8 +174,8 @@ class FeatureMap:
         return self.ordered.any(1)
 
     @classmethod
-    def of(cls, relevance: Tensor, bound: BoundRegions) -> FeatureMap:
-        """Sum a map, over features that do not overlap."""
+    def of(cls, relevance: Tensor, bound: BoundRegions, absent: Tensor | None = None) -> FeatureMap:
+        r"""Sum a map, over features that do not overlap; cells that are absent, Boolean [N, \*S], are not missing."""
         cells = precise(relevance.unsqueeze(1) if relevance.ndim == 2 else relevance)
         labels = cell_features(bound, len(cells), cells)
         values = per_feature(cells, labels, bound.count)
@@ -182,7 +183,7 @@ class FeatureMap:
         has_finite = _scatter(finite.any(1).to(cells), labels, bound.count) > 0
         there = bound.present()
         present = torch.ones_like(has_finite) if there is None else there.to(cells.device).expand_as(has_finite)
-        inside = (labels >= 0).unsqueeze(1)
+        inside = (labels >= 0 if absent is None else (labels >= 0) & ~absent.to(labels.device)).unsqueeze(1)
         nonfinite = (~finite & inside).flatten(1).sum(1)
         return cls(cells, labels, values, has_finite & present, present, nonfinite, tolerance(relevance))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from lightning_xai.evaluation.parameters import check_replaceable, layers_of, ne
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.similarity import check_similarity, map_similarity
 from lightning_xai.inputs import InputsLike
-from lightning_xai.scores import Target
+from lightning_xai.present import without_absent
+from lightning_xai.reading import reading
+from lightning_xai.scores import Target, as_score, as_target
 
 ORDERS = ("top_down", "bottom_up", "independent")
 
@@ -64,7 +67,8 @@ def mprt(
     and a parameter of two layers becomes new with either. New parameters come from the module's own
     ``reset_parameters`` on a generator keyed by the seed and its dotted name; those that it has no say in are a
     permutation of the trained ones. Running statistics stay. The trained parameters are back at the end, bit by bit,
-    whatever fails. One map per stage.
+    whatever fails. What the score fixes (the class, a region, a box) is that of the trained network; padding is left
+    out. One map per stage.
 
     Args:
         model: The network.
@@ -95,7 +99,7 @@ def mprt(
     check_similarity(similarity)
     an_attribution(attribution)
     check_replaceable(model)
-    clean, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
+    clean, held, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
     check_similarity(similarity, clean.map)
     layers = layers_of(bound, values)
     names = list(layers) if order == "bottom_up" else list(reversed(layers))
@@ -104,8 +108,8 @@ def mprt(
         new = new_parameters(bound, parameters, seed)
         for name in names:
             replace({key: new[key] for key in layers[name] if key in new}, keep=order != "independent")
-            moved = attribution.explain(bound, values, clean.target, ids)
-            found.append(map_similarity(clean.map, moved.map, similarity, absolute=absolute))
+            moved = without_absent(bound, attribution.explain(bound, values, held, ids).map)
+            found.append(map_similarity(clean.map, moved, similarity, absolute=absolute))
     shown = tuple(name.replace("_orig_mod.", "") for name in names)
     return RandomisationStages(shown, torch.stack(found, 1))
 
@@ -135,11 +139,11 @@ def emprt(
     """
     an_attribution(attribution)
     check_replaceable(model)
-    clean, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
+    clean, held, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
     with replaced_parameters(bound) as replace:
         replace(new_parameters(bound, parameters, seed))
-        moved = attribution.explain(bound, values, clean.target, ids)
-    before, after = histogram_entropy(clean.map), histogram_entropy(moved.map)
+        moved = without_absent(bound, attribution.explain(bound, values, held, ids).map)
+    before, after = histogram_entropy(clean.map), histogram_entropy(moved)
     return torch.where(before > 0, (after - before) / torch.where(before > 0, before, 1.0), UNDEFINED)
 
 
@@ -187,7 +191,7 @@ def random_logit(
     tensor([-1.], dtype=torch.float64)
     """
     check_similarity(similarity)
-    clean, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
+    clean, _, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
     check_similarity(similarity, clean.map)
     if clean.classes == 1:
         return precise(clean.score).new_full((len(ids),), UNDEFINED)
@@ -197,8 +201,8 @@ def random_logit(
         draws = [int(torch.randint(clean.classes - 1, (), generator=keyed_generator(seed, "class", i))) for i in ids]
         drawn = torch.tensor(draws, device=clean.target.device)
         other = drawn + (drawn >= clean.target)
-    moved = attribution.explain(bound, values, other, ids)
-    return map_similarity(clean.map, moved.map, similarity, absolute=absolute)
+    moved = without_absent(bound, attribution.explain(bound, values, other, ids).map)
+    return map_similarity(clean.map, moved, similarity, absolute=absolute)
 
 
 def histogram_entropy(relevance: Tensor) -> Tensor:
@@ -215,13 +219,13 @@ def histogram_entropy(relevance: Tensor) -> Tensor:
     tensor([0.6931, 0.0000], dtype=torch.float64)
     """
     positions = precise(pooled(relevance)).flatten(1)
-    bins = min(100, math.ceil(math.sqrt(positions.shape[1])))
     found = []
     for row in positions:
         values = row[row.isfinite()]
         if not len(values) or values.min() == values.max():
             found.append(row.new_tensor(0.0 if len(values) else UNDEFINED))
             continue
+        bins = min(100, math.ceil(math.sqrt(len(values))))
         place = ((values - values.min()) / (values.max() - values.min()) * bins).long().clamp(max=bins - 1)
         shares = place.bincount(minlength=bins) / precise(place.new_tensor(len(place)))
         found.append(torch.special.entr(shares).sum())
@@ -234,8 +238,12 @@ def _clean(
     target: Target,
     attribution: Attribution,
     sample_ids: Tensor | Sequence[int] | None,
-) -> tuple[Explanation, nn.Module, Tensor, tuple[int, ...]]:
+) -> tuple[Explanation, Target, nn.Module, Tensor, tuple[int, ...]]:
+    """The explanation, its map NaN at padding, and the target that holds what its score has fixed."""
     an_attribution(attribution)
     bound, values = bind(model, inputs)
     ids = check_inputs(values, sample_ids)
-    return attribution.explain(bound, values, target, ids), bound, values, ids
+    bound = reading(bound, values, [as_score(attribution.score)])
+    held = attribution.clean(bound, values, as_target(target, len(ids)))[0].as_target()
+    clean = attribution.explain(bound, values, held, ids)
+    return dataclasses.replace(clean, map=without_absent(bound, clean.map)), held, bound, values, ids

@@ -17,7 +17,9 @@ from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import InputsLike
-from lightning_xai.scores import Target
+from lightning_xai.present import without_absent
+from lightning_xai.reading import reading
+from lightning_xai.scores import BoundScore, Target, as_score
 
 _SMALLEST = 1e-6
 
@@ -94,8 +96,9 @@ def map_changes(
 
     .. math:: x_t = x + \delta_t, \qquad \delta_t \sim U(-r, r) \text{ per cell}
 
-    Norms are Euclidean, over all cells that are finite in both maps. T further maps, for the class of the clean input,
-    and 1 + T passes.
+    Norms are Euclidean, over all cells that are finite in both maps and no padding, which does not move either. T further
+    maps, of what the score has fixed on the clean input (the class, the runner-up of a margin, a region, a box), and
+    1 + T passes.
 
     Args:
         model: The network; left as it was.
@@ -122,22 +125,27 @@ def map_changes(
     """
     an_attribution(attribution)
     as_integer("draws", draws, least=1)
-    bound, values = bind(model, inputs)
+    model, values = bind(model, inputs)
     ids = check_inputs(values, sample_ids)
     if noise is None:
         noise = _draw(values, radius, draws, ids, seed)
     elif noise.shape[:1] + noise.shape[2:] != values.shape or not noise.shape[1]:
         raise ValueError(f"noise must be [N, T, *sample] for inputs {list(values.shape)}, got {list(noise.shape)}.")
-    clean = attribution.explain(bound, values, target, ids)
-    output, prediction = _outputs(bound, values, attribution, clean.target)
-    map_, x = precise(clean.map).flatten(1), precise(values).flatten(1)
+    model = reading(model, values, [as_score(attribution.score)])
+    bound, output, prediction = _outputs(model, values, attribution, target)
+
+    def explained(inputs: Tensor) -> Tensor:
+        found = attribution.explain(model, inputs, bound.as_target(), ids).map
+        return precise(without_absent(model, found)).flatten(1)
+
+    map_, x = explained(values), precise(values).flatten(1)
     finite = map_.isfinite()
     columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
     for step in noise.unbind(1):
+        step = without_absent(model, step, 0.0)
         moved = values + step.to(values)
-        found = attribution.explain(bound, moved, clean.target, ids)
-        z, now = _outputs(bound, moved, attribution, clean.target)
-        moved_map, delta = precise(found.map).flatten(1), precise(step).to(x).flatten(1)
+        _, z, now = _outputs(model, moved, attribution, bound)
+        moved_map, delta = explained(moved), precise(step).to(x).flatten(1)
         there = finite & moved_map.isfinite()
         change = torch.where(there, moved_map - map_, 0.0).masked_fill(~there.any(1, keepdim=True), UNDEFINED)
         columns["change"].append(change.norm(dim=1))
@@ -178,12 +186,17 @@ def _draw(values: Tensor, radius: float | Sequence[float], draws: int, ids: Sequ
     return (length * (2 * torch.stack(steps).view(len(ids), draws, *shape) - 1)).to(values)
 
 
-def _outputs(model: nn.Module, inputs: Tensor, attribution: Attribution, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's outputs [N, numbers] and predictions [N]."""
+def _outputs(
+    model: nn.Module, inputs: Tensor, attribution: Attribution, target: Target
+) -> tuple[BoundScore, Tensor, Tensor]:
+    """The bound score, and the network's outputs [N, numbers] and predictions [N]."""
     with isolated_eval(model):
         output = forward(model, inputs)
-        bound = attribution.bind(output, target, len(inputs))
-        return precise(bound.columns(output, len(inputs))).flatten(1), bound.prediction
+        bound = attribution.bind(output, target, len(inputs), of=(model, inputs))
+        columns = precise(bound.columns(output, len(inputs)))
+        if bound.present is not None:
+            columns = columns.masked_fill(~bound.present.unsqueeze(1), 0.0)
+        return bound, columns.flatten(1), bound.predict(output)
 
 
 def _apart(values: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from lightning_xai.reading import reading
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.rows import check_alone
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
+from lightning_xai.scores.target import target_at
 
 ENGINES = ("auto", "dense", "incremental")
 
@@ -176,7 +177,7 @@ def sweep(
             own = values[rows]
             places = torch.arange(len(own), device=own.device)
             samples = Samples(own, bound.rows(rows), ids[rows], places, at_rows(model, rows))
-            wanted = target[rows] if isinstance(target, Tensor) else target
+            wanted = target_at(target, rows)
             chosen = {r: _of_rows(pairing, rows) for r, pairing in pairings.items()}
             block = _Sweep(samples, engine, rows.start == 0).run(wanted, chosen, captures)
             network.finish()
@@ -215,7 +216,7 @@ def check_sweep(
             _per_sample(request.pairing, bound.count, len(values))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
-            wanted = target[:1] if isinstance(target, Tensor) else target
+            wanted = target_at(target, slice(1))
             bound_score = request.score.bind(output, wanted, 1, of=(model, first))
             bound_score(output)
         return bound_score.classes
@@ -272,9 +273,9 @@ class _Sweep:
             read = list(dict.fromkeys(request.score for request in requests))
             check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         for watch in watches:
-            watch.on_clean(samples)
-        wanted = target.repeat(copies) if isinstance(target, Tensor) else target
-        model = at_rows(self.samples.model, torch.arange(samples).repeat(copies))
+            watch.on_clean(samples, self.samples.model, self.samples.inputs)
+        repeated = torch.arange(samples).repeat(copies)
+        wanted, model = target_at(target, repeated), at_rows(self.samples.model, repeated)
         of = (model, self.samples.inputs)
         scores = {r.score: r.score.bind(output, wanted, copies * samples, of=of) for r in requests}
         clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}

@@ -150,7 +150,8 @@ class PropagationAttribution(ScoreAttribution, ABC):
             known = passed.score.isfinite()
             if known.any() and not known.all():
                 # The ledger sums over the samples, so those whose score is no number must not enter the pass.
-                passed = run(at_rows(model, known.nonzero().flatten()), inputs[known], passed.bound.target[known])
+                rows = known.nonzero().flatten()
+                passed = run(at_rows(model, rows), inputs[rows], passed.bound.at(rows))
             explanation.details["ledger"] = passed.ledger
         return explanation
 

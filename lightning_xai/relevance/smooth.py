@@ -15,16 +15,15 @@ from lightning_xai.batching import Batches
 from lightning_xai.bound_model import at_rows, column_widths
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import Saliency
-from lightning_xai.scores import ScoreLike, Target
+from lightning_xai.scores import BoundScore, ScoreLike, Target
 
 
 @dataclass(frozen=True)
 class NoisyAttribution(Attribution, ABC):
     r"""An attribution by mean and variance of the maps of noisy inputs.
 
-    The noise of a sample depends on ``seed``, its id and the number of the draw alone. The target is that of the clean
-    input; what a score fixes besides (the runner-up of a margin, the region of a segmentation) is that of the noisy
-    one.
+    The noise of a sample depends on ``seed``, its id and the number of the draw alone. The target, and what a score
+    fixes besides (the runner-up of a margin, the region of a segmentation, a box), are those of the clean input.
 
     Args:
         attribution: R, any attribution.
@@ -73,14 +72,16 @@ class NoisyAttribution(Attribution, ABC):
         network = unwrapped(model)
         bound, score = self.clean(network, inputs, target)
         batches = Batches(network, inputs, self.chunk_size)
-        how = replace(self, attribution=self.attribution.resolved(network, inputs, bound.target))
+        how = replace(self, attribution=self.attribution.resolved(network, inputs, bound.as_target()))
 
         def smoothed(rows: slice) -> Tensor:
-            return how._smoothed(at_rows(network, rows), inputs[rows], bound.target[rows], sample_ids[rows], batches)
+            return how._smoothed(at_rows(network, rows), inputs[rows], bound.at(rows), sample_ids[rows], batches)
 
         return Explanation.of(bound, score, torch.cat(batches.map(smoothed, len(inputs), copies=self.draws)))
 
-    def _smoothed(self, model: nn.Module, x: Tensor, target: Tensor, ids: tuple[int, ...], batches: Batches) -> Tensor:
+    def _smoothed(
+        self, model: nn.Module, x: Tensor, bound: BoundScore, ids: tuple[int, ...], batches: Batches
+    ) -> Tensor:
         cells = x.flatten(1)
         # Arguments that are explained together have a range each.
         parts = torch.split(cells, column_widths(model, cells), 1) if self.relative else []
@@ -93,8 +94,8 @@ class NoisyAttribution(Attribution, ABC):
             nonlocal count, mean, squares
             new = draws.stop - draws.start
             noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in range(draws.start, draws.stop)])
-            picked = at_rows(model, index.repeat(new))
-            maps = self.attribution.explain(picked, noisy, target.repeat(new), ids * new).map
+            rows = index.repeat(new)
+            maps = self.attribution.explain(at_rows(model, rows), noisy, bound.at(rows).as_target(), ids * new).map
             maps = maps.view(new, len(x), *maps.shape[1:])
             # Merged chunk by chunk (Chan et al.): a difference of sums would lose small variances.
             own = maps.mean(0)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer
 from lightning_xai.bound_model import BoundModel
-from lightning_xai.inputs import Site
+from lightning_xai.present import present_positions
 from lightning_xai.scores.output_axes import class_axis_of
-from lightning_xai.scores.target import Target, as_target, check_range
+from lightning_xai.scores.target import BoundTarget, Target, as_target, check_range
+from lightning_xai.sites import Site
 
 _LOGITS = "logits"  # what the outputs of transformers, dicts with attributes, call them
 _WRAP = "wrap the model in a module whose forward returns the tensor to be scored"
@@ -25,7 +26,7 @@ class Score(ABC):
     """A scalar per sample, read off the model's output [N, classes] or [N, classes, *positions].
 
     An output with positions (a segmentation, the tokens of a text) is averaged over the region in which the target
-    class is predicted for the clean input. A sample without such a region has the score NaN.
+    class is predicted for the clean input; padding is in no region. A sample without such a region has the score NaN.
 
     Args:
         output: Which tensor to read if the model returns a dict (its key), a tuple (its index) or an object (its
@@ -38,10 +39,15 @@ class Score(ABC):
     Class attributes:
         by_region: Whether an output with positions is read where the target is predicted.
         by_class: Whether an axis of the output holds classes.
+        by_position: Whether what follows the classes are positions, of which those of padding are left out.
+        fixes_values: Whether what :meth:`fix` returns are values of the output, and no choices (a class, a place), so
+            that it is made anew for a noisy variant of the clean input.
     """
 
     by_region: ClassVar[bool] = True
     by_class: ClassVar[bool] = True
+    by_position: ClassVar[bool] = True
+    fixes_values: ClassVar[bool] = False
 
     output: str | int | None = field(default=None, kw_only=True)
     class_axis: int | None = field(default=None, kw_only=True, repr=False)
@@ -75,14 +81,17 @@ class Score(ABC):
 
         Args:
             output: What the model returned for the clean inputs.
-            target: The explained classes, in any form that :func:`as_target` takes.
+            target: The explained classes, in any form that :func:`as_target` takes; a score that is bound already
+                stays as it is.
             samples: N, the number of samples that went in.
-            of: The model and what went in, by which the axis of the classes is found where the output has positions;
-                axis 1 unless given.
+            of: The model and what went in, by which the axis of the classes and the positions of padding are found
+                where the output has positions; axis 1, and none, unless given.
 
         Raises:
             ValueError: If the output cannot be read or the target does not fit it.
         """
+        if isinstance(target, BoundScore):
+            return self._held(target, output, samples)
         columns = self._columns(output, samples)
         axis = self.class_axis
         if axis is None and columns.ndim > 2 and self.by_class and of is not None:
@@ -90,13 +99,25 @@ class Score(ABC):
         clean = _classes_second(columns, axis)
         places = self._places(clean, None if of is None else of[0])
         clean = _at_places(clean, places)
-        resolved = self._resolve(target, clean)
-        region = None
+        present = None
+        if clean.ndim > 2 and self.by_position and of is not None:
+            present = present_positions(*of, self.pick, 1 if axis is None else axis, "the model's output", self)
+        resolved = self._resolve(target, clean, present)
+        region = present
         if clean.ndim > 2 and self.by_region:
             region = clean.argmax(1) == resolved.view(-1, *[1] * (clean.ndim - 2))
+            region = region if present is None else region & present
         fixed = self.fix(clean, resolved, region)
-        predicted, classes = self.predict(clean), self.classes(clean)
-        return BoundScore(self, resolved, region, fixed, predicted, classes, axis, places)
+        predicted, classes = self.predict(clean, present), self.classes(clean)
+        return BoundScore(self, resolved, region, fixed, predicted, classes, axis, places, present)
+
+    def _held(self, bound: BoundScore, output: Any, samples: int) -> BoundScore:
+        if bound.score != self:
+            raise ValueError(f"the target is bound to the score {bound.score}, which is not {self}.")
+        if not self.fixes_values:
+            return bound
+        clean = _at_places(bound.columns(output, samples), bound.places)
+        return replace(bound, fixed=self.fix(clean, bound.target, bound.region))
 
     def _places(self, clean: Tensor, model: nn.Module | None) -> Tensor | None:
         given = model.position if isinstance(model, BoundModel) else None
@@ -121,19 +142,31 @@ class Score(ABC):
             raise ValueError(f"position {places.tolist()} is out of range: the output has {length} positions.")
         return places % length
 
-    def predict(self, clean: Tensor) -> Tensor:
-        """Return the predicted class [N] of an output [N, classes, *P]; with positions, the most frequent one."""
-        return clean.argmax(1).flatten(1).mode(1).values if clean.ndim > 2 else clean.argmax(1)
+    def predict(self, clean: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the predicted class [N] of an output [N, classes, *P]; with positions, the most frequent one.
+
+        Args:
+            clean: The output.
+            present: The positions that are no padding, Boolean [N, *P]; all of them unless given.
+        """
+        classes = clean.argmax(1)
+        if clean.ndim == 2:
+            return classes
+        if present is None:
+            return classes.flatten(1).mode(1).values
+        rows = zip(classes, present, strict=True)
+        return torch.stack([(row[there] if bool(there.any()) else row.flatten()).mode().values for row, there in rows])
 
     def classes(self, clean: Tensor) -> int:
         """Return the number of classes that a target may name; 0 if it is not known."""
         return clean.shape[1]
 
-    def _resolve(self, target: Target, clean: Tensor) -> Tensor:
+    def _resolve(self, target: Target, clean: Tensor, present: Tensor | None) -> Tensor:
         classes = self.classes(clean)
         indices = as_target(target, len(clean))
+        assert not isinstance(indices, BoundTarget)
         if isinstance(indices, str):
-            return self.predict(clean)
+            return self.predict(clean, present)
         if indices is None and classes != 1:
             raise ValueError("the output has classes, so a target is needed: class indices or 'predicted'.")
         if indices is None:
@@ -188,8 +221,10 @@ class Score(ABC):
 
 
 @dataclass(frozen=True)
-class BoundScore:
+class BoundScore(BoundTarget):
     """A score fixed on the clean inputs; call it with an output of as many rows.
+
+    It is also a target: what it has fixed then holds for other inputs, such as noisy variants of the clean ones.
 
     Attributes:
         score: The score.
@@ -200,6 +235,7 @@ class BoundScore:
         classes: The number of classes.
         class_axis: The axis of the classes in the model's output; 1 if it is None.
         places: The position [N] that is read; None for all of them.
+        present: Which positions of the output are no padding, Boolean [N, *P]; None if all are.
 
     The runners-up stay classes 2 and 0, whatever is read later:
 
@@ -218,14 +254,19 @@ class BoundScore:
     classes: int
     class_axis: int | None = None
     places: Tensor | None = None
+    present: Tensor | None = None
 
-    def at(self, rows: Tensor) -> BoundScore:
+    def at(self, rows: Tensor | slice) -> BoundScore:
         """Select or repeat samples: row i reads like sample ``rows[i]``."""
-        region = None if self.region is None else self.region[rows]
-        fixed = tuple(tensor[rows] for tensor in self.fixed)
-        places = None if self.places is None else self.places[rows]
-        target, prediction = self.target[rows], self.prediction[rows]
-        return replace(self, target=target, region=region, fixed=fixed, prediction=prediction, places=places)
+        names = ("target", "region", "prediction", "places", "present")
+        of_samples = {name: getattr(self, name) for name in names}
+        chosen: dict[str, Any] = {name: None if tensor is None else tensor[rows] for name, tensor in of_samples.items()}
+        return replace(self, fixed=tuple(tensor[rows] for tensor in self.fixed), **chosen)
+
+    def as_target(self) -> Tensor | BoundScore:
+        """Return the target that fixes the same for other inputs: class indices [N] where nothing else is fixed."""
+        only_target = not self.fixed and self.region is None and self.places is None
+        return self.target if only_target else self
 
     def columns(self, output: Any, rows: int) -> Tensor:
         """Return the tensor [rows, classes, *P] that the score reads from a model's output."""
@@ -235,10 +276,10 @@ class BoundScore:
         """Join the columns of several outputs."""
         return self.score.join(parts)
 
-    def predict(self, output: Any, rows: int) -> Tensor:
-        """Return the predicted classes of an output of other rows of one sample."""
-        places = None if self.places is None else self.places[:1].expand(rows)
-        return self.score.predict(_at_places(self.columns(output, rows), places))
+    def predict(self, output: Any) -> Tensor:
+        """Return the predicted classes [N] of a model's output."""
+        columns = self.columns(output, self.target.shape[0])
+        return self.score.predict(_at_places(columns, self.places), self.present)
 
     def __call__(self, output: Any) -> Tensor:
         """Return the score [N] of a model's output."""
@@ -253,6 +294,16 @@ class BoundScore:
                 f"got {list(value.shape)}."
             )
         return value
+
+
+def over(region: Tensor | None, values: Tensor) -> Tensor:
+    """Return the mean of values [N, *P] over a region [N, *P]; over all positions if there is none."""
+    if values.ndim == 1:
+        return values
+    if region is None:
+        return values.flatten(1).mean(1)
+    values = torch.where(region, values, 0.0).flatten(1).sum(1)
+    return values / region.flatten(1).sum(1)
 
 
 def _classes_second(columns: Tensor, axis: int | None) -> Tensor:

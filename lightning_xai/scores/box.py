@@ -45,6 +45,7 @@ class Box(Score):
 
     by_region: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
+    by_position: ClassVar[bool] = False
 
     index: int = 0
 
@@ -70,7 +71,7 @@ class Box(Score):
     def classes(self, clean: Tensor) -> int:
         return 0
 
-    def predict(self, clean: Tensor) -> Tensor:
+    def predict(self, clean: Tensor, present: Tensor | None = None) -> Tensor:
         if self.index >= clean.shape[2]:
             return torch.full((len(clean),), int(_NO_LABEL), device=clean.device)
         return clean[:, 5, self.index].detach().long()
@@ -82,7 +83,7 @@ class Box(Score):
     def pick(self, output: Any) -> Any:
         return output if self.output is None else super().pick(output)
 
-    def _resolve(self, target: Target, clean: Tensor) -> Tensor:
+    def _resolve(self, target: Target, clean: Tensor, present: Tensor | None) -> Tensor:
         return self.predict(clean)
 
     def _columns(self, output: Any, samples: int) -> Tensor:

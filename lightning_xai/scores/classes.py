@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import check_known
-from lightning_xai.scores.base import Score
+from lightning_xai.scores.base import Score, over
 from lightning_xai.scores.target import ONE_COLUMN
 
 
@@ -21,16 +21,6 @@ def _column(output: Tensor, index: Tensor) -> Tensor:
         return output.gather(1, index.unsqueeze(1)).squeeze(1)
     index = index.view(*index.shape, *[1] * (output.ndim - 1 - index.ndim))
     return output.gather(1, index.expand(output.shape[0], *output.shape[2:]).unsqueeze(1)).squeeze(1)
-
-
-def _over(region: Tensor | None, values: Tensor) -> Tensor:
-    """Return the mean of values [N, *P] over a region [N, *P]; over all positions if there is none."""
-    if values.ndim == 1:
-        return values
-    if region is None:
-        return values.flatten(1).mean(1)
-    values = torch.where(region, values, 0.0).flatten(1).sum(1)
-    return values / region.flatten(1).sum(1)
 
 
 def _softmax_fits(clean: Tensor) -> None:
@@ -59,7 +49,7 @@ class Probability(Score):
         return ()
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output.softmax(1), target))
+        return over(region, _column(output.softmax(1), target))
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class LogProbability(Probability):
     """
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output.log_softmax(1), target))
+        return over(region, _column(output.log_softmax(1), target))
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ class Logit(Score):
     """
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output, target))
+        return over(region, _column(output, target))
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class Margin(Score):
         return (clean.scatter(1, own, float("-inf")).argmax(1),)
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output, target) - _column(output, fixed[0]))
+        return over(region, _column(output, target) - _column(output, fixed[0]))
 
 
 @dataclass(frozen=True)
@@ -123,14 +113,15 @@ class Sigmoid(Score):
         return torch.cat([-columns, columns], 1) if columns.shape[1] == 1 else columns
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
-        return _over(region, _column(output.sigmoid(), target))
+        return over(region, _column(output.sigmoid(), target))
 
 
 @dataclass(frozen=True)
 class RawOutput(Logit):
     r"""The output itself, :math:`z_y`: a regression, or a model that already ends in probabilities.
 
-    With one column no target is needed. Positions are averaged over all of them, not over a predicted region.
+    With one column no target is needed. Positions are averaged over all of them but padding, not over a predicted
+    region.
 
     >>> z = torch.tensor([1.5, -2.0])
     >>> RawOutput().bind(z, None, samples=2)(z)
@@ -156,6 +147,8 @@ class CombClasses(Score):
     tensor([-0.6000])
     """
 
+    fixes_values: ClassVar[bool] = True
+
     def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
         _softmax_fits(clean)
         return (self._lead(clean, target, region),)
@@ -169,7 +162,7 @@ class CombClasses(Score):
         return self._lead(output, target, region) - clean_lead
 
     def _lead(self, output: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
-        share = torch.stack([_over(region, column) for column in output.softmax(1).unbind(1)], 1)
+        share = torch.stack([over(region, column) for column in output.softmax(1).unbind(1)], 1)
         return share - _column(share, target).unsqueeze(1)
 
 
@@ -209,6 +202,7 @@ class Custom(Score):
 
     by_region: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
+    by_position: ClassVar[bool] = False
 
     function: Callable[[Tensor, Tensor], Tensor]
 

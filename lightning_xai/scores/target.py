@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from lightning_xai._guard import detach_for_autograd
 
-Target = Tensor | int | Sequence[int] | Literal["predicted"] | None
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class BoundTarget:
+    """What a score has fixed on the clean output, the target among it: a :class:`~lightning_xai.scores.BoundScore`.
+
+    Attributes:
+        target: The explained classes [N].
+    """
+
+    target: Tensor
+
+    def at(self, rows: Tensor | slice) -> Self:
+        """Select or repeat samples."""
+        raise NotImplementedError
+
+
+Target = Tensor | int | Sequence[int] | Literal["predicted"] | BoundTarget | None
 
 ONE_COLUMN = "score='sigmoid' for a binary classifier or score='value' for a regression"
 
@@ -20,15 +38,15 @@ def as_target(target: Tensor | int | Sequence[int], samples: int) -> Tensor: ...
 
 
 @overload
-def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | None: ...
+def as_target(target: Target, samples: int) -> Tensor | BoundTarget | Literal["predicted"] | None: ...
 
 
-def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | None:
-    """Convert a target to one of three forms: class indices [N], ``"predicted"`` or None.
+def as_target(target: Target, samples: int) -> Tensor | BoundTarget | Literal["predicted"] | None:
+    """Convert a target to one of four forms: class indices [N], ``"predicted"``, None, or a bound score as it is.
 
     Args:
         target: Class indices [N], as a tensor, an array, a list or a tuple; one index for all samples; a tensor without
-            axes for one sample; ``"predicted"``; None for an output with one column.
+            axes for one sample; ``"predicted"``; None for an output with one column; a bound score.
         samples: N.
 
     Raises:
@@ -45,6 +63,10 @@ def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | N
         raise ValueError(f"target must be class indices or 'predicted', got {target!r}.")
     if target is None or isinstance(target, str):
         return target
+    if isinstance(target, BoundTarget):
+        if len(target.target) != samples:
+            raise ValueError(f"the target is bound to {len(target.target)} samples, there are {samples}.")
+        return target
     try:
         indices = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -57,6 +79,13 @@ def as_target(target: Target, samples: int) -> Tensor | Literal["predicted"] | N
     if indices.shape != (samples,):
         raise ValueError(f"target must have one class index per sample, shape [{samples}], got {list(indices.shape)}.")
     return detach_for_autograd(indices).long()
+
+
+def target_at(target: Target, rows: Tensor | slice) -> Target:
+    """Select or repeat samples of a target in one of the forms of :func:`as_target`."""
+    if isinstance(target, BoundTarget):
+        return target.at(rows)
+    return target[rows] if isinstance(target, Tensor) else target
 
 
 class TargetRangeError(ValueError):

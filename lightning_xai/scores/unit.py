@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import Layer, as_integer, as_layer
-from lightning_xai.inputs import Site
-from lightning_xai.scores.base import Score
+from lightning_xai._checks import as_integer
+from lightning_xai.scores.base import Score, over
 from lightning_xai.scores.target import Target
+from lightning_xai.sites import Layer, Site, as_layer
 
 _READINGS = ("mean", "max")
 
@@ -24,7 +24,8 @@ class Unit(Score):
     .. math:: s(x) = \frac{1}{|P|} \sum_p a_{kp}(x), \qquad a_{k p^*}(x) \text{ with } p^* = \arg\max_p a_{kp},
         \qquad\text{or}\quad a_{kp}(x)
 
-    A forward pass ends at the layer. The target has no meaning and is ignored.
+    A forward pass ends at the layer. Positions of padding are in neither mean nor maximum. The target has no meaning
+    and is ignored.
 
     Args:
         layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.inputs.Site`.
@@ -71,14 +72,17 @@ class Unit(Score):
     def fix(self, clean: Tensor, target: Tensor, region: Tensor | None) -> tuple[Tensor, ...]:
         self._check(clean)
         maps = clean[:, self.unit]
-        return (maps.flatten(1).argmax(1),) if self.at == "max" and maps.ndim > 1 else ()
+        if self.at != "max" or maps.ndim == 1:
+            return ()
+        maps = maps if region is None else torch.where(region, maps, -torch.inf)
+        return (maps.flatten(1).argmax(1),)
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:
         maps = output[:, self.unit]
         if maps.ndim == 1:
             return maps
         if self.at == "mean":
-            return maps.flatten(1).mean(1)
+            return over(region, maps)
         if self.at == "max":
             return maps.flatten(1).gather(1, fixed[0].unsqueeze(1)).squeeze(1)
         assert isinstance(self.at, tuple)
@@ -87,10 +91,10 @@ class Unit(Score):
     def classes(self, clean: Tensor) -> int:
         return 0
 
-    def predict(self, clean: Tensor) -> Tensor:
+    def predict(self, clean: Tensor, present: Tensor | None = None) -> Tensor:
         return torch.full((len(clean),), self.unit, device=clean.device)
 
-    def _resolve(self, target: Target, clean: Tensor) -> Tensor:
+    def _resolve(self, target: Target, clean: Tensor, present: Tensor | None) -> Tensor:
         return self.predict(clean)
 
     def _check(self, clean: Tensor) -> None:

@@ -17,6 +17,7 @@ from lightning_xai.relevance import (
     SquareGrad,
     VarGrad,
 )
+from lightning_xai.scores import Box, Logit, Margin
 
 IDS = [7, 3, 11]
 NOISY = [SmoothGrad, SquareGrad, VarGrad]
@@ -176,3 +177,49 @@ def test_the_layer_of_a_class_activation_map_is_chosen_once():
     model, x = Net().double(), draw(3, 1, 5)
     SmoothGrad(GradCAM(), draws=4, chunk_size=3)(model, x, 1)
     assert chosen == [3, 2, 3, 3, 3, 3]  # the clean score, the choice, and the draws
+
+
+class Detector(nn.Module):
+    """Two boxes whose scores are linear in the input; the one with the larger score comes first."""
+
+    def forward(self, images):
+        found = []
+        for image in images:
+            scores = torch.stack([image[0].mean(), image[1].mean()]).sigmoid()
+            boxes = torch.tensor([[0.0, 0, 2, 2], [5.0, 5, 9, 9]]).to(scores)
+            order = scores.argsort(descending=True)
+            labels = torch.tensor([1, 1])
+            found.append({"boxes": boxes[order], "scores": scores[order], "labels": labels[order]})
+        return found
+
+
+def test_a_box_stays_that_of_the_clean_input():
+    x = torch.full((1, 2, 1, 1), 1.0, dtype=torch.double)
+    x[0, 1] -= 1e-3  # noise exchanges the order of the boxes
+    found = SmoothGrad(Saliency(absolute=False, score=Box(0)), sigma=0.5, draws=8)(Detector(), x)
+    assert found[0, 0].item() > 0.1
+    assert found[0, 1].item() == 0
+
+
+def test_a_runner_up_and_a_region_stay_those_of_the_clean_input():
+    model = nn.Conv1d(2, 3, 1).double()
+    x = draw(2, 2, 6)
+    for score in (Margin(), Logit()):
+        bound = score.bind(model(x), "predicted", samples=2)
+
+        def held(noisy, bound=bound):
+            leaf = noisy.clone().requires_grad_()
+            return torch.autograd.grad(bound(model(leaf)).sum(), leaf)[0]
+
+        drawn = noise(x, ids=[0, 1], sigma=2.0, seed=1)
+        method = SmoothGrad(Saliency(absolute=False, score=score), sigma=2.0, draws=4, seed=1)
+        close(method(model, x, "predicted"), sum(held(x + one) for one in drawn) / 4)
+
+
+def test_a_target_is_bound_to_one_score_and_its_samples(cnn, x, y):
+    bound = Margin().bind(cnn(x), y, samples=3)
+    close(Saliency(score="margin")(cnn, x, bound), Saliency(score="margin")(cnn, x, y))
+    with pytest.raises(ValueError, match=r"bound to the score Margin\(.*\), which is not Logit"):
+        Saliency()(cnn, x, bound)
+    with pytest.raises(ValueError, match="the target is bound to 3 samples, there are 2"):
+        Saliency(score="margin")(cnn, x[:2], bound)
