@@ -19,8 +19,8 @@ from lightning_xai.bound_model import Arguments, Binding, BoundModel
 from lightning_xai.multiplications import count_multiplications
 from lightning_xai.operation_kinds import LINEAR, kind_of
 from lightning_xai.operations import Operations
-from lightning_xai.sites import Place
 from lightning_xai.prefix import Kept, Opaque, Prefix, is_plain_context, mapped
+from lightning_xai.sites import Place
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -89,10 +89,7 @@ def as_layer(layer: Layer) -> str | _Module | Site:
     if isinstance(layer, nn.Module):
         return _Module(layer)
     if not isinstance(layer, str | _Module | Site):
-        raise TypeError(
-            f"layer must be a module or a dotted name such as 'features.0', got {type(layer).__name__}; or a Site, which "
-            f"says more of one."
-        )
+        raise TypeError(f"layer must be a module or a dotted name such as 'features.0', got {type(layer).__name__}.")
     return layer
 
 

@@ -96,9 +96,9 @@ def map_changes(
 
     .. math:: x_t = x + \delta_t, \qquad \delta_t \sim U(-r, r) \text{ per cell}
 
-    Norms are Euclidean, over all cells that are finite in both maps and no padding, which does not move either. T further
-    maps, of what the score has fixed on the clean input (the class, the runner-up of a margin, a region, a box), and
-    1 + T passes.
+    Norms are Euclidean, over all cells that are finite in both maps and no padding, which does not move either. T
+    further maps, of what the score has fixed on the clean input (the class, the runner-up of a margin, a region, a
+    box), and 1 + T passes.
 
     Args:
         model: The network; left as it was.

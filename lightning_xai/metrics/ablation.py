@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.maps import SCORE
 from lightning_xai.results import Curve, Matrix, Number, Result
 from lightning_xai.scores import ScoreLike, Target, as_score
+from lightning_xai.sites import Layer
 from lightning_xai.units.ablation import AblationPlan, Units, ablation, class_sums
 
 SHARE, UNITS = "share of the class", ("unit", "class")

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai._checks import Layer, as_layer, check_inputs
+from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.results import Number, PerUnit, Result
 from lightning_xai.scores import Target
+from lightning_xai.sites import Layer, as_layer
 from lightning_xai.units._capture import read_batch
-from lightning_xai.units.activation import ThresholdResult, as_units, check_unit, unit_shape
+from lightning_xai.units.activation import ThresholdResult, as_units, check_unit, unit_shape, units_there
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
@@ -48,10 +49,10 @@ class QuantileMetric(ExplanationMetric):
         self.add_state("value_peak", torch.tensor(-torch.inf), dist_reduce_fx="max")
         self.add_state("extent", torch.zeros(()), dist_reduce_fx="max")
 
-    def _feed(self, values: Tensor) -> None:
-        """Add values [n, K, P] of K units."""
+    def _feed(self, values: Tensor, there: Tensor | None = None) -> None:
+        """Add values [n, K, P] of K units; only those that are there, Boolean [n, 1 or K, P]."""
         stream = self._stream()
-        stream.add(values)
+        stream.add(values, there)
         top, self.value_count, self.value_peak, histogram = stream.state()
         self.largest = [top]
         bins = histogram.unsqueeze(0)
@@ -99,7 +100,8 @@ class ActivationThreshold(QuantileMetric):
     otherwise. The same for any number of processes.
 
     Args:
-        layer: The dotted name of a layer; unless given, the last convolution (or linear layer) with an activation.
+        layer: A layer: its dotted name, the module, or a :class:`~lightning_xai.sites.Site`; unless given, the last
+            convolution (or linear layer) with an activation.
         p: The share, in (0, 1).
         unit: ``"channel"``, ``"position"``, or groups of channels, whose activations are weighted means of theirs.
         activation: The activation function or its name; the one that follows the layer unless given.
@@ -163,12 +165,14 @@ class ActivationThreshold(QuantileMetric):
         nonfinite = (~activation.isfinite()).flatten(1).sum(1)
         about = (batch.target, batch.prediction, nonfinite, batch.classes)
         constants = {"shape": unit_shape(site, self.unit)}
-        return BatchExplanation({}, *about, kept={"activation": activation}, constants=constants, score=batch.score)
+        there = units_there(batch.there, batch.maps, self.unit)
+        kept = {"activation": activation, **({} if there is None else {"present": there})}
+        return BatchExplanation({}, *about, kept=kept, constants=constants, score=batch.score)
 
     def add(self, found: BatchExplanation) -> None:
         """Add the activations of a batch."""
         self._note_extent(found.constants["shape"])
-        self._feed(found.kept["activation"])
+        self._feed(found.kept["activation"], found.kept.get("present"))
 
     def result(self) -> ThresholdResult:
         """Return the thresholds so far, of all processes if they have been synchronised.

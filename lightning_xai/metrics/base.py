@@ -19,6 +19,7 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
 from lightning_xai.results import Labels, Number, Result, Table, tables
 from lightning_xai.scores import Target, as_target, check_range
+from lightning_xai.scores.target import target_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -153,7 +154,7 @@ class ExplanationMetric(Metric, ABC):
         model, values = bind(model, inputs)
         check_inputs(values)
         indices = as_target(target, len(values))
-        first = indices[:1] if isinstance(indices, Tensor) else indices
+        first = target_at(indices, slice(1))
         explained = self.run(at_rows(model, slice(1)), values[:1], first)
         if isinstance(indices, Tensor) and explained.classes:
             check_range(indices, explained.classes)

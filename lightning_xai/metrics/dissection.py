@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_layer, check_inputs
+from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import absent_cells
 from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Result
 from lightning_xai.scores import Target
+from lightning_xai.sites import Layer, as_layer
 from lightning_xai.units._capture import activation_site, read_batch, with_positions
 from lightning_xai.units.dissection import (
     Concepts,
@@ -41,8 +43,8 @@ class Dissection(ExplanationMetric):
     :meth:`result` gives the same as a table that can be saved and drawn.
 
     Args:
-        layer: A layer with maps [N, K, \*P]: its dotted name, or the module itself; None for the last convolution with
-            an activation.
+        layer: A layer with maps [N, K, \*P]: its dotted name, the module, or a :class:`~lightning_xai.sites.Site`; None
+            for the last convolution with an activation.
         concepts: What the masks label.
         threshold: T [U], e.g. of :func:`lightning_xai.units.activation_threshold`; a number for all units.
         segmenter: A function of inputs [N, C, \*S] that returns labels [N, \*S] or masks [N, Q, \*S]; unless given,
@@ -156,7 +158,7 @@ class Dissection(ExplanationMetric):
             usual = ~broken.any(1)
             maps = torch.where(usual.view(-1, *[1] * (maps.ndim - 1)), maps, 0.0)
             maps = maps if self.groups is None else self.groups.combine(maps)
-            found = overlap(maps, labelled, fitting(self.threshold, maps))
+            found = overlap(maps, labelled, fitting(self.threshold, maps), absent_cells(model))
         tensors = {
             "intersection": found.intersection * usual.view(-1, 1, 1),
             "area": found.area * usual.view(-1, 1),

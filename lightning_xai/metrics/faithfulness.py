@@ -13,7 +13,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.refusals import disjoint
-from lightning_xai.inputs import InputsLike, Site
+from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric
@@ -24,6 +24,7 @@ from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swee
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Curve, Number, Result
 from lightning_xai.scores import CombClasses, RawOutput, ScoreLike, Target, as_score
+from lightning_xai.sites import Site
 
 SCORE = "units of the score"
 SHARE = "0 … 1"

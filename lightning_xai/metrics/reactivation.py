@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai._checks import Layer, as_layer
 from lightning_xai.metrics.activation import ACTIVATION, DEAD, ERROR, THRESHOLD, QuantileMetric
 from lightning_xai.metrics.base import BatchExplanation
 from lightning_xai.metrics.sweeps import FeatureLabels, SweepMetric, check_shared
@@ -20,6 +19,7 @@ from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, Swee
 from lightning_xai.regions import BoundRegions, RegionsLike, as_regions
 from lightning_xai.results import Entries, Labels, Map, Matrix, Number, PerFeature, PerUnit, Result
 from lightning_xai.scores import ScoreLike
+from lightning_xai.sites import Layer, as_layer
 from lightning_xai.units.activation import check_unit
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
 from lightning_xai.units.counts import per_change, without_units
@@ -46,7 +46,8 @@ class Reactivation(QuantileMetric, SweepMetric):
     kept, up to ``budget`` bytes (64 MiB) per process; beyond that, give a threshold. Positions always need one.
 
     Args:
-        layer: The dotted name of a layer; if None, the last convolution (or linear layer) with an activation.
+        layer: A layer: its dotted name, the module, or a :class:`~lightning_xai.sites.Site`; if None, the last
+            convolution (or linear layer) with an activation.
         regions: The features j, the same in every sample.
         perturbation: R.
         p: The share of a unit's activations (or changes) above T.
@@ -172,7 +173,8 @@ class Reactivation(QuantileMetric, SweepMetric):
         shown = kept["by_feature"].to(kept["change"]) if self.unit == "position" else kept["largest"].mean(2)
         nonfinite = nonfinite_changes(captured)
         if "activation" in kept:
-            nonfinite = nonfinite + (~kept["activation"].isfinite()).flatten(1).sum(1)
+            broken = ~kept["activation"].isfinite()
+            nonfinite = nonfinite + (broken & kept["present"] if "present" in kept else broken).flatten(1).sum(1)
         tensors, constants = {"map": swept.regions.paint(shown)}, {"shape": swept.regions.spatial}
         return self._scored(swept, tensors, nonfinite, kept=kept, constants=constants)
 
@@ -198,7 +200,7 @@ class Reactivation(QuantileMetric, SweepMetric):
                 f"{self.budget}: give a threshold, e.g. units.activation_threshold(...).value."
             )
         if "activation" in kept:
-            self._feed(kept["activation"])
+            self._feed(kept["activation"], kept.get("present"))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the results that ``results`` declares."""

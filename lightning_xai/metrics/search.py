@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs
+from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.metrics.activation import ACTIVATION
@@ -17,6 +17,7 @@ from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
 from lightning_xai.results import Entries, Matrix, Result
 from lightning_xai.scores import Target
+from lightning_xai.sites import Layer, as_layer
 from lightning_xai.units._capture import activation_site, read_batch
 from lightning_xai.units.groups import UnitGroups, as_groups
 from lightning_xai.units.layers import Function
@@ -34,8 +35,8 @@ class TopSamples(ExplanationMetric):
     A sample with activations that are not finite is not among the strongest of a unit.
 
     Args:
-        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, or the module itself; unless given, the
-            last convolution (or linear layer) with an activation.
+        layer: A layer with activations [N, K] or [N, K, \*P]: its dotted name, the module, or a
+            :class:`~lightning_xai.sites.Site`; unless given, the last convolution (or linear layer) with an activation.
         n: How many samples per unit.
         unit: ``"channel"``, or groups of channels.
         activation: The activation function or its name; the one that follows the layer unless given, and none where
@@ -103,7 +104,7 @@ class TopSamples(ExplanationMetric):
             batch = read_batch(model, inputs, site, target, self.output)
             maps = batch.maps if self.groups is None else self.groups.combine(batch.maps)
             broken = ~maps.flatten(2).isfinite().all(2) if maps.ndim > 2 else ~maps.isfinite()
-            found = peaks(torch.where(broken.view(*broken.shape, *[1] * (maps.ndim - 2)), 0.0, maps))
+            found = peaks(torch.where(broken.view(*broken.shape, *[1] * (maps.ndim - 2)), 0.0, maps), batch.there)
         value = found.value.masked_fill(broken, float("nan"))
         tensors = {"value": value, "position": found.position, "id": torch.tensor(ids, device=value.device)}
         about = (batch.target, batch.prediction, broken.sum(1), batch.classes)

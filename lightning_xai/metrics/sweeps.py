@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.binding import bind
-from lightning_xai.inputs import InputsLike, Site
+from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.scores import RawOutput, Target
+from lightning_xai.sites import Site
 
 
 class SweepUse(Protocol):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.next_operation import CallSite
+from lightning_xai.sites import Place
 
 
 class Capture(ABC):
@@ -40,7 +41,7 @@ class Watch(ABC):
     def forward_context(self) -> AbstractContextManager[None]:
         """The context of a single pass."""
 
-    def takers(self) -> dict[str | CallSite, Callable[[Tensor], object]] | None:
+    def takers(self) -> dict[Place | CallSite, Callable[[Tensor], object]] | None:
         """What takes the outputs of which modules or calls in a pass; None if only whole passes show what is needed.
 
         An engine that does not run the model gives these outputs instead.
@@ -48,8 +49,14 @@ class Watch(ABC):
         return None
 
     @abstractmethod
-    def on_clean(self, samples: int) -> None:
-        """Take the pass of n clean inputs, which are repeated to the size of the perturbed passes."""
+    def on_clean(self, samples: int, model: nn.Module, inputs: Tensor) -> None:
+        """Take the pass of n clean inputs, which are repeated to the size of the perturbed passes; outside of a pass.
+
+        Args:
+            samples: n.
+            model: The model, bound to the samples.
+            inputs: The clean inputs.
+        """
 
     @abstractmethod
     def on_perturbed(self, broken: Tensor | None) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, layer_name, named_layer
+from lightning_xai._checks import as_integer
 from lightning_xai._guard import forward, hook_outputs, observe_modules
 from lightning_xai.attribution import Explanation
 from lightning_xai.batching import Batches
 from lightning_xai.bound_model import at_rows
+from lightning_xai.present import without_absent
 from lightning_xai.relevance.layer import GradientCAM, LayerAttribution, upsampled
 from lightning_xai.scores import Logit, RawOutput, Target
+from lightning_xai.sites import Layer, Place, layer_name, named_layer
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class GradCAM(GradientCAM):
     tensor([[[1.0000, 2.0000, 0.0000, 1.5000]]])
     """
 
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
-        return weighted(activation, gradient.flatten(2).mean(2))
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
+        return weighted(activation, gradient.flatten(2).sum(2) / positions)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class GradCAMPlusPlus(GradientCAM):
     tensor([[[0.3667, 1.1000]]])
     """
 
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
         g, total = gradient.flatten(2), activation.flatten(2).sum(2, keepdim=True)
         return weighted(activation, (divided(g**2, 2 * g**2 + g**3 * total) * g.relu()).sum(2))
 
@@ -80,7 +82,7 @@ class XGradCAM(GradientCAM):
     tensor([[[1.2500, 3.7500]]])
     """
 
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
         total = activation.flatten(2).sum(2)
         return weighted(activation, divided((activation * gradient).flatten(2).sum(2), total))
 
@@ -99,7 +101,7 @@ class LayerCAM(GradientCAM):
     tensor([[[2., 0.]]])
     """
 
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
         return (gradient.relu() * activation).sum(1, keepdim=True)
 
 
@@ -121,7 +123,7 @@ class HiResCAM(GradientCAM):
 
     relu: bool = field(default=False, kw_only=True)
 
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
         return (gradient * activation).sum(1, keepdim=True)
 
 
@@ -159,7 +161,7 @@ class CAM(LayerAttribution):
         if type(self.score) not in (Logit, RawOutput):
             raise ValueError(f"CAM explains a class's logit: score must be 'logit' or 'value', got {self.score!r}.")
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
+    def map(self, model: nn.Module, layer: Place, x: Tensor, target: Target) -> Explanation:
         linear = [""]
 
         def see(name: str, _output: Any) -> None:
@@ -183,7 +185,7 @@ class CAM(LayerAttribution):
                     return Explanation.of(bound, score, relevance)
         raise ValueError(
             f"CAM needs global pooling and one linear layer right after the layer it looks at, which is not what "
-            f"stands between {layer!r} and the output (the linear layer looked at is {name!r}): name others with "
+            f"stands between {layer.layer!r} and the output (the linear layer looked at is {name!r}): name others with "
             f"layer=... and classifier=..., or use GradCAM, which needs neither."
         )
 
@@ -203,14 +205,14 @@ class ChannelwiseCAM(LayerAttribution, ABC):
         as_integer("chunk_size", self.chunk_size, least=1)
 
     @abstractmethod
-    def passes(self, model: nn.Module, layer: str, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
+    def passes(self, model: nn.Module, layer: Place, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
         """Return a function that runs the model for samples [B], each for its channel [B]."""
 
     @abstractmethod
     def weights(self, score: Tensor, scores: Tensor) -> Tensor:
         """Return the weights [N, K], given the clean score [N] and the scores of the passes [N, K]."""
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
+    def map(self, model: nn.Module, layer: Place, x: Tensor, target: Target) -> Explanation:
         output, bound, score = self.see(model, layer, x, target)
         activation = self.shaped(output, x)
         run = self.passes(model, layer, x, output)
@@ -226,6 +228,8 @@ class ChannelwiseCAM(LayerAttribution, ABC):
             return torch.cat(parts, 1)
 
         scores = torch.cat(batches.map(block, len(x), copies=channels))
+        there = self.there(model, layer, x)
+        activation = activation if there is None else activation * there
         return Explanation.of(bound, score, weighted(activation, self.weights(score, scores).to(activation)))
 
 
@@ -250,15 +254,17 @@ class ScoreCAM(ChannelwiseCAM):
     tensor([[[0.0000, 0.5000, 1.0000]]])
     """
 
-    def passes(self, model: nn.Module, layer: str, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
+    def passes(self, model: nn.Module, layer: Place, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
         maps = self.shaped(activation, x)
 
         def masked(sample: Tensor, channel: Tensor) -> Any:
             mask = upsampled(maps[sample, channel].unsqueeze(1), x)
-            flat = mask.flatten(1)
-            low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-            mask = ((flat - low) / torch.where(high > low, high - low, 1.0)).view_as(mask)
-            return forward(at_rows(model, sample), x[sample] * mask.to(x.dtype))
+            own = at_rows(model, sample)
+            low, high = (
+                sign * without_absent(own, sign * mask, -torch.inf).flatten(1).amax(1, keepdim=True) for sign in (-1, 1)
+            )
+            mask = ((mask.flatten(1) - low) / torch.where(high > low, high - low, 1.0)).view_as(mask)
+            return forward(own, x[sample] * mask.to(x.dtype))
 
         return masked
 
@@ -284,7 +290,7 @@ class AblationCAM(ChannelwiseCAM):
     tensor([[[1.5556, 4.6667]]])
     """
 
-    def passes(self, model: nn.Module, layer: str, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
+    def passes(self, model: nn.Module, layer: Place, x: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Any]:
         channel_of = self._channels(activation, x)
 
         def without(sample: Tensor, channel: Tensor) -> Any:

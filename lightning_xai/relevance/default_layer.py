@@ -76,7 +76,7 @@ def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -
     raise ValueError(
         "no layer was found that runs once and returns channels at a grid of positions of the input, at most of which "
         "the score depends on them: name one with layer='...', and say with reshape=... where its positions lie, if "
-        "that cannot be told."
+        "that cannot be told; one call of several is layer=Site('...', call=0)."
     )
 
 

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, as_layer, layer_name
 from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.axes import AxisFacts, TracedOutput, follow_channels, trace_axes
+from lightning_xai.axes import AxisFacts, follow_channels
 from lightning_xai.bound_model import at_rows
+from lightning_xai.layout import traced_output, unplaced
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import present_at, without_absent
 from lightning_xai.relevance.default_layer import default_layer
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.scores import BoundScore, Target
+from lightning_xai.scores.target import target_at
+from lightning_xai.sites import Layer, Place, Site, as_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,11 +43,14 @@ def upsampled(maps: Tensor, x: Tensor) -> Tensor:
 class LayerAttribution(ScoreAttribution, ABC):
     r"""An attribution by the activation of one layer: a map [N, 1, \*S].
 
+    Padding is left out: its positions count neither in sums and means over positions nor in the map, where they are 0.
+
     Args:
-        layer: The layer, by its dotted name or the module itself. Unless given, the last one that runs once, has a
-            grid of positions with more than one cell, and of which the score's gradient is not 0 at more than half of
-            the cells and in more than one channel; linear layers and dropout are passed over. Finding it takes a
-            further pass of two rows. ``Explanation.layer`` says which it was.
+        layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`, which also
+            names a part of its output, or one of several calls, e.g. in a siamese network. Unless given, the last one
+            that runs once, has a grid of positions with more than one cell, and of which the score's gradient is not 0
+            at more than half of the cells and in more than one channel; linear layers and dropout are passed over.
+            Finding it takes a further pass of two rows. ``Explanation.layer`` says which it was.
         reshape: Turns the layer's output into [N, K, \*S'], e.g. ``lambda t: t[:, 1:].transpose(1, 2).unflatten(2,
             (14, 14))`` for tokens: moves and drops elements, changes none. Unless given, it is found by
             :func:`~lightning_xai.axes.axis_facts`: units are moved to axis 1, tokens put in the order of the grid,
@@ -69,6 +75,8 @@ class LayerAttribution(ScoreAttribution, ABC):
             raise TypeError(f"reshape must be a function of the layer's output, got {type(self.reshape).__name__}.")
         if self.reshape is not None and self.layer is None:
             raise ValueError("reshape needs the layer whose output it reshapes: layer='...'.")
+        if self.reshape is not None and isinstance(self.layer, Site) and (self.layer.reshape or self.layer.axis):
+            raise ValueError("the layer says already where its units lie: give reshape= there, or here.")
         if self.upsample not in ("bilinear", None):
             raise ValueError(f"upsample must be 'bilinear' or None, got {self.upsample!r}.")
 
@@ -78,16 +86,20 @@ class LayerAttribution(ScoreAttribution, ABC):
         how = self.resolved(model, inputs, target)
         model = unwrapped(model)
         assert how.layer is not None
-        name = layer_name(model, how.layer)
+        place = unplaced(model, how.layer)
         with isolated_eval(model), uncompiled(model), ExitStack() as stack:
-            if how.reshape is None:
-                proved = stack.enter_context(follow_channels(model, inputs, [name]))
-                how = replace(how, reshape=_FoundLayout(model, inputs, name, proved))
-            explanation = how.map(model, name, inputs, target)
+            if how.reshape is None and place.axis is not None:
+                how = replace(how, layer=place.layer, reshape=place.units_first)
+            elif how.reshape is None:
+                proved = stack.enter_context(follow_channels(model, inputs, [place]))
+                how = replace(how, layer=place.layer, reshape=_FoundLayout(model, inputs, place, proved))
+            place = replace(place, reshape=how.reshape)
+            explanation = how.map(model, place, inputs, target)
             relevance = explanation.map.detach()
             relevance = relevance.relu() if self.relu else relevance
-            relevance = relevance if self.upsample is None else upsampled(relevance, inputs)
-            return replace(explanation, map=relevance, layer=name)
+            if self.upsample is not None:
+                relevance = without_absent(model, upsampled(relevance, inputs), 0.0)
+            return replace(explanation, map=relevance, layer=str(place))
 
     def resolved(self, model: nn.Module, inputs: Tensor, target: Target) -> Self:
         if inputs.ndim < 3:
@@ -105,8 +117,8 @@ class LayerAttribution(ScoreAttribution, ABC):
 
     def score_of_rows(self, output: Any, target: Target, of: tuple[nn.Module, Tensor]) -> Tensor:
         """The score [2] of an output for the first sample twice."""
-        first = target[:1].expand(2) if isinstance(target, Tensor) else target
-        model, inputs = at_rows(of[0], torch.zeros(2, dtype=torch.long)), of[1]
+        twice = torch.zeros(2, dtype=torch.long)
+        first, model, inputs = target_at(target, twice), at_rows(of[0], twice), of[1]
         score: Tensor = self.bind(output, first, 2, of=(model, inputs))(output)
         return score
 
@@ -115,8 +127,13 @@ class LayerAttribution(ScoreAttribution, ABC):
         super().check_map(relevance, inputs if self.upsample is not None else relevance)
 
     @abstractmethod
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
+    def map(self, model: nn.Module, layer: Place, x: Tensor, target: Target) -> Explanation:
         r"""Explain by a map [N, 1, \*S'] of the layer's own size."""
+
+    def there(self, model: nn.Module, layer: Place, x: Tensor) -> Tensor | None:
+        r"""Return which positions are no padding, Boolean [N, 1, \*S']; None if all are."""
+        found = present_at(model, x, layer)
+        return None if found is None else found.unsqueeze(1)
 
     def shaped(self, activation: Tensor, x: Tensor) -> Tensor:
         r"""Reshape the layer's output, or a tensor of its shape, to [N, K, \*S'].
@@ -133,7 +150,7 @@ class LayerAttribution(ScoreAttribution, ABC):
             )
         return maps
 
-    def see(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
+    def see(self, model: nn.Module, layer: Place, x: Tensor, target: Target) -> tuple[Tensor, BoundScore, Tensor]:
         """Return the layer's output for the clean inputs, the bound score, and its values, by one pass."""
         shown: list[Tensor] = []
         with hook_outputs(model, {layer: lambda output: shown.append(output.detach().clone())}):
@@ -148,14 +165,14 @@ class _FoundLayout:
     Args:
         model: The network.
         inputs: Its inputs.
-        layer: The layer's dotted name.
+        place: The layer.
         proved: Holds the layer if it needs no reshaping.
     """
 
     model: nn.Module
     inputs: Tensor
-    layer: str
-    proved: set[str]
+    place: Place
+    proved: set[Place]
 
     @cached_property
     def facts(self) -> AxisFacts | None:
@@ -164,22 +181,21 @@ class _FoundLayout:
         Raises:
             ValueError: If neither is known.
         """
-        traced = trace_axes(self.model, self.inputs, [self.layer])
-        facts, convention = traced.get(self.layer, TracedOutput(None, None))
+        facts, convention = traced_output(self.model, self.inputs, self.place)
         if facts is not None and facts.has_rows and facts.grid is not None:
             return facts
         if facts is None and convention == 1:
             return None
         known = "" if facts is None else f" (known is {facts})"
         raise ValueError(
-            f"the positions of layer {self.layer!r} do not form a grid over the input that can be found{known}: name "
-            f"another layer, or give reshape=..., a function that turns its output into [N, channels] and "
+            f"the positions of layer {self.place.layer!r} do not form a grid over the input that can be found{known}: "
+            f"name another layer, or give reshape=..., a function that turns its output into [N, channels] and "
             f"{self.inputs.ndim - 2} spatial axes."
         )
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return an output, or what has its shape, as [N, K, *S']."""
-        if self.layer in self.proved and output.ndim == self.inputs.ndim:
+        if self.place in self.proved and output.ndim == self.inputs.ndim:
             return output
         return output if self.facts is None else self.facts.to_grid(output)
 
@@ -189,10 +205,16 @@ class GradientCAM(LayerAttribution, ABC):
     """An attribution by a layer's activation and the gradient there; a subclass implements :meth:`combine`."""
 
     @abstractmethod
-    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
-        r"""Return the map [N, 1, \*S'], given activation and gradient [N, K, \*S']."""
+    def combine(self, activation: Tensor, gradient: Tensor, positions: Tensor | int) -> Tensor:
+        r"""Return the map [N, 1, \*S'].
 
-    def map(self, model: nn.Module, layer: str, x: Tensor, target: Target) -> Explanation:
+        Args:
+            activation: The activation [N, K, \*S']; 0 at padding.
+            gradient: The gradient of the score there, of the same shape; 0 at padding.
+            positions: How many positions there are, padding left out, [N, 1] or one number.
+        """
+
+    def map(self, model: nn.Module, layer: Place, x: Tensor, target: Target) -> Explanation:
         # A second pass only for a layer under the model's own `no_grad`, as seeing every call costs time.
         for context in (nullcontext, KeptGradients):
             with context(), leaf_at(model, layer) as leaves:
@@ -202,11 +224,16 @@ class GradientCAM(LayerAttribution, ABC):
             score = bound(output)
             if score.requires_grad:
                 break
-        slope = gradient(score, leaf, f"layer {layer!r}")
-        return Explanation.of(bound, score, self.combine(self.shaped(leaf.detach(), x), self.shaped(slope, x)))
+        slope = self.shaped(gradient(score, leaf, f"layer {layer.layer!r}"), x)
+        activation, there = self.shaped(leaf.detach(), x), self.there(model, layer, x)
+        positions: Tensor | int = slope[0, 0].numel()
+        if there is not None:
+            activation, slope = activation * there, slope * there
+            positions = there.flatten(1).sum(1, keepdim=True)
+        return Explanation.of(bound, score, self.combine(activation, slope, positions))
 
 
-def only(outputs: list[Tensor], layer: str) -> Tensor:
+def only(outputs: list[Tensor], place: Place) -> Tensor:
     """Return the single output of a layer.
 
     Raises:
@@ -214,5 +241,6 @@ def only(outputs: list[Tensor], layer: str) -> Tensor:
     """
     if len(outputs) != 1:
         times = f"ran {len(outputs)} times" if outputs else "did not run"
-        raise ValueError(f"layer {layer!r} {times} in one pass of the model: name one that runs once.")
+        which = f", or say which call, layer=Site({place.layer!r}, call=0)" if outputs else ""
+        raise ValueError(f"layer {place.layer!r} {times} in one pass of the model: name one that runs once{which}.")
     return outputs[0]

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, check_inputs
+from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import present_at
 from lightning_xai.scores import RawOutput, Target, as_target
+from lightning_xai.scores.target import target_at
+from lightning_xai.sites import Layer, Place
 from lightning_xai.units.groups import UnitGroups, as_groups
 from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
 
@@ -39,28 +42,28 @@ class ActivationResult(NamedTuple):
     maps: Tensor
 
 
-def capture(model: nn.Module, inputs: Tensor, layer: str, axis: int) -> ActivationResult:
+def capture(model: nn.Module, inputs: Tensor, place: Place) -> ActivationResult:
     """Run the model, inside :func:`lightning_xai._guard.isolated_eval`, and keep the output of a layer.
 
     Args:
         model: The network.
         inputs: Its inputs.
-        layer: The layer's dotted name.
-        axis: The axis of its units, which is moved behind that of the samples.
+        place: The layer.
 
     Raises:
         ValueError: If there is no such layer, it does not run exactly once, or its output is not one row per sample.
     """
     seen: list[Tensor] = []
     # A copy, as an in-place activation that follows would change what was seen.
-    with hook_outputs(model, {layer: lambda output: seen.append(output.clone())}), forward_context():
+    with hook_outputs(model, {place: lambda output: seen.append(output.clone())}), forward_context():
         output = model(inputs.clone())
     if len(seen) != 1:
         times = f"runs {len(seen)} times" if seen else "does not run"
         raise ValueError(
-            f"layer {layer!r} {times} in a forward pass; name one that runs once, such as a block around it."
+            f"layer {place.layer!r} {times} in a forward pass; name one that runs once, such as a block around it"
+            + (f", or say which call, layer=Site({place.layer!r}, call=0)." if seen else ".")
         )
-    return ActivationResult(output, rows_of_units(seen[0], layer, len(inputs), axis))
+    return ActivationResult(output, rows_of_units(seen[0], place, len(inputs)))
 
 
 def read_activations(
@@ -70,24 +73,25 @@ def read_activations(
     found: dict[str, Tensor] = {}
 
     def see(site: PreActivationSite, values: Tensor) -> None:
-        found[site.layer] = rows_of_units(site.activate(values), site.layer, len(inputs))
+        found[site.layer] = rows_of_units(site.activate(values), Place(site.layer), len(inputs))
 
     with hook_preactivations(model, sites, see), forward_context():
         output = model(inputs.clone())
     return output, found
 
 
-def rows_of_units(maps: Tensor, layer: str, samples: int, axis: int = 1) -> Tensor:
-    """The output of a layer [N, K, *P], if it has a row per sample, in single precision at least.
+def rows_of_units(maps: Tensor, place: Place, samples: int) -> Tensor:
+    """The output of a layer as [N, K, *P], if it has a row per sample, in single precision at least.
 
     Raises:
         ValueError: If it has not.
     """
-    if maps.ndim < 2 or maps.shape[0] != samples:
+    found = maps if maps.ndim < 2 else place.units_first(maps)
+    if maps.ndim < 2 or found.shape[0] != samples:
         raise ValueError(
-            f"layer {layer!r} returns {list(maps.shape)} for {samples} samples; units need [N, K] or [N, K, *P]."
+            f"layer {place.layer!r} returns {list(maps.shape)} for {samples} samples; units need [N, K] or [N, K, *P]."
         )
-    maps = maps.movedim(axis, 1)
+    maps = found
     return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
 
 
@@ -121,6 +125,8 @@ def check_finite(maps: Tensor, layer: str, ids: tuple[int, ...]) -> None:
 class LayerReader:
     """Reads the activations of the units of a layer, batch by batch.
 
+    Activations at padding are 0, and :meth:`there` says where it is.
+
     Attributes:
         model: The network, without wrappers.
         inputs: The inputs.
@@ -144,8 +150,14 @@ class LayerReader:
             ValueError: If one is not finite.
         """
         maps = read_activations(at_rows(self.model, rows), self.inputs[rows], [self.site])[1][self.site.layer]
+        there = self.there(rows)
+        maps = maps if there is None else torch.where(there.unsqueeze(1), maps, 0.0)
         check_finite(maps, self.site.layer, self.ids[rows])
         return maps if self.groups is None else self.groups.combine(maps)
+
+    def there(self, rows: slice) -> Tensor | None:
+        """The positions of some samples that are no padding, Boolean [n, *P]; None if all are."""
+        return present_at(at_rows(self.model, rows), self.inputs[rows], self.site.place)
 
     def imap(self, run: Callable[[slice, Tensor], T]) -> Iterator[T]:
         """Yield ``run(rows, maps)`` for batches of samples."""
@@ -167,6 +179,7 @@ class UnitBatch(NamedTuple):
 
     Attributes:
         maps: Activations [N, K] or [N, K, *P].
+        there: The positions that are no padding, Boolean [N, *P]; None if all are.
         target: The classes that are explained [N].
         prediction: The predicted classes [N].
         score: The outputs of these classes [N].
@@ -174,6 +187,7 @@ class UnitBatch(NamedTuple):
     """
 
     maps: Tensor
+    there: Tensor | None
     target: Tensor
     prediction: Tensor
     score: Tensor
@@ -188,15 +202,18 @@ def read_batch(
 
     def run(rows: slice) -> UnitBatch:
         returned, maps = read_activations(at_rows(model, rows), inputs[rows], [site])
-        wanted = target[rows] if isinstance(target, Tensor) else target
+        wanted = target_at(target, rows)
         of = (at_rows(model, rows), inputs[rows])
         bound = RawOutput(output=output).bind(returned, wanted, rows.stop - rows.start, of=of)
-        return UnitBatch(maps[site.layer], bound.target, bound.prediction, bound(returned), bound.classes)
+        return UnitBatch(maps[site.layer], None, bound.target, bound.prediction, bound(returned), bound.classes)
 
     parts = Batches(model, inputs, len(inputs)).map(run, len(inputs))
-    *columns, classes = zip(*parts, strict=True)
-    maps, targets, predictions, scores = map(torch.cat, columns)
-    return UnitBatch(maps, targets, predictions, scores, classes[0])
+    names = ("maps", "target", "prediction", "score")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    there = present_at(model, inputs, site.place)
+    if there is not None:
+        joined["maps"] = torch.where(there.unsqueeze(1), joined["maps"], 0.0)
+    return UnitBatch(there=there, classes=parts[0].classes, **joined)
 
 
 @contextmanager

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer, as_layer, check_inputs, check_known, layer_name
+from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches, is_out_of_memory
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
-from lightning_xai.layout import unit_axis
+from lightning_xai.layout import place_of_units
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import present_at
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
+from lightning_xai.scores.target import target_at
+from lightning_xai.sites import Layer, Place, as_layer
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
 from lightning_xai.units.groups import UnitGroups, _membership
 from lightning_xai.units.layers import preactivation_sites
@@ -215,20 +218,25 @@ def ablation(
     engine = plan.engine
     with isolated_eval(model):
         inputs = detach_for_autograd(inputs)
-        layer = _last_layer(model, inputs) if plan.layer is None else layer_name(model, plan.layer)
+        layer = _last_layer(model, inputs) if plan.layer is None else plan.layer
         batches = Batches(model, inputs, plan.chunk_size, cpu_bytes=CPU_BYTES)
-        axis = unit_axis(model, inputs, layer)
-        values = _mean(model, inputs, layer, axis, batches) if isinstance(plan.value, str) else plan.value
+        place = place_of_units(model, inputs, layer)
+        if place.reshape is not None:
+            raise ValueError(
+                f"units are silenced in the output of layer {place.layer!r} as it is: say with axis=... where they "
+                f"lie, not with reshape=... ."
+            )
+        values = _mean(model, inputs, place, batches) if isinstance(plan.value, str) else plan.value
         rows = []
         for row, name in enumerate(ids):
             sample = inputs[row : row + 1]
             own = at_rows(model, slice(row, row + 1))
-            clean = capture(own, sample, layer, axis)
+            clean = capture(own, sample, place)
             if strict:
-                check_finite(clean.maps, layer, (name,))
-            wanted = target[row : row + 1] if isinstance(target, Tensor) else target
+                check_finite(clean.maps, place.layer, (name,))
+            wanted = target_at(target, slice(row, row + 1))
             bound = score.bind(clean.output, wanted, 1, of=(own, sample))
-            variants = _Variants(own, sample, layer, axis, plan.silenced(clean.maps.shape[1]), values, bound)
+            variants = _Variants(own, sample, place, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
                 engine = variants.engine(batches)
             drop, prediction = variants.scores(clean, engine, batches)
@@ -249,7 +257,7 @@ def _last_layer(model: nn.Module, inputs: Tensor) -> str:
             f"the last layer with an activation, {site.layer!r}, is not silenced by 0: name a layer, best one that "
             f"follows an activation."
         )
-    return site.module
+    return site.module.layer
 
 
 @dataclass(frozen=True)
@@ -262,8 +270,7 @@ class _Variants:
 
     model: nn.Module
     sample: Tensor
-    layer: str
-    axis: int
+    place: Place
     silenced: Tensor
     values: float | Tensor
     bound: BoundScore
@@ -273,8 +280,8 @@ class _Variants:
 
         def run(variants: slice) -> tuple[Tensor, Tensor]:
             silenced = self.silenced[variants]
-            output = self.run(silenced, engine)
-            return self._read(output, len(silenced)), self.bound.predict(output, len(silenced))
+            output, bound = self.run(silenced, engine), self._bound(len(silenced))
+            return bound(output), bound.predict(output)
 
         found, prediction = map(torch.cat, zip(*batches.map(run, len(self.silenced)), strict=True))
         drop = self.bound(clean.output) - found
@@ -287,15 +294,15 @@ class _Variants:
             inputs = inputs.expand(len(silenced), *inputs.shape[1:]).contiguous()
 
         def silence(output: Tensor) -> Tensor:
-            maps = rows_of_units(output, self.layer, len(inputs), self.axis)
+            maps = rows_of_units(output, self.place, len(inputs))
             chosen = silenced.to(maps.device).view(len(silenced), -1, *[1] * (maps.ndim - 2))
             values = torch.as_tensor(self.values, dtype=output.dtype, device=maps.device)
             if values.ndim and values.shape != maps.shape[1:2]:
                 raise ValueError(f"value must be one per unit, [{maps.shape[1]}], got shape {list(values.shape)}.")
             values = values.view(1, -1, *[1] * (maps.ndim - 2))
-            return torch.where(chosen, values, output.movedim(self.axis, 1)).movedim(1, self.axis)
+            return self.place.units_back(torch.where(chosen, values, self.place.units_first(output)))
 
-        with hook_outputs(self.model, {self.layer: silence}), forward_context():
+        with hook_outputs(self.model, {self.place: silence}), forward_context():
             return at_rows(self.model, torch.zeros(len(inputs), dtype=torch.long))(inputs.clone())
 
     def engine(self, batches: Batches) -> str:
@@ -303,9 +310,10 @@ class _Variants:
 
         def agree(variants: slice) -> bool:
             some = self.silenced[variants]
-            expected = self._read(self.run(some, "repeat"), len(some))
+            read = self._bound(len(some))
+            expected = read(self.run(some, "repeat"))
             try:
-                found = self._read(self.run(some, "replay"), len(some))
+                found = read(self.run(some, "replay"))
             except (RuntimeError, ValueError) as error:
                 if is_out_of_memory(error):
                     raise
@@ -315,15 +323,20 @@ class _Variants:
 
         return "replay" if all(batches.map(agree, min(3, len(self.silenced)))) else "repeat"
 
-    def _read(self, output: Any, rows: int) -> Tensor:
-        return self.bound.at(torch.zeros(rows, dtype=torch.long, device=self.bound.target.device))(output)
+    def _bound(self, rows: int) -> BoundScore:
+        """The score for so many rows of the sample."""
+        return self.bound.at(torch.zeros(rows, dtype=torch.long, device=self.bound.target.device))
 
 
-def _mean(model: nn.Module, inputs: Tensor, layer: str, axis: int, batches: Batches) -> Tensor:
-    """The mean activation [K] of each unit over positions and samples, in double precision."""
+def _mean(model: nn.Module, inputs: Tensor, place: Place, batches: Batches) -> Tensor:
+    """The mean activation [K] of each unit over positions, padding left out, and samples, in double precision."""
 
     def run(rows: slice) -> Tensor:
-        maps = capture(at_rows(model, rows), inputs[rows], layer, axis).maps.double()
+        own = at_rows(model, rows)
+        maps = capture(own, inputs[rows], place).maps.double()
+        there = present_at(own, inputs[rows], place)
+        if there is not None:
+            return (torch.where(there.unsqueeze(1), maps, 0.0).flatten(2).sum(2) / there.flatten(1).sum(1, True)).sum(0)
         return maps.reshape(*maps.shape[:2], -1).mean(2).sum(0)
 
     return torch.stack(batches.map(run, len(inputs))).sum(0) / len(inputs)

@@ -9,13 +9,15 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, check_inputs, check_model, layer_name
+from lightning_xai._checks import check_inputs, check_model
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import Inputs, as_inputs
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import present_at
+from lightning_xai.sites import Layer, Site, layer_name
 from lightning_xai.units._capture import CPU_BYTES, read_activations
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
@@ -33,11 +35,11 @@ class ThresholdResult:
         layer: The layer.
         unit: What a unit is: ``"channel"``, ``"position"`` or ``"group"``.
         p: The share of a unit's activations above its threshold.
-        value: :math:`T` [K], or [K, \*P] for positions.
+        value: :math:`T` [K], or [K, \*P] for positions; infinite for a position that is padding in every sample.
         exact: Whether T is exact; if not, it is read off a histogram, as the data did not fit the budget.
         error: The relative error of T; 0 if it is exact.
         dead: The units that never were active (T = 0 and nothing is larger), by their flat index.
-        count: How many activations a unit had.
+        count: How many activations a unit had, at most.
         nonfinite: How many activations were not finite; they are left out.
     """
 
@@ -54,7 +56,8 @@ class ThresholdResult:
     @staticmethod
     def of(found: Quantile, layer: str, unit: str | UnitGroups, p: float, shape: Sequence[int]) -> ThresholdResult:
         """The thresholds of units of a shape [K] or [K, *P] from their quantiles."""
-        value, count = found.value.view(*shape), int(found.count.max())
+        value = found.value if found.nonfinite else found.value.nan_to_num(nan=math.inf)
+        value, count = value.view(*shape), int(found.count.max())
         name = unit if isinstance(unit, str) else "group"
         return ThresholdResult(layer, name, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
 
@@ -105,7 +108,7 @@ def activation_threshold(
 
     .. math:: P(A_k > T_k) = p
 
-    over all positions (of a channel) of all samples; with ties fewer. T is the activation of rank
+    over all positions (of a channel) of all samples but padding; with ties fewer. T is the activation of rank
     :math:`\lfloor p N \rfloor + 1` from above. It is exact, whatever the batches, if so many activations fit into half
     of the budget; otherwise it is read off a histogram, and the result says so and how well. Where the number of
     samples is known (a tensor, a loader with a length, or ``samples``), no more than needed is kept; where not, all
@@ -115,7 +118,8 @@ def activation_threshold(
         model: The network; called in eval mode and left as it was.
         data: Inputs [N, C, \*S], :class:`~lightning_xai.inputs.Inputs` or a dict of them, or an iterable of batches:
             inputs, or tuples that start with them.
-        layer: The layer: its dotted name, or the module itself.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`, which says where
+            its units lie.
         layers: Several layers, which then share the passes.
         p: The share, in (0, 1).
         unit: ``"channel"``; ``"position"``: every position of a channel is a unit of its own; or groups of channels.
@@ -145,7 +149,7 @@ def activation_threshold(
     check_model(model)
     check_share(p)
     check_unit(unit)
-    names = layer_names(model, layer, layers)
+    names = given_layers(model, layer, layers)
     streams: dict[str, UpperQuantile] = {}
     sites: list[PreActivationSite] = []
     total = _samples(data) if samples is None else samples
@@ -160,12 +164,14 @@ def activation_threshold(
                 model: nn.Module = bound,
                 inputs: Tensor = inputs,
                 sites: list[PreActivationSite] = sites,
-            ) -> dict[str, Tensor]:
-                return read_activations(at_rows(model, rows), inputs[rows], sites)[1]
+            ) -> dict[str, tuple[Tensor, Tensor | None]]:
+                own, some = at_rows(model, rows), inputs[rows]
+                found = read_activations(own, some, sites)[1]
+                return {site.layer: (found[site.layer], present_at(own, some, site.place)) for site in sites}
 
             for found in batches.imap(read, len(inputs)):
-                for name, values in found.items():
-                    streams[name].add(as_units(values, unit))
+                for name, (values, there) in found.items():
+                    streams[name].add(as_units(values, unit), units_there(there, values, unit))
     if not streams:
         raise ValueError("data hold no sample.")
     results = {}
@@ -173,7 +179,7 @@ def activation_threshold(
         quantile = streams[site.layer].result()
         check_none_nonfinite(quantile.nonfinite, site.layer)
         results[site.layer] = ThresholdResult.of(quantile, site.layer, unit, p, unit_shape(site, unit))
-    return results[names[0]] if layers is None else results
+    return results[sites[0].layer] if layers is None else results
 
 
 def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
@@ -182,6 +188,15 @@ def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
         values = unit.combine(values)
     flat = values.reshape(*values.shape[:2], -1)
     return flat.reshape(len(flat), -1, 1) if unit == "position" else flat
+
+
+def units_there(there: Tensor | None, values: Tensor, unit: str | UnitGroups) -> Tensor | None:
+    """What is there [N, *P] of activations [N, K, *P], in the form of :func:`as_units`: [N, 1 or units, positions]."""
+    if there is None:
+        return None
+    if unit != "position":
+        return there.flatten(1).unsqueeze(1)
+    return there.unsqueeze(1).expand_as(values).reshape(len(values), -1, 1)
 
 
 def unit_shape(site: PreActivationSite, unit: str | UnitGroups) -> tuple[int, ...]:
@@ -220,8 +235,8 @@ def check_none_nonfinite(nonfinite: int, layer: str) -> None:
         )
 
 
-def layer_names(model: nn.Module, layer: Layer | None, layers: Sequence[Layer] | None) -> list[str]:
-    """The dotted names of the layers that the arguments ``layer`` and ``layers`` name.
+def given_layers(model: nn.Module, layer: Layer | None, layers: Sequence[Layer] | None) -> list[Layer]:
+    """The layers that the arguments ``layer`` and ``layers`` name.
 
     Raises:
         TypeError: If neither or both are given, or one is no layer.
@@ -233,7 +248,8 @@ def layer_names(model: nn.Module, layer: Layer | None, layers: Sequence[Layer] |
         raise TypeError("give either layer=, one layer, or layers=, a list of several.")
     if not layers:
         raise ValueError("layers is empty: name at least one.")
-    return [layer_name(unwrapped(model), one) for one in layers]
+    network = unwrapped(model)
+    return [one if isinstance(one, Site) else layer_name(network, one) for one in layers]
 
 
 def _stream(

@@ -11,10 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer
 from lightning_xai.next_operation import CallSite
 from lightning_xai.perturbation.capture import Capture, Watch
-from lightning_xai.units.activation import as_units, unit_shape
+from lightning_xai.present import present_at
+from lightning_xai.sites import Layer, Place
+from lightning_xai.units.activation import as_units, unit_shape, units_there
 from lightning_xai.units.counts import Pairs
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, PreActivationSite, hook_preactivations, preactivation_sites
@@ -29,9 +30,9 @@ class LayerChange(Capture):
 
     .. math:: \Delta a = \sigma(\Delta B) - \sigma(0), \qquad \Delta B_{k,j} = B_k(R_j\, x) - B_k(x)
 
-    ``largest`` [N, J, K] is the largest over the positions of the channel and the arms of the perturbation. One that
-    does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample (the layer's, if there are no positions) is
-    rounding: such are 0 or less.
+    ``largest`` [N, J, K] is the largest over the positions of the channel, padding left out, and the arms of the
+    perturbation. One that does not exceed 1e-5 of the channel's largest :math:`|B|` in the sample (the layer's, if
+    there are no positions) is rounding: such are 0 or less.
 
     Args:
         layer: The layer; the last convolution or linear layer with an activation if None.
@@ -93,6 +94,7 @@ class _LayerWatch(Watch):
         self.hook = partial(hook_preactivations, model, [site], self._see)
         self.samples = 0
         self.own = site.module is None
+        self.there: Tensor | None = None
         self.reference: Tensor | None = None
         self.found: Tensor | None = None
         self.strongest: Tensor | None = None
@@ -116,7 +118,7 @@ class _LayerWatch(Watch):
         finally:
             self.own = False
 
-    def takers(self) -> dict[str | CallSite, Callable[[Tensor], object]]:
+    def takers(self) -> dict[Place | CallSite, Callable[[Tensor], object]]:
         place = self.site.call if self.site.module is None else self.site.module
         assert place is not None
 
@@ -126,10 +128,12 @@ class _LayerWatch(Watch):
 
         return {place: take}
 
-    def on_clean(self, samples: int) -> None:
+    def on_clean(self, samples: int, model: nn.Module, inputs: Tensor) -> None:
         assert self.reference is not None
         self.samples = samples
+        self.there = present_at(model, inputs, self.site.place)
         first = self.reference[:samples]
+        first = first if self.there is None else torch.where(self.there.unsqueeze(1), first, 0.0)
         # Per sample, so that no sample's hits depend on another one. A number alone says nothing about what it was
         # summed from, so a unit without positions is judged by the whole layer.
         size = first.abs().flatten(2).amax(2) if first.ndim > 2 else first.abs().amax(1, keepdim=True)
@@ -159,6 +163,13 @@ class _LayerWatch(Watch):
             torch.sub(values.view(each), self.reference, out=self.buffer.view(each))
             self.found = self.reduce(self.buffer)
 
+    def _without_padding(self, change: Tensor, value: float) -> Tensor:
+        """Changes [rows, K, *P] with a value at padding; the rows are those of the clean pass, over and over."""
+        if self.there is None:
+            return change
+        there = self.there.repeat(len(change) // len(self.there), *[1] * (self.there.ndim - 1))
+        return torch.where(there.unsqueeze(1), change, value)
+
     @abstractmethod
     def reduce(self, change: Tensor) -> Tensor:
         """Reduce the changes [rows, K, *P] of a pass; of two arms, the larger result is kept.
@@ -180,8 +191,8 @@ class _ChannelWatch(_LayerWatch):
         # A monotone function is largest at the largest change; a mean of several such functions need not be.
         self.activate_last = site.monotone and capture.groups is None
 
-    def on_clean(self, samples: int) -> None:
-        super().on_clean(samples)
+    def on_clean(self, samples: int, model: nn.Module, inputs: Tensor) -> None:
+        super().on_clean(samples, model, inputs)
         if self.capture.groups is not None:
             self.tolerance = self.capture.groups.combine(self.tolerance)
 
@@ -190,6 +201,7 @@ class _ChannelWatch(_LayerWatch):
             change = self.site.activation(change) - self.rest
         if self.capture.groups is not None:
             change = self.capture.groups.combine(change)
+        change = self._without_padding(change, -torch.inf) if change.ndim > 2 else change
         return change.flatten(2).amax(2) if change.ndim > 2 else change.clone()
 
     def collect(self, features: list[int]) -> dict[str, Tensor]:
@@ -206,7 +218,9 @@ class _ChannelWatch(_LayerWatch):
             return {}
         assert self.reference is not None
         unit = "channel" if self.capture.groups is None else self.capture.groups
-        return {"activation": as_units(self.site.activation(self.reference[: self.samples]), unit)}
+        values = self.site.activation(self.reference[: self.samples])
+        there = units_there(self.there, values, unit)
+        return {"activation": as_units(values, unit), **({} if there is None else {"present": there})}
 
 
 class _PositionWatch(_LayerWatch):
@@ -221,7 +235,7 @@ class _PositionWatch(_LayerWatch):
         self.hits, self.by_unit = [], None
 
     def reduce(self, change: Tensor) -> Tensor:
-        return self.site.activation(change) - self.rest
+        return self._without_padding(self.site.activation(change) - self.rest, 0.0)
 
     def collect(self, features: list[int]) -> dict[str, Tensor]:
         strongest = self._take_strongest(features)
@@ -229,7 +243,11 @@ class _PositionWatch(_LayerWatch):
         change = torch.where(change > self.tolerance.unsqueeze(2), change, change.clamp(max=0))
         nonfinite = (~change.isfinite()).flatten(2).sum(2)
         if self.capture.changes is not None:
-            self.capture.changes.add(change.reshape(len(features) * self.samples, -1, 1))
+            there = units_there(self.there, self.rest.expand(self.samples, *self.rest.shape[1:]), "position")
+            self.capture.changes.add(
+                change.reshape(len(features) * self.samples, -1, 1),
+                None if there is None else there.repeat(len(features), 1, 1),
+            )
         if self.capture.threshold is None:
             return {"nonfinite": nonfinite}
         threshold = self.capture.threshold.to(change).reshape(change.shape[2:]).clamp(min=0)

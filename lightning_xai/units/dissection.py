@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, check_known
+from lightning_xai._checks import check_known
 from lightning_xai._files import write_csv
+from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.present import absent_cells
+from lightning_xai.sites import Layer
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
+from lightning_xai.units.activation import units_there
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
 from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_share
@@ -121,7 +125,7 @@ class Overlap(NamedTuple):
     concept_area: Tensor
 
 
-def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
+def overlap(maps: Tensor, masks: Tensor, threshold: Tensor, absent: Tensor | None = None) -> Overlap:
     r"""Count the cells whose upsampled activations are above their thresholds, and those of them in each concept.
 
     .. math:: M_k = [\,\mathrm{upsample}(A_k) > T_k\,]
@@ -130,6 +134,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
         maps: Activations A [N, U, \*P].
         masks: L, Boolean [N, Q, \*S].
         threshold: T [U].
+        absent: Cells that do not count, as padding, Boolean [N, \*S].
 
     >>> maps = torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])
     >>> masks = torch.tensor([[[[True, True], [False, False]]]])
@@ -138,6 +143,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
     """
     samples, units = maps.shape[:2]
     flat = masks.flatten(2)
+    flat = flat if absent is None else flat & ~absent.to(flat.device).flatten(1).unsqueeze(1)
     cells = flat.shape[2]
     # Counts are exact in floating point below the length of its mantissa.
     kind = torch.float32 if cells < 2**24 else torch.float64
@@ -149,6 +155,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: Tensor) -> Overlap:
         for start in range(0, units, across):
             some = slice(start, start + across)
             above = above_threshold(maps[row : row + 1, some], threshold[some], masks.shape[2:])[0].flatten(1)
+            above = above if absent is None else above & ~absent[row].to(above.device).flatten()
             area[row, some] = above.sum(1)
             intersection[row, some] = (above.to(kind) @ weights[row].T).long()
     return Overlap(intersection, area, flat.sum(2))
@@ -362,7 +369,8 @@ def dissect(
 
         def run(rows: slice, maps: Tensor) -> Overlap:
             maps = with_positions(maps, reader.site.layer)
-            return overlap(maps, labelled[rows], fitting(limits, maps))
+            absent = absent_cells(at_rows(reader.model, rows))
+            return overlap(maps, labelled[rows], fitting(limits, maps), absent)
 
         found = Overlap(*map(torch.cat, zip(*reader.imap(run), strict=True)))
     return DissectionResult.of(found, concepts, limits.to(found.area.device).expand(found.area.shape[1]), union)
@@ -378,14 +386,14 @@ def area_where_present(found: Overlap, concepts: Concepts) -> Tensor:
 def _threshold(reader: LayerReader, p: float) -> Tensor:
     """T [U] above which a share p of the activations lies, exact whatever it takes to remember them."""
     stream: UpperQuantile | None = None
-    for maps in reader.imap(lambda _, maps: maps):
+    for maps, there in reader.imap(lambda rows, maps: (maps, reader.there(rows))):
         values = maps.flatten(2) if maps.ndim > 2 else maps.unsqueeze(2)
         if stream is None:
             count = len(reader.inputs) * values.shape[2]
             kept = (math.floor(p * count) + 1) * values.shape[1] * values.element_size()
             # Half of the budget is room for new values, of which as many as a part holds may come at once.
             stream = UpperQuantile(p, budget=max(4 * kept, DEFAULT_BUDGET), expected=count)
-        stream.add(values)
+        stream.add(values, units_there(there, maps, "channel"))
     assert stream is not None
     return stream.result().value
 

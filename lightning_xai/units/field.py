@@ -3,7 +3,7 @@ r"""Receptive fields: which cells of the input a position of a layer can read, b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai._checks import Layer, check_inputs, layer_name
+from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
+from lightning_xai.layout import unplaced
 from lightning_xai.operation_kinds import KINDS, arguments, operation_name
 from lightning_xai.operations import Operations, tensors_in, unwrapped
+from lightning_xai.sites import Layer
 from lightning_xai.units._capture import with_positions
 
 
@@ -96,7 +98,8 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: Layer) -> Recept
     Args:
         model: The network; left as it was.
         inputs: Inputs [N, C, \*S]; the first one is run.
-        layer: A layer that gives maps [N, K, \*P], by its dotted name or the module itself.
+        layer: A layer that gives maps [N, K, \*P]: its dotted name, the module itself, or a
+            :class:`~lightning_xai.sites.Site` for a part of its output or one of several calls.
 
     Raises:
         ValueError: If the layer is unknown, gives no map, or hides how (a scripted or compiled model).
@@ -110,24 +113,28 @@ def receptive_field(model: nn.Module, inputs: Tensor, *, layer: Layer) -> Recept
     bound, inputs = bind(model, inputs)
     check_inputs(inputs)
     model = at_rows(unwrapped(bound), slice(1))
-    name = layer_name(model, layer)
+    place = unplaced(model, layer)
+    if place.axis is not None:
+        raise ValueError(
+            "receptive fields are those of maps [N, K, *P] as the layer gives them: name no axis or reshape."
+        )
     found: list[tuple[Axis, ...] | None] = []
     with isolated_eval(model), torch.no_grad():
         first = detach_for_autograd(inputs[:1]).clone()
         fields = _Fields(model, first)
 
         def look(output: Tensor) -> None:
-            with_positions(output, name)
+            with_positions(output, place.layer)
             found.append(fields.of(output))
 
-        with fields, hook_outputs(model, {name: look}), forward_context():
+        with fields, hook_outputs(model, {replace(place, axis=1): look}), forward_context():
             model(first.clone())
     if len(found) != 1:
-        raise ValueError(f"layer {name!r} runs {len(found)} times in a forward pass; name one that runs once.")
+        raise ValueError(f"layer {place.layer!r} runs {len(found)} times in a forward pass; name one that runs once.")
     if found[0] is None:
         raise ValueError(
-            f"the receptive field of layer {name!r} cannot be told: its operations are hidden; give the model as it "
-            f"was before it was scripted or compiled."
+            f"the receptive field of layer {place.layer!r} cannot be told: its operations are hidden; give the model "
+            f"as it was before it was scripted or compiled."
         )
     return ReceptiveField(found[0], tuple(first.shape[2:]))
 

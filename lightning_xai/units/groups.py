@@ -374,14 +374,17 @@ def strongest_pairs(similarity: Tensor, n: int = 10) -> list[Pair]:
 
 
 def _rows(values: Tensor) -> Tensor:
-    """Values [N, K, *P] as a table [rows, K]."""
+    """Values [N, K, *P] as a table [rows, K]; positions of padding, NaN in all units, are left out."""
     if not isinstance(values, Tensor) or values.is_complex():
         raise TypeError(f"values must be a tensor of real numbers [N, K, *P], got {type(values).__name__}.")
     if values.ndim < 2 or not values.numel():
         raise ValueError(f"values must be [N, K, *P] with at least one number, got shape {list(values.shape)}.")
-    if not bool(values.isfinite().all()):
+    rows = values.detach().movedim(1, -1).flatten(0, -2)
+    padding = rows.isnan().all(1)
+    rows = rows if values.ndim == 2 or not bool(padding.any()) else rows[~padding]
+    if not bool(rows.isfinite().all()) or not len(rows):
         raise ValueError("values hold NaN or infinite activations; leave those samples out.")
-    return values.detach().movedim(1, -1).flatten(0, -2)
+    return rows
 
 
 def _varies(values: Tensor) -> Tensor:

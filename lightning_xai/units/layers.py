@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._checks import Layer, check_known, layer_name
+from lightning_xai._checks import check_known
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
 from lightning_xai.axes import follow_channels
 from lightning_xai.bound_model import at_rows
-from lightning_xai.layout import unit_axes
+from lightning_xai.layout import places_of_units, unplaced
 from lightning_xai.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.operation_kinds import operation_name
 from lightning_xai.operations import Operations, unwrapped
+from lightning_xai.sites import Layer, Place, Site
 
 Function = Callable[[Tensor], Tensor]
 
@@ -37,35 +38,47 @@ class PreActivationSite:
     """The place where the pre-activation B of a layer is read, and the function that makes its activation of it.
 
     Attributes:
-        layer: The layer.
+        place: The layer.
         activation: The activation function.
         monotone: Whether the activation never falls.
-        module: The module that returns B, if one does.
+        module: The place that returns B, if one does.
         call: The call that returns B, if no module does.
         shape: The shape [1, K, *P] of B for one sample.
-        axis: The axis of the units in the output of the layer.
+        rows: The shape of the layer's output for one sample, without the axis of the samples.
     """
 
-    layer: str
+    place: Place
     activation: Function
     monotone: bool
-    module: str | None
+    module: Place | None
     call: CallSite | None
     shape: tuple[int, ...]
-    axis: int = 1
+    rows: tuple[int, ...]
+
+    @property
+    def layer(self) -> str:
+        """The layer's name, with the part or call that is meant."""
+        return str(self.place)
+
+    @property
+    def site(self) -> Site:
+        """The layer with the axis of its units, to be found again."""
+        place = self.place
+        axis = None if place.reshape is not None else place.axis
+        return Site(place.layer, axis, place.part, place.call, place.reshape)
 
     @property
     def is_normed(self) -> bool:
         """Whether B is the output of a batch norm that takes that of the layer."""
-        return self.module != self.layer
+        return self.module is None or self.module.layer != self.place.layer
 
     def units_first(self, values: Tensor) -> Tensor:
         """B [N, K, *P] as it is read in the model."""
-        if values.ndim != len(self.shape):  # a batch norm was given rows of units
-            rows = list(self.shape[2:])
-            rows.insert(self.axis - 1, self.shape[1])
-            return values.view(-1, *rows).movedim(self.axis, 1)
-        return values if self.is_normed else values.movedim(self.axis, 1)
+        if not self.is_normed:
+            return self.place.units_first(values)
+        if values.ndim != len(self.rows) + 1:  # a batch norm was given rows of units
+            return self.place.units_first(values.view(-1, *self.rows))
+        return values if self.place.reshape is None else self.place.reshape(values)
 
     def as_read(self, values: Tensor) -> Tensor:
         """B [N, K, *P] of what the place returns, in single precision at least."""
@@ -106,30 +119,32 @@ def preactivation_sites(
     network = at_rows(unwrapped(model), slice(len(inputs)))
     if list(layers) == [None]:
         return [_last_site(network, inputs, activation)]
-    names = [layer_name(network, layer) for layer in layers if layer is not None]
-    with follow_channels(network, inputs, names) as proved, forward_context():
-        found = next_operations(network, names, inputs)
-    axes = unit_axes(network, inputs, names, proved)
-    return [_site(name, found[name], axes[name], activation, fallback) for name in names]
+    places = [unplaced(network, layer) for layer in layers if layer is not None]
+    with follow_channels(network, inputs, places) as proved, forward_context():
+        found = next_operations(network, places, inputs)
+    placed = zip(places, places_of_units(network, inputs, places, proved), strict=True)
+    return [_site(place, found[before], activation, fallback) for before, place in placed]
 
 
 def _site(
-    layer: str, operation: NextOperation, axis: int, activation: str | Function | None, fallback: str | None
+    place: Place, operation: NextOperation, activation: str | Function | None, fallback: str | None
 ) -> PreActivationSite:
     if operation.function is None and activation is None:
         activation = fallback
     function = operation.function if activation is None else _as_function(activation)
     if function is None:
         raise ValueError(
-            f"no activation is found after layer {layer!r}: {operation.reason}. Name the one that its units are "
+            f"no activation is found after layer {place.layer!r}: {operation.reason}. Name the one that its units are "
             f"judged by, e.g. activation='relu', or activation='identity' for none."
         )
-    axis %= len(operation.shape)
-    positions = list(operation.shape[1:])
-    shape = (1, positions.pop(axis - 1), *positions)
+    shape = tuple(place.units_first(torch.zeros(operation.shape)).shape)
+    if len(shape) < 2:
+        raise ValueError(f"layer {place.layer!r} gives {list(shape)}, not [samples, units, *positions].")
     name = operation.name if activation is None else activation
     monotone = isinstance(name, str) and name in _MONOTONE
-    return PreActivationSite(layer, function, monotone, operation.module, operation.call, shape, axis)
+    module = place if operation.module is not None and operation.module.layer == place.layer else operation.module
+    rows = operation.shape[1:]
+    return PreActivationSite(place, function, monotone, module, operation.call, (1, *shape[1:]), rows)
 
 
 def _last_site(model: nn.Module, inputs: Tensor, activation: str | Function | None) -> PreActivationSite:

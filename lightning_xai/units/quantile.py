@@ -87,8 +87,8 @@ class UpperQuantile:
         self.nonfinite = 0
         self.started = False
 
-    def add(self, values: Tensor) -> None:
-        """Add values [n, K, P]: of n samples, K units, P positions."""
+    def add(self, values: Tensor, there: Tensor | None = None) -> None:
+        """Add values [n, K, P]: of n samples, K units, P positions; only what is there, Boolean [n, 1 or K, P]."""
         if values.ndim != 3:
             raise ValueError(f"values must be [samples, units, positions], got shape {list(values.shape)}.")
         values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
@@ -101,8 +101,10 @@ class UpperQuantile:
         if values.numel() == 0:
             return
         # A few samples at a time, so that each value is read from memory once.
-        for part in torch.split(values, max(1, _PART_BYTES // (values[0].numel() * values.element_size()))):
-            self._add(part)
+        step = max(1, _PART_BYTES // (values[0].numel() * values.element_size()))
+        for start in range(0, len(values), step):
+            rows = slice(start, start + step)
+            self._add(values[rows], None if there is None else there[rows])
         if self.expected is not None and int(self.count.max()) > self.expected:
             raise ValueError(f"there are more values per unit than the {self.expected} expected.")
 
@@ -177,17 +179,18 @@ class UpperQuantile:
         self.histogram = torch.zeros(units, 0, dtype=torch.long, device=values.device)
         self.started = True
 
-    def _add(self, values: Tensor) -> None:
+    def _add(self, values: Tensor, there: Tensor | None) -> None:
         peaks = _block_peaks(values)
         # The sum of finite values may overflow, and then a second look does no harm.
-        if bool(values.sum().isfinite()):
+        if there is None and bool(values.sum().isfinite()):
             self.count = self.count + values.shape[0] * values.shape[2]
         else:
             finite = values.isfinite()
-            values = torch.where(finite, values, -torch.inf)
+            counted = finite if there is None else finite & there
+            self.nonfinite += int((~finite if there is None else ~finite & there).sum())
+            values = torch.where(counted, values, -torch.inf)
             peaks = _block_peaks(values)
-            self.count = self.count + finite.sum((0, 2))
-            self.nonfinite += int((~finite).sum())
+            self.count = self.count + counted.sum((0, 2))
         self.peak = torch.maximum(self.peak, peaks.amax((0, 2)))
         least = self.least.view(-1, 1)
         if self.most == 0:

@@ -11,7 +11,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, check_inputs, check_known, check_model, unknown
+from lightning_xai._checks import check_inputs, check_known, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows
@@ -20,13 +20,14 @@ from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep
 from lightning_xai.regions import BoundRegions, RegionsLike, as_regions
+from lightning_xai.sites import Layer
 from lightning_xai.units.activation import (
     DEAD,
     ThresholdResult,
     activation_threshold,
     check_none_nonfinite,
     check_unit,
-    layer_names,
+    given_layers,
     unit_shape,
 )
 from lightning_xai.units.change import LayerChange, PositionChange, check_fit
@@ -97,10 +98,10 @@ def reactivation(
     .. math:: M_{j,k} = \#\{x : \max_{\text{positions}} \Delta a_{k,j} > \max(T_k, \tau)\}, \qquad
         \Delta a_{k,j} = \sigma(B_k(R_j\, x) - B_k(x)) - \sigma(0)
 
-    B is what the activation :math:`\sigma` receives. :math:`\tau` is 1e-5 of the largest :math:`|B|` of the unit's
-    channel in the sample (of the layer, if it has no positions), below which single precision makes differences of
-    its own. A kind of several arms hits where one of them does. The change of a group of channels, and what is
-    rounding of it, is the weighted mean of theirs, as its activation is.
+    B is what the activation :math:`\sigma` receives; positions of padding are left out. :math:`\tau` is 1e-5 of the
+    largest :math:`|B|` of the unit's channel in the sample (of the layer, if it has no positions), below which single
+    precision makes differences of its own. A kind of several arms hits where one of them does. The change of a group of
+    channels, and what is rounding of it, is the weighted mean of theirs, as its activation is.
 
     The threshold T is that of the units' activations on these inputs (``"activation"``), of the distribution of their
     largest :math:`\Delta a` over samples and features (``"delta"``: then about p N J samples and features hit each
@@ -112,7 +113,8 @@ def reactivation(
         model: The network; called in eval mode and left as it was.
         inputs: Inputs [N, C, \*S] with one to three spatial axes, or a table [N, F]; or
             :class:`~lightning_xai.inputs.Inputs`.
-        layer: The layer: its dotted name, or the module itself.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`, which says where
+            its units lie.
         layers: Several layers, which then share the passes.
         regions: The features j.
         perturbation: R.
@@ -163,15 +165,17 @@ def reactivation(
     check_dead(dead)
     model, inputs = bind(model, inputs)
     ids = check_inputs(inputs, sample_ids)
-    names = layer_names(model, layer, layers)
+    named = given_layers(model, layer, layers)
     plan, kind = Plan(as_regions(regions)), as_perturbation(perturbation)
     with isolated_eval(model):
-        sites = preactivation_sites(model, detach_for_autograd(inputs[:1]), names, activation)
+        sites = preactivation_sites(model, detach_for_autograd(inputs[:1]), named, activation)
+    names = [site.layer for site in sites]
     job = _Job(model, inputs, ids, plan, kind, unit, activation, p, dead, sites)
     if not isinstance(threshold, str):
         results = job.count(_thresholds_by_layer(threshold, names))
     elif threshold == "activation" and not job.changes_fit:
-        results = job.count(activation_threshold(model, inputs, layers=names, p=p, unit=unit, activation=activation))
+        own = [site.site for site in sites]
+        results = job.count(activation_threshold(model, inputs, layers=own, p=p, unit=unit, activation=activation))
     else:
         results = job.count(*job.measure_thresholds(threshold))
     return results[names[0]] if layers is None else results
@@ -213,14 +217,15 @@ class _Job:
             per_sample = math.prod(site.shape[2:]) if clean else self.features
             stream = streams[site.layer] = UpperQuantile(self.p, expected=len(self.ids) * per_sample)
             if self.unit == "position":
-                captures[site.layer] = PositionChange(site.layer, None, self.activation, changes=stream)
+                captures[site.layer] = PositionChange(site.site, None, self.activation, changes=stream)
             else:
                 captures[site.layer] = self._channels(site, clean)
         sweeps = []
         for results in self._sweeps(captures):
             for name, result in results.items():
                 if clean:
-                    streams[name].add(result.samples.pop("activation"))  # too many to be kept with the changes
+                    # Too many to be kept with the changes.
+                    streams[name].add(result.samples.pop("activation"), result.samples.pop("present", None))
                 elif self.unit != "position":
                     streams[name].add(result.features["largest"].transpose(1, 2))
             if self.changes_fit:
@@ -247,7 +252,7 @@ class _Job:
             if self.unit == "position":
                 tally.pairs = Pairs()
                 captures[name] = PositionChange(
-                    name, tally.threshold, self.activation, tally.pairs, unranked=tally.unranked
+                    site.site, tally.threshold, self.activation, tally.pairs, unranked=tally.unranked
                 )
             else:
                 captures[name] = self._channels(site)
@@ -258,7 +263,7 @@ class _Job:
 
     def _channels(self, site: PreActivationSite, keep_activation: bool = False) -> LayerChange:
         groups = None if isinstance(self.unit, str) else self.unit
-        return LayerChange(site.layer, self.activation, keep_activation, groups)
+        return LayerChange(site.site, self.activation, keep_activation, groups)
 
     def _sweeps(self, captures: Mapping[str, Capture]) -> Iterator[_Sweep]:
         requests = {name: CaptureRequest(self.perturbation, capture) for name, capture in captures.items()}

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import Layer, as_integer
+from lightning_xai._checks import as_integer
 from lightning_xai._files import write_csv
 from lightning_xai.inputs import InputsLike
+from lightning_xai.sites import Layer
 from lightning_xai.units._capture import layer_reader
 from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function
@@ -32,11 +33,12 @@ class Peaks(NamedTuple):
     position: Tensor
 
 
-def peaks(maps: Tensor) -> Peaks:
+def peaks(maps: Tensor, there: Tensor | None = None) -> Peaks:
     r"""The largest activation of each unit and where it is.
 
     Args:
         maps: Activations [N, U, \*P].
+        there: The positions that count, Boolean [N, \*P]; all of them unless given.
 
     >>> found = peaks(torch.tensor([[[[1.0, 4.0, 4.0], [0.0, 4.0, 2.0]]]]))
     >>> found.value, found.position
@@ -44,7 +46,7 @@ def peaks(maps: Tensor) -> Peaks:
     """
     if maps.ndim == 2:
         return Peaks(maps, maps.new_empty(*maps.shape, 0, dtype=torch.long))
-    flat = maps.flatten(2)
+    flat = (maps if there is None else torch.where(there.unsqueeze(1), maps, -torch.inf)).flatten(2)
     # Of equals, argmax returns the first.
     position = torch.stack(torch.unravel_index(flat.argmax(2), maps.shape[2:]), -1)
     return Peaks(flat.amax(2), position)
@@ -146,7 +148,7 @@ def top_samples(
 
     .. math:: \mathrm{top}_n\{\, \max_p A_{k,p}(x) : x \,\}
 
-    Exact; ties by smaller id, and by the first position within a sample.
+    Exact; ties by smaller id, and by the first position within a sample. Padding is left out.
 
     Args:
         model: The network; left as it was.
@@ -179,7 +181,7 @@ def top_samples(
         check_ids(reader.ids)
         if as_integer("n", n, 1) > len(reader.ids):
             raise ValueError(f"n must be at most the number of samples, {len(reader.ids)}, got {n}.")
-        for found in reader.imap(lambda rows, maps: candidates(peaks(maps), reader.ids[rows])):
+        for found in reader.imap(lambda rows, maps: candidates(peaks(maps, reader.there(rows)), reader.ids[rows])):
             best = merged(found if best is None else torch.cat([best, found], 1), n)
     assert best is not None
     return SearchResult.unpacked(best)
@@ -209,7 +211,7 @@ def unit_activations(
         chunk_size: The most inputs per forward pass; found automatically unless given.
 
     Returns:
-        Activations [N, U] or [N, U, \*P].
+        Activations [N, U] or [N, U, \*P]; NaN at padding.
 
     Raises:
         ValueError: If the layer is unknown, runs more than once, or is not finite.
@@ -219,7 +221,12 @@ def unit_activations(
     torch.Size([3, 2])
     """
     with layer_reader(model, inputs, layer, unit, activation, sample_ids, chunk_size) as reader:
-        return torch.cat(list(reader.imap(lambda _, maps: maps)))
+
+        def run(rows: slice, maps: Tensor) -> Tensor:
+            there = reader.there(rows)
+            return maps if there is None else torch.where(there.unsqueeze(1), maps, float("nan"))
+
+        return torch.cat(list(reader.imap(run)))
 
 
 def check_ids(ids: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_xai.perturbation import Windows, kinds
+from lightning_xai.sites import Place
 from lightning_xai.units import (
     ablate_units,
     activation_threshold,
@@ -187,4 +188,4 @@ def test_channels_first_costs_no_pass_of_its_own(model):
 @pytest.mark.parametrize("shape", [(6, 2), (3,)])
 def test_a_pass_that_gives_no_row_per_sample_is_refused(shape):
     with pytest.raises(ValueError, match=r"layer 'a' returns \[.*\] for 3 samples; units need \[N, K\]"):
-        rows_of_units(torch.zeros(shape), "a", 3)
+        rows_of_units(torch.zeros(shape), Place("a"), 3)

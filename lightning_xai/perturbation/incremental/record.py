@@ -16,8 +16,9 @@ from lightning_xai._guard import compiled_types, hook_outputs
 from lightning_xai.next_operation import CallSite
 from lightning_xai.operation_kinds import arguments, is_in_place, operation_name
 from lightning_xai.operations import Operations, tensors_in, unwrapped
+from lightning_xai.sites import Place
 
-Tap = str | CallSite
+Tap = Place | CallSite
 """A place in the model whose output is wanted: a module's name, or a call."""
 
 _READS = frozenset(("item", "bool", "tolist", "numpy", "is_nonzero", "data_ptr", "storage", "untyped_storage"))
@@ -129,7 +130,7 @@ class Recorder(Operations):
         self._reason: NotReplayable | None = None
         self._model = model
         self._places = places
-        self._modules = [place for place in places if isinstance(place, str)]
+        self._modules = [place for place in places if isinstance(place, Place)]
         self._counts: dict[tuple[str, str], int] = {}
         # A tensor is known by itself and its version; what is known is kept alive, so that no id is used again.
         self._known: dict[tuple[int, int], int] = {}
@@ -237,7 +238,7 @@ class Recorder(Operations):
         elif name in _READS:
             raise NotReplayable(f"{name} in {self.current_module()!r} reads numbers off a tensor")
 
-    def _see(self, name: str, output: Tensor) -> None:
+    def _see(self, name: Place, output: Tensor) -> None:
         if self._reason is None:
             with self._noting():
                 self._tap(name, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.layout import unit_axis
+from lightning_xai.layout import place_of_units, unplaced
 from lightning_xai.operations import unwrapped
+from lightning_xai.sites import Place
 from lightning_xai.units._capture import capture, rows_of_units
 from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization, Regularizer, Transform
 from lightning_xai.units.maximization.objectives import Objective
@@ -173,14 +174,14 @@ def maximize_activation(
             return x.flatten(1) if len(cells) == 1 else x
 
         # What does not fit is refused before the first step.
-        axis = objective_axis(model, as_inputs(made().detach()), objective)
+        place = objective_place(model, as_inputs(made().detach()), objective)
         history: list[Tensor] = []
         for _ in range(ascent.steps):
             x = made()
             shown = x
             for transform in ascent.robustness:
                 shown = transform.apply(shown, generator)
-            value = evaluate(model, as_inputs(shown), objective, axis)
+            value = evaluate(model, as_inputs(shown), objective, place)
             aim = value
             for regularizer in ascent.regularizers:
                 aim = aim - regularizer.penalty(x)
@@ -193,7 +194,7 @@ def maximize_activation(
                 report(1)
         with torch.no_grad():
             x = made()
-            value = evaluate(model, as_inputs(x), objective, axis)
+            value = evaluate(model, as_inputs(x), objective, place)
     return MaximizationResult(x.detach().flatten(1) if len(cells) == 1 else x.detach(), value, torch.stack(history))
 
 
@@ -201,32 +202,32 @@ class _Reached(Exception):
     """The layer has run; what comes after it is not needed."""
 
 
-def objective_axis(model: nn.Module, inputs: Tensor, objective: Objective) -> int:
-    """The axis of the units that an objective reads, after a look at whether it fits the layer.
+def objective_place(model: nn.Module, inputs: Tensor, objective: Objective) -> Place | None:
+    """The place of the units that an objective reads, after a look at whether it fits; None for the model's output.
 
     Raises:
-        ValueError: If it does not, or the axis cannot be told.
+        ValueError: If it does not, or it cannot be told where the units lie.
     """
-    layer = objective.layer
-    if layer is None:
-        evaluate(model, inputs, objective, 1)
-        return 1
-    axis = unit_axis(model, inputs, layer) if objective.reads_units else 1
-    objective.read(capture(model, inputs, layer, axis).maps, len(inputs))
-    return axis
+    if objective.layer is None:
+        evaluate(model, inputs, objective, None)
+        return None
+    place = unplaced(model, objective.layer)
+    if place.axis is None:
+        place = place_of_units(model, inputs, objective.layer) if objective.reads_units else replace(place, axis=1)
+    objective.read(capture(model, inputs, place).maps, len(inputs))
+    return place
 
 
-def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, axis: int) -> Tensor:
+def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, place: Place | None) -> Tensor:
     """The objective [N] of inputs; the model runs no further than the layer that is read.
 
     Args:
         model: The network.
         inputs: The inputs.
         objective: What is read.
-        axis: The axis of the units of its layer, see :func:`objective_axis`.
+        place: The place of its units, see :func:`objective_place`.
     """
-    layer = objective.layer
-    if layer is None:
+    if place is None:
         with forward_context():
             output = model(inputs)
         return objective.read(output, len(inputs))
@@ -237,11 +238,11 @@ def evaluate(model: nn.Module, inputs: Tensor, objective: Objective, axis: int) 
         raise _Reached
 
     try:
-        with hook_outputs(model, {layer: look}), forward_context():
+        with hook_outputs(model, {place: look}), forward_context():
             model(inputs)
     except _Reached:
         pass
-    return objective.read(rows_of_units(seen[0], layer, len(inputs), axis), len(inputs))
+    return objective.read(rows_of_units(seen[0], place, len(inputs)), len(inputs))
 
 
 def check_gradient(aim: Tensor, gradient: Tensor, objective: Any, first: bool) -> None:

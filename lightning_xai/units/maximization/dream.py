@@ -12,7 +12,7 @@ from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
 from lightning_xai.units.dissection import INTERPOLATION
-from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate, objective_axis
+from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate, objective_place
 from lightning_xai.units.maximization.images import Bounds
 from lightning_xai.units.maximization.objectives import Energy, Objective
 
@@ -113,7 +113,7 @@ def deep_dream(
     generator = torch.Generator().manual_seed(how.seed)
     with isolated_eval(model, gradients=True):
         image = detach_for_autograd(image)
-        axis = objective_axis(model, image, objective)  # what does not fit is refused before the first step
+        place = objective_place(model, image, objective)  # what does not fit is refused before the first step
         detail = torch.zeros_like(image)
         for octave in reversed(range(how.octaves)):
             size = [max(1, round(length / how.scale**octave)) for length in image.shape[2:]]
@@ -123,7 +123,7 @@ def deep_dream(
                 shift = [int(torch.randint(-how.jitter, how.jitter + 1, (), generator=generator)) for _ in size]
                 axes = list(range(2, image.ndim))
                 x = x.roll(shift, axes).requires_grad_()
-                value = evaluate(model, x, objective, axis)
+                value = evaluate(model, x, objective, place)
                 (gradient,) = torch.autograd.grad(value.sum(), x, materialize_grads=True)
                 check_gradient(value, gradient, objective, first=step == 0)
                 pace = gradient.abs().flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_xai._checks import as_integer
 from lightning_xai.scores import ScoreLike, as_score
+from lightning_xai.sites import Layer, Place, as_layer
 from lightning_xai.units._capture import rows_of_units, with_positions
 from lightning_xai.units.groups import UnitGroups
 
@@ -20,7 +21,7 @@ class Objective(ABC):
     """A frozen dataclass that reads the number to maximise, one per input, which depends on that input only.
 
     Attributes:
-        layer: The dotted name of the layer that is read; None for the model's output.
+        layer: The layer that is read; None for the model's output.
 
     Class attributes:
         reads_units: Whether it needs to know which axis of the layer's output holds the units.
@@ -28,7 +29,7 @@ class Objective(ABC):
 
     reads_units: ClassVar[bool] = True
 
-    layer: str | None
+    layer: Layer | None
 
     @property
     @abstractmethod
@@ -60,7 +61,7 @@ class ClassScore(Objective):
 
     target: int | Sequence[int]
     score: ScoreLike = "logit"
-    layer: str | None = field(default=None, init=False, repr=False)
+    layer: Layer | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _indices("target", self.target))
@@ -83,11 +84,10 @@ class ClassScore(Objective):
 
 @dataclass(frozen=True)
 class _OfLayer(Objective):
-    layer: str
+    layer: Layer
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, str):
-            raise TypeError(f"layer must be a dotted name such as 'features.0', got {type(self.layer).__name__}.")
+        object.__setattr__(self, "layer", as_layer(self.layer))
         self.check()
 
     def check(self) -> None:
@@ -104,7 +104,7 @@ class Unit(_OfLayer):
     r"""The activation of units, one input per unit: the mean over positions, or at one position.
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
         unit: A unit, or several.
         position: Where in the layer's map; ``"center"`` for its middle, the mean over all unless given.
 
@@ -142,7 +142,7 @@ class Unit(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The activations [N] of maps [N, K, *P], row i that of unit i."""
-        maps = rows_of_units(given, self.layer, samples)
+        maps = rows_of_units(given, Place(str(self.layer)), samples)
         if max(self.indices) >= maps.shape[1]:
             raise ValueError(f"unit {max(self.indices)} does not exist: layer {self.layer!r} has {maps.shape[1]}.")
         return _at(maps[range(samples), self.indices], self.position, self.layer)
@@ -153,7 +153,7 @@ class Group(_OfLayer):
     """The activation of groups of units, one input per group: the mean over positions.
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
         groups: The groups.
         group: Which of them; all unless given.
 
@@ -188,7 +188,7 @@ class Group(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The groups' activations [N] of maps [N, K, *P], row i that of group i."""
-        maps = self.groups.combine(rows_of_units(given, self.layer, samples))
+        maps = self.groups.combine(rows_of_units(given, Place(str(self.layer)), samples))
         return _at(maps[range(samples), self.group], None, self.layer)
 
 
@@ -199,7 +199,7 @@ class Direction(_OfLayer):
     .. math:: \frac{1}{P} \sum_p (a_p \cdot d)\, \max(0.1, \cos(a_p, d))^c
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
         direction: d [K].
         cosine: c; 0 for the projection alone, larger ones keep to the direction itself.
 
@@ -228,7 +228,7 @@ class Direction(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The activation [N] along the direction, of maps [N, K, *P]."""
-        maps = rows_of_units(given, self.layer, samples)
+        maps = rows_of_units(given, Place(str(self.layer)), samples)
         if maps.shape[1:2] != self.direction.shape:
             raise ValueError(
                 f"direction has {len(self.direction)} numbers, layer {self.layer!r} has {maps.shape[1]} units."
@@ -246,7 +246,7 @@ class Energy(_OfLayer):
     r"""The energy of a layer: the mean square :math:`\frac{1}{KP} \sum_{k,p} a_{k,p}^2`.
 
     Args:
-        layer: The dotted name of the layer.
+        layer: The layer: its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
 
     Source: :cite:`mordvintsev2015`.
 
@@ -258,14 +258,14 @@ class Energy(_OfLayer):
 
     def read(self, given: Any, samples: int) -> Tensor:
         """The mean square [N] of maps [N, K, *P]."""
-        return rows_of_units(given, self.layer, samples).square().flatten(1).mean(1)
+        return rows_of_units(given, Place(str(self.layer)), samples).square().flatten(1).mean(1)
 
 
-def _at(own: Tensor, position: Sequence[int] | str | None, layer: str) -> Tensor:
+def _at(own: Tensor, position: Sequence[int] | str | None, layer: Layer) -> Tensor:
     """Values [N, *P] at a position, or their mean."""
     if position is None:
         return own.flatten(1).mean(1) if own.ndim > 1 else own
-    with_positions(own.unsqueeze(1), layer)
+    with_positions(own.unsqueeze(1), str(layer))
     places = [size // 2 for size in own.shape[1:]] if isinstance(position, str) else list(position)
     if len(places) != own.ndim - 1 or any(place >= size for place, size in zip(places, own.shape[1:], strict=True)):
         raise ValueError(f"position {places} is not in the map of layer {layer!r}, {list(own.shape[1:])}.")
