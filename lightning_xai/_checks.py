@@ -120,9 +120,8 @@ def check_numbers(choice: Any, dtype: torch.dtype) -> None:
         value = getattr(choice, part.name)
         name = f"{part.name} of {type(choice).__name__}"
         if isinstance(value, Tensor):
-            finite = value[value.isfinite()] if value.is_floating_point() and value.dtype != dtype else value[:0]
-            if finite.numel():
-                _check_within(name, finite.abs().max().item(), dtype)
+            if value.is_floating_point() and value.dtype != dtype and value.numel():
+                _check_within(name, value.where(value.isfinite(), 0.0).abs().max().item(), dtype)
         elif isinstance(value, int | float) and _declared(part) != "int":
             _check_within(name, value, dtype)
 

@@ -183,10 +183,14 @@ def test_a_model_that_returns_nothing_has_not_run_out_of_memory(x):
 # The size of a chunk
 
 
-@pytest.mark.parametrize(("budget", "largest"), [(1, 4), (8 * 10 * 8, 8), (10**9, 20)])
-def test_chunks_found_automatically(x, budget, largest, monkeypatch):
-    """The budget is in bytes of the largest activation; a row's are the ten inputs, 8 bytes each."""
+@pytest.mark.parametrize(
+    ("budget", "per_row", "largest"),
+    [(1, 10**6, 2), (1, 200, 3), (1, 1, 4), (8 * 10 * 8, 1, 8), (10**9, 10**6, 20)],
+)
+def test_chunks_found_automatically(x, budget, per_row, largest, monkeypatch):
+    """The budget is in bytes of the largest activation; a row's are the ten inputs, the weights are 59, of 8 bytes."""
     monkeypatch.setattr(batching, "_CPU_BYTES", budget)
+    monkeypatch.setattr(batching, "_WEIGHTS_PER_ROW", per_row)
     model = Counter()
     found = importance(model, x, 1, regions=REGIONS, perturbation=TWO_SIDED)
     assert max(model.rows) == largest
