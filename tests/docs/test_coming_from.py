@@ -86,6 +86,21 @@ def test_our_names_exist(section):
     assert [name for name in names if name not in known(OURS) | OWN] == []
 
 
+def test_every_measure_of_quantus_has_a_row_and_our_names_exist():
+    lines = [line.strip("|").split("|") for line in SECTIONS["Quantus"].splitlines() if line.startswith("| `")]
+    names = [spans(peer)[0] for peer, _, _ in lines]
+    assert len(set(names)) == len(names) == 37
+    ours = [name for _, ours, _ in lines for name in spans(ours)]
+    assert [name for name in ours if name not in known([*OURS, lightning_xai.evaluation]) | OWN] == []
+
+
+def test_the_rows_of_quantus_are_its_measures():
+    quantus = pytest.importorskip("quantus")
+    lines = [line for line in SECTIONS["Quantus"].splitlines() if line.startswith("| `")]
+    measures = [measure for part in quantus.AVAILABLE_METRICS.values() for measure in part.values()]
+    assert sorted(spans(line)[0] for line in lines) == sorted(measure.__name__ for measure in measures)
+
+
 def test_a_name_that_is_not_there_is_found():
     assert spans("`Occlusion(x)` and `relevance.Nothing`") == ["Occlusion", "Nothing"]
     assert "Occlusion" in known([captum.attr])
