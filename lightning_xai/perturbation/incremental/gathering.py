@@ -110,13 +110,16 @@ class Window:
         """The cells [R * cells] that the patch fills, and the patch's cells for them; None if these are all."""
         boxes, inside, many = self.boxes, self._inside, self.rows.samples.shape[1]
         offsets = [axis - start.unsqueeze(1) for axis, start in zip(self.coordinates, boxes.starts, strict=True)]
-        row = torch.arange(len(inside) * many).view(-1, many, 1)
-        source = (_flat(offsets, boxes.sizes).unsqueeze(1) + row * boxes.cells)[
-            inside.unsqueeze(1).expand(-1, many, -1)
-        ]
-        target = inside.unsqueeze(1).expand(-1, many, -1).flatten().nonzero().flatten()
-        every = len(source) == len(row.flatten()) * boxes.cells and bool((source[1:] > source[:-1]).all())
-        return target, None if every else source
+        position, cell = inside.nonzero().unbind(1)
+        own = _flat(offsets, boxes.sizes)[position, cell]
+        # What the samples of a position share is found once: [P, 1, cells] where boxes lie in their windows, else
+        # [1, cells of all positions], in an order of its own.
+        every = bool((inside.sum(1) == boxes.cells).all()) and bool((own.view(len(inside), -1).diff(dim=1) > 0).all())
+        shape = (len(inside), 1, boxes.cells) if every else (1, -1)
+        sample = torch.arange(many).view(1, -1, 1) if every else torch.arange(many).unsqueeze(1)
+        row = (position * many).view(shape) + sample
+        target = (row * inside.shape[1] + cell.view(shape)).flatten()
+        return target, None if every else (row * boxes.cells + own.view(shape)).flatten()
 
     @property
     def bytes(self) -> int:
