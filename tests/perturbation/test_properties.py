@@ -213,7 +213,7 @@ def test_half_precision_gives_what_single_does_rounded_or_the_field_is_named(kin
     if perturbation is None:
         return
     x = torch.randn(2, 2, 5).to(dtype)
-    if torch.finfo(dtype).max < abs(value) < math.inf:
+    if name != "seed" and torch.finfo(dtype).max < abs(value) < math.inf:
         with pytest.raises(ValueError, match=rf"^{name} of .* where {str(dtype)[6:]} ends"):
             perturbation.arms(x)
     else:
