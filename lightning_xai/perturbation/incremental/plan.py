@@ -173,10 +173,8 @@ class Plan:
             share, moved = 1.0, float(sum(reader.moved for reader in planned.whole))
             if planned.step is not None:
                 first = planned.step.outputs[0]
-                share = 1.0 if first is None else first.boxes.coverage
+                share = 0.0 if first is None else first.boxes.coverage
                 moved = float(sum(reader.moved for reader in planned.step.readers))
-                if first is None:
-                    share = 0.0
             times, made = multiplications(planned.call, self.record) * share, numbers(planned.call, self.record) * share
             multiplied += times
             total += times + MADE * made + MOVED * moved

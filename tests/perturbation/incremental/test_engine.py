@@ -308,6 +308,13 @@ def test_auto_takes_the_engine_that_costs_less(monkeypatch):
     assert swept(model, "auto", regions=Windows(12, stride=1)).engine == "dense"
 
 
+def test_the_share_is_that_of_the_multiplications_left():
+    layers = nn.Conv1d(2, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(5, 3)
+    found = swept(nn.Sequential(*layers).double(), "incremental", X[:, :, 0, :8], regions=Windows(2))
+    convolution, last = 5 * 2 * 3, 5 * 3  # a window of two cells reaches four outputs, of eight
+    assert found.share == (4 * convolution + last) / (8 * convolution + last)
+
+
 class Counts(Net):
     def __init__(self):
         super().__init__()
