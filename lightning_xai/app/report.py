@@ -194,12 +194,19 @@ def how_made(made: Mapping[str, Any]) -> str:
 
     >>> how_made({"engine": "incremental", "share": 0.437}), how_made({"layer": "layer4"})
     ('Made by incremental passes, with 44 % of the multiplications of dense ones.', 'Made from the layer layer4.')
+    >>> how_made({"engine": "dense", "share": 0.081})
+    'Made by passes that begin at the site, with 8 % of the multiplications of whole ones.'
     """
     if "layer" in made:
         return f"Made from the layer {made['layer']}."
-    if made.get("engine") == "incremental":
-        return f"Made by incremental passes, with {100 * made['share']:.0f} % of the multiplications of dense ones."
-    return "Made by dense passes." if "engine" in made else ""
+    if "engine" not in made:
+        return ""
+    share = 100 * made["share"]
+    if made["engine"] == "incremental":
+        return f"Made by incremental passes, with {share:.0f} % of the multiplications of dense ones."
+    if share < 100:
+        return f"Made by passes that begin at the site, with {share:.0f} % of the multiplications of whole ones."
+    return "Made by dense passes."
 
 
 def _quantity(name: str, metric: ExplanationMetric, place: Path, *, per_class: bool) -> dict[str, Any]:

@@ -141,4 +141,5 @@ class AgreementUse:
             "non_sensitivity": found.non_sensitivity,
         }
         about = (swept.target[score], swept.prediction[score], self.features.nonfinite, swept.classes[score])
-        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=isinstance(score, RawOutput))
+        is_value = isinstance(score, RawOutput)
+        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, made=swept.made)

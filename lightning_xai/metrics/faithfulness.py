@@ -247,4 +247,5 @@ class FaithfulnessUse:
             totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count},
             score=swept.clean[score],
             is_value=isinstance(score, RawOutput),
+            made=swept.made,
         )

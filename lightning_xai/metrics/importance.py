@@ -57,6 +57,7 @@ class Importance(MapMetric, SweepMetric):
     further_maps: ClassVar[tuple[str, ...]] = ("map_relative",)
     results: Mapping[str, Result] = {
         **MapMetric.results,
+        **SweepMetric.results,
         **map_results("importance LI", SCORE),
         "map_relative": Map(
             "mean relative importance RI", RELATIVE, "The mean of RI over samples.", "relative-importance", signed=False

@@ -43,7 +43,7 @@ class MeasureMetric(ExplanationMetric, ABC):
     def __init__(self, measures: Mapping[str, Number], **options: Any) -> None:
         super().__init__(**options)
         self.measures = tuple(measures)
-        self.results = {**ExplanationMetric.results, **measure_results(measures)}
+        self.results = {**type(self).results, **measure_results(measures)}
         self.add_sum_state("measure_sum", "measure_square_sum", "measure_count")
 
     def add(self, found: BatchExplanation) -> None:

@@ -82,6 +82,7 @@ class Reactivation(QuantileMetric, SweepMetric):
 
     results: Mapping[str, Result] = {
         **QuantileMetric.results,
+        **SweepMetric.results,
         "map": Map("re-activations", COUNTS, "How often a cell's feature re-activates.", "reactivation", signed=False),
         "by_feature": PerFeature(
             "re-activations by feature",

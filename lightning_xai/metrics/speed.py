@@ -58,6 +58,7 @@ class Speed(MapMetric, SweepMetric):
     further_maps: ClassVar[tuple[str, ...]] = ("map_r_squared",)
     results: Mapping[str, Result] = {
         **MapMetric.results,
+        **SweepMetric.results,
         **map_results("speed v", SLOPE),
         "map_r_squared": Map(
             "mean R²", VARIANCE, "How evenly importance grows.", "r-squared", better="higher", signed=False

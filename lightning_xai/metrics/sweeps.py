@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lightning_xai.binding import bind
 from lightning_xai.inputs import InputsLike
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
+from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target
 from lightning_xai.sites import Site
 
@@ -44,10 +45,33 @@ class SweepMetric(ExplanationMetric, ABC):
         own_evaluations: How many perturbed inputs of a sample it needs at most beside its requests.
     """
 
+    results: Mapping[str, Result] = {
+        **ExplanationMetric.results,
+        "pass_share": Number(
+            "multiplications made",
+            "share of those of dense passes",
+            "How much of every pass is made: 1 by dense passes, less by incremental ones and by those from a site on.",
+        ),
+    }
+    pass_share_sum: Tensor
+
     plan: Plan
     requests: list[Request]
     captures: Sequence[CaptureRequest] = ()
     own_evaluations: int = 0
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_sum_state("pass_share_sum")
+
+    def sample_counts(self) -> dict[str, Tensor]:
+        """Return the results of every metric, and the mean share of the multiplications of dense passes."""
+        return {**super().sample_counts(), "pass_share": self.pass_share_sum / self.samples}
+
+    def _accumulate(self, found: BatchExplanation) -> None:
+        super()._accumulate(found)
+        each = precise(torch.ones((), device=found.target.device)) * found.made["share"]
+        self.add_to_state("pass_share_sum", len(found.target) * each)
 
     @abstractmethod
     def explained(self, swept: SweepResult) -> BatchExplanation:
@@ -90,8 +114,7 @@ class SweepMetric(ExplanationMetric, ABC):
         score = self.requests[0].score
         about = (swept.target[score], swept.prediction[score], nonfinite, swept.classes[score])
         is_value = isinstance(score, RawOutput)
-        made = {"engine": swept.engine, "share": swept.share}
-        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, made=made, **parts)
+        return BatchExplanation(tensors, *about, score=swept.clean[score], is_value=is_value, made=swept.made, **parts)
 
     @staticmethod
     def _count_nonfinite(swept: SweepResult, request: Request) -> Tensor:

@@ -93,14 +93,17 @@ class Engine(ABC):
 
     Attributes:
         name: The engine at work.
-        share: The share of the multiplications of dense passes that it makes.
     """
 
     name = "dense"
-    share = 1.0
 
     def __init__(self, network: Network) -> None:
         self.network = network
+
+    @property
+    def share(self) -> float:
+        """The share of the multiplications of whole passes that it makes."""
+        return self.network.share
 
     def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> tuple[Any, int]:
         """Make the clean pass of the samples of the scores to come.

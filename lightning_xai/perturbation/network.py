@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import at_rows
+from lightning_xai.bound_model import BoundModel, at_rows
 from lightning_xai.perturbation.capture import Capture, Watch
 
 _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)
@@ -54,6 +54,11 @@ class Network:
                 stack.enter_context(watch.forward_context())
             stack.enter_context(forward_context())
             return model(inputs)
+
+    @property
+    def share(self) -> float:
+        """The share of the multiplications of whole passes that a pass makes: fewer where it begins at a site."""
+        return self.model.share if isinstance(self.model, BoundModel) else 1.0
 
     def features_per_pass(self, samples: int) -> int:
         """Return the number of features of so many samples that go into one pass."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class SweepResult:
             does not have, and for an anchor with itself.
         captured: What each capture kept.
         engine: The engine that made the passes, ``"dense"`` or ``"incremental"``.
-        share: The share of the multiplications of dense passes that was made, by an estimate.
+        share: The share of the multiplications of whole passes of all perturbed inputs that was made, by an estimate.
     """
 
     regions: BoundRegions
@@ -102,6 +103,11 @@ class SweepResult:
     captured: dict[CaptureRequest, CaptureResult] = field(default_factory=dict)
     engine: str = "dense"
     share: float = 1.0
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """How it was made: the engine and the share."""
+        return {"engine": self.engine, "share": self.share}
 
     def local(self, request: Request) -> Tensor:
         r"""Local importance :math:`s(x) - s(R x)`, [N, J] or [N, P], the arms combined as the perturbation says."""
@@ -184,7 +190,9 @@ def sweep(
             return block
 
         blocks = network.batches.map(run, len(values), copies=copies)
-    return _cat(blocks, bound, engine)
+    alone, every = evaluations(by_feature, bound.count), evaluations(requests, bound.count)
+    share = engine.share if alone == every else (alone * engine.share + (every - alone) * network.share) / every
+    return _cat(blocks, bound, engine, share)
 
 
 def check_sweep(
@@ -383,7 +391,7 @@ def _per_sample(pairing: Pairing, count: int, samples: int) -> _SamplePairing:
     return anchors
 
 
-def _cat(blocks: Sequence[_Block], bound: BoundRegions, engine: Engine) -> SweepResult:
+def _cat(blocks: Sequence[_Block], bound: BoundRegions, engine: Engine, share: float) -> SweepResult:
     first, scores = blocks[0], blocks[0].bound_scores
     return SweepResult(
         regions=bound,
@@ -394,5 +402,5 @@ def _cat(blocks: Sequence[_Block], bound: BoundRegions, engine: Engine) -> Sweep
         arms={request: torch.cat([block.arms[request] for block in blocks], 1) for request in first.arms},
         captured={c: CaptureResult.cat([block.captured[c] for block in blocks]) for c in first.captured},
         engine=engine.name,
-        share=engine.share,
+        share=share,
     )

@@ -83,6 +83,7 @@ def test_what_is_not_a_number_is_null_in_the_results(command, here):
     assert (code, err) == (0, "")
     found = json.loads((here / "run" / "results.json").read_text(), parse_constant=pytest.fail)["importance"]
     assert found["nonfinite"] > 0
+    assert 0 < found["pass_share"] <= 1
     assert "report.html" in out
 
 

@@ -72,7 +72,7 @@ class Still(Classifier):
 
 FIRST = 6  # more than a batch of 4, less than two
 REGIONS, ZERO, FADE = Windows(3), kinds.Constant(0.0), [kinds.Negative(0.2), kinds.Negative(0.4)]
-COUNTS = {"samples", "nonfinite", "excluded", "skipped"}
+COUNTS = {"samples", "nonfinite", "excluded", "skipped", "pass_share"}
 NUMBERS = {
     "zero": COUNTS | {"mean_abs", "gini", "top_share"},
     "speed": COUNTS | {"mean_abs", "gini", "top_share"},

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_xai import Inputs
 from lightning_xai.metrics import Importance, Speed, Synergy, update_together
 from lightning_xai.perturbation import Segments, Windows, kinds
+from lightning_xai.perturbation.sweep import Plan
 
 N, J, K = 4, 5, 3
 PAIRS = J * (J - 1) // 2
@@ -128,3 +130,23 @@ def test_of_metrics_that_share_a_sweep_only_the_one_that_fails_is_left_out():
     alone.update(model, inputs, target)
     assert (list(found), said, bad.update_called) == (["good"], [("bad", "injected")], False)
     torch.testing.assert_close(good.compute(), alone.compute(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_share_of_the_multiplications_is_the_mean_over_samples():
+    layers = [nn.Conv1d(1, 2, 3), nn.Conv1d(2, 2, 3), nn.Flatten(), nn.Linear(24, 3)]
+    model, x = nn.Sequential(*layers).double(), torch.randn(5, 1, 16).double()
+    metric = Importance(Windows(2), FADE[0], engine="incremental")
+    metric.update(model, x[:4], 0)
+    # A window reaches 4 of 14 positions of the first layer, 6 of 12 of the second, and all that follows.
+    share = (4 * 6 + 6 * 12 + 24 * 3) / (14 * 6 + 12 * 12 + 24 * 3)
+    assert metric.compute()["pass_share"].item() == pytest.approx(share)
+    metric.plan = Plan(Windows(2), engine="dense")
+    metric.update(model, x[4:], 0)
+    assert metric.compute()["pass_share"].item() == pytest.approx((4 * share + 1) / 5)
+
+
+def test_the_share_at_a_site_is_that_of_what_follows():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), torch.randn(2, 3).double()
+    metric = Importance(Windows(1), FADE[0])
+    metric.update(model, Inputs(x, at="1"), 0)
+    assert metric.compute()["pass_share"].item() == pytest.approx(4 * 2 / (3 * 4 + 4 * 2))

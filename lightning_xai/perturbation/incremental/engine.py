@@ -84,9 +84,14 @@ class Incremental(Engine):
             self._give_up(str(reason))
 
     def _give_up(self, reason: str) -> None:
-        self.reason, self.name, self.share = reason, "dense", 1.0
-        self._clean, self._plans = None, {}
+        self.reason, self.name = reason, "dense"
+        self._clean, self._plans, self._choice = None, {}, None
         self._say(f"The sweep is dense: {reason}.")
+
+    @property
+    def share(self) -> float:
+        """The share of the multiplications of whole passes that it makes."""
+        return super().share if self._choice is None else self._choice.share
 
     def _say(self, what: str) -> None:
         """Log something once per model."""
@@ -152,7 +157,7 @@ class Incremental(Engine):
             choice = Choice(dense, cost, self._evaluations, limit, most, plan.first_whole)
             if not (self._forced or choice.pays):
                 raise NotReplayable(choice.why_not())
-            self._choice, self.share, self._kept = choice, choice.share, plan.read_by_any()
+            self._choice, self._kept = choice, plan.read_by_any()
             self._say(f"The sweep is incremental: {100 * self.share:.0f} % of the multiplications are left.")
         # What is not finite would spread by what is read off the record, though a perturbation may replace it.
         finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *(record.values[i] for i in outputs)))
