@@ -57,6 +57,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         dead: ``"exclude"``: units that never were active are listed apart and enter no answer; ``"count"``: they do.
         score: Which output tells the explained class; the same as that of an importance to share its passes.
         chunk_size: The most inputs per forward pass; found automatically unless given.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
 
     Raises:
@@ -132,6 +133,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         dead: str = "exclude",
         score: ScoreLike = "probability",
         chunk_size: int | None = None,
+        engine: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(p, **options)
@@ -142,7 +144,7 @@ class Reactivation(QuantileMetric, SweepMetric):
         check_dead(dead)
         self.layer = layer = None if layer is None else as_layer(layer)
         self.unit, self.threshold, self.dead = unit, threshold, dead
-        self.plan = Plan(as_regions(regions), chunk_size=chunk_size)
+        self.plan = Plan(as_regions(regions), chunk_size=chunk_size, engine=engine)
         check_shared(self.plan.regions, "Reactivation")
         self.requests = [Request.of(perturbation, score)]
         from_activations = isinstance(threshold, str) and threshold == "activation"

@@ -57,6 +57,7 @@ def reactivation(
     activation: str | Function | None = ...,
     dead: str = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
+    engine: str = ...,
 ) -> ReactivationResult: ...
 
 
@@ -75,6 +76,7 @@ def reactivation(
     activation: str | Function | None = ...,
     dead: str = ...,
     sample_ids: Tensor | Sequence[int] | None = ...,
+    engine: str = ...,
 ) -> dict[str, ReactivationResult]: ...
 
 
@@ -92,6 +94,7 @@ def reactivation(
     activation: str | Function | None = None,
     dead: str = "exclude",
     sample_ids: Tensor | Sequence[int] | None = None,
+    engine: str = "auto",
 ) -> ReactivationResult | dict[str, ReactivationResult]:
     r"""Count how often perturbing a feature switches on a unit that was off.
 
@@ -127,6 +130,7 @@ def reactivation(
             ``"exclude"`` such units are listed in ``dead`` and enter no ranking and no answer (their columns of M stay
             as they are), with ``"count"`` they do. Of a threshold that is given, no unit is known to be dead.
         sample_ids: The samples' ids [N], which key the draws of random perturbations; 0..N-1 unless given.
+        engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
 
     Returns:
         A :class:`~lightning_xai.units.counts.ReactivationResult`; for several layers a dict by layer.
@@ -166,7 +170,7 @@ def reactivation(
     model, inputs = bind(model, inputs)
     ids = check_inputs(inputs, sample_ids)
     named = given_layers(model, layer, layers)
-    plan, kind = Plan(as_regions(regions)), as_perturbation(perturbation)
+    plan, kind = Plan(as_regions(regions), engine=engine), as_perturbation(perturbation)
     with isolated_eval(model):
         sites = preactivation_sites(model, detach_for_autograd(inputs[:1]), named, activation)
     names = [site.layer for site in sites]

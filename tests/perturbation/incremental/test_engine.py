@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_xai._guard import set_forward_context
+from lightning_xai.metrics import Reactivation
 from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
 from lightning_xai.perturbation.incremental import choice, clean, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
@@ -16,6 +17,7 @@ from lightning_xai.perturbation.incremental.operations.cells import pointwise
 from lightning_xai.perturbation.sets import FeatureSets
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
 from lightning_xai.scores import Logit
+from lightning_xai.units import reactivation
 from lightning_xai.units.change import LayerChange, PositionChange
 
 X = torch.randn(3, 2, 12, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -323,6 +325,22 @@ class Counts(Net):
     def forward(self, x):
         self.rows.append(len(x))
         return super().forward(x)
+
+
+def test_reactivation_takes_an_engine():
+    model, how = Counts(), {"regions": Windows(3), "perturbation": kinds.Negative(0.3), "layer": "second"}
+    rows, found = {}, {}
+    for name in ("dense", "incremental"):
+        model.rows.clear()
+        found[name] = reactivation(model, X, activation="relu", p=0.1, engine=name, **how).by_feature_and_unit
+        metric = Reactivation(**how, activation="relu", p=0.1, engine=name)
+        metric.update(model, X, 1)
+        assert torch.equal(metric.compute()["by_feature_and_unit"], found[name])
+        rows[name] = sum(model.rows)
+    assert torch.equal(found["dense"], found["incremental"])
+    assert rows["incremental"] < rows["dense"] / 2
+    with pytest.raises(ValueError, match="Did you mean 'dense'"):
+        reactivation(model, X, engine="dens", **how)
 
 
 def test_the_model_runs_for_the_clean_samples_and_for_the_check():
