@@ -34,6 +34,7 @@ def count_multiplications(
         made: How many numbers it makes.
         shape: Gives the shape of an argument.
 
+    >>> import torch
     >>> x, weight = torch.zeros(5, 3), torch.zeros(4, 3)
     >>> count_multiplications(torch.nn.functional.linear, (x, weight), {}, made=20)
     60
