@@ -12,7 +12,7 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.engine import Samples
 from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
-from lightning_xai.regions import BoundRegions
+from lightning_xai.regions import BoundRegions, BoundWindows
 from lightning_xai.scores import BoundScore, Score
 
 
@@ -107,7 +107,8 @@ def cell_features(bound: BoundRegions, samples: int, like: Tensor) -> Tensor:
         ValueError: If a cell is in several features.
     """
     index = torch.arange(bound.count, dtype=torch.float64 if like.device.type != "mps" else torch.float32)
-    index = index.to(like.device).expand(samples, -1)
+    # Windows are the same in every sample.
+    index = index.to(like.device).expand(1 if isinstance(bound, BoundWindows) else samples, -1)
     # The mean over the features of a cell: the mean of squares exceeds the square of the mean where there are several.
     mean = bound.paint(index)
     several = (bound.paint(index**2) - mean**2).nan_to_num() > 0.1
@@ -117,7 +118,7 @@ def cell_features(bound: BoundRegions, samples: int, like: Tensor) -> Tensor:
             f"sets of features need features that do not overlap, but the cell {tuple(place[1:])} is in several: "
             f"use Windows whose stride is their size, or Segments."
         )
-    return torch.where(mean.isfinite(), mean, -1.0).long()
+    return torch.where(mean.isfinite(), mean, -1.0).long().expand(samples, *mean.shape[1:])
 
 
 def perturbed_copies(kind: Perturbation, samples: Samples) -> Tensor:
