@@ -59,7 +59,6 @@ class Plan:
         self._whole: set[int] = set()
         self._put_together: dict[int, Reader] = {}
         self.steps: list[_Planned] = []
-        self.read: set[int] = set()
         uses = _last_uses(record, self.wanted)
         fresh: set[int] = {0}
         for position, (call, tree) in enumerate(zip(record.calls, trees, strict=True)):
@@ -89,8 +88,6 @@ class Plan:
                     self._patches[index] = made
             if step.owns:
                 fresh.update(call.outputs)
-            self.read.update(reader.index for reader in step.readers if reader.window is not None)
-            self.read.update(index for index, made in zip(call.outputs, step.outputs, strict=True) if made is None)
             self.steps.append(_Planned(call, tree, step, (), free))
             return
         readers = [self._together(index) for index in patches if index not in self._whole]
@@ -103,7 +100,6 @@ class Plan:
             patch = self._patches[index]
             every = [torch.arange(length).expand(patch.boxes.count, -1) for length in patch.layout.positions]
             self._put_together[index] = read_window(index, patch, every, self.rows)
-            self.read.add(index)
         return self._put_together[index]
 
     @property
@@ -115,7 +111,7 @@ class Plan:
 
     def read_by_any(self) -> set[int]:
         """The values whose clean numbers this plan may read, or one of fewer positions, whose boxes are smaller."""
-        found = {0, *self.wanted, *self.read}
+        found = {0, *self.wanted}
         for planned in self.steps:
             inputs = {index for index in planned.call.inputs() if self.record.from_input[index]}
             by_cell = TABLE.get(planned.call.name) in BY_CELL
