@@ -310,6 +310,18 @@ def test_auto_takes_the_engine_that_costs_less(monkeypatch):
     assert swept(model, "auto", regions=Windows(12, stride=1)).engine == "dense"
 
 
+def test_verdicts_are_kept_within_their_number(monkeypatch):
+    monkeypatch.setattr(engine, "_VERDICTS", 2)
+    model = Net()
+    for size in (2, 3, 4):
+        assert swept(model, "auto", regions=Windows(size)).engine == "dense"
+    assert len(engine._dense[model]) == 1
+
+
+def test_two_samples_have_boxes_of_their_own():
+    close(*both(importance, x=X[:2], regions=BY_SAMPLE))
+
+
 def test_the_share_is_that_of_the_multiplications_left():
     layers = nn.Conv1d(2, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(5, 3)
     found = swept(nn.Sequential(*layers).double(), "incremental", X[:, :, 0, :8], regions=Windows(2))
