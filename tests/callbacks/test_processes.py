@@ -65,7 +65,7 @@ def found(trainer, tmp_path):
 
 
 def same(one, two):
-    """Counts exactly; numbers to six digits, beyond what single precision leaves of a difference of probabilities."""
+    """Counts exactly; numbers to six digits."""
     logged, maps = zip(one, two, strict=True)
     assert logged[0].keys() == logged[1].keys()
     for key, value in logged[0].items():
@@ -77,7 +77,7 @@ def same(one, two):
 
 
 def close(found, expected, rtol):
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-7 if rtol else 0, equal_nan=True)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-12 if rtol else 0, equal_nan=True)
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])
