@@ -35,7 +35,7 @@ page, and fails if one is. The tests of the package run {fast} of the {count} ne
 | importance | the score without each window, in a loop |
 | saliency, gradient x input | autograd |
 | integrated gradients | autograd at the points of the quadrature; completeness on a short path |
-| SmoothGrad | autograd at the noisy inputs, in a loop |
+| SmoothGrad | autograd at the noisy inputs, in a loop, of what the score has fixed on the clean ones |
 | LRP, deep Taylor | the ledger balances to rounding, and begins with the score |
 | guided backprop | autograd with a ReLU of its own |
 | Grad-CAM | activation and gradient by hooks, a loop over the channels; the layer is found |

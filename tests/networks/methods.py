@@ -81,23 +81,8 @@ def check_smoothgrad(plain: Plain) -> None:
     x, total = plain.columns(plain.x), torch.zeros_like(plain.x)
     for draw in range(2):
         noise = [torch.randn(x.shape[1:], generator=keyed_generator(0, sample, draw)) for sample in range(2)]
-        total += _noisy_gradient(plain, plain.back(x + 0.1 * torch.stack(noise).to(x)))
+        total += plain.gradient(plain.back(x + 0.1 * torch.stack(noise).to(x)))
     equal(found, total / 2, plain.tolerance)
-
-
-def _noisy_gradient(plain: Plain, x: Tensor) -> Tensor:
-    """The gradient at a noisy input, whose own are the region and the box that a score reads."""
-    region, boxes = plain.region, plain.boxes
-    with torch.no_grad():
-        if region is not None:
-            output = plain.network.read(plain.run(x))
-            plain.region = output.argmax(1) == plain.target.view(-1, *[1] * (output.ndim - 2))
-        if boxes:
-            plain.boxes = [(found["boxes"][0], found["labels"][0]) for found in plain.run(x)]
-    try:
-        return plain.gradient(x)
-    finally:
-        plain.region, plain.boxes = region, boxes
 
 
 def check_lrp(plain: Plain, rules: Any = None, given: Any = None) -> None:
@@ -164,7 +149,9 @@ def check_grad_cam(plain: Plain) -> None:
         inputs = plain.given
         facts = axis_facts(plain.model, inputs)[layer]
         activation, slope = facts.to_grid(activation), facts.to_grid(slope)
-    weights = slope.flatten(2).mean(2)
+    there = _there(plain, activation)
+    weights = (slope.flatten(2) * there.unsqueeze(1)).sum(2) / there.sum(1, keepdim=True)
+    activation = (activation.flatten(2) * there.unsqueeze(1)).view_as(activation)
     expected = sum(
         weights[:, k].view(-1, *[1] * (activation.ndim - 2)) * activation[:, k] for k in range(activation.shape[1])
     )
@@ -189,6 +176,14 @@ def check_score_cam(plain: Plain) -> None:
     equal(found.map, expected, plain.tolerance)
 
 
+def _there(plain: Plain, maps: Tensor) -> Tensor:
+    """The positions [N, P] of maps [N, K, *P] that are no padding."""
+    mask, maps = plain.values.get("attention_mask"), maps.flatten(2) if maps.ndim > 2 else maps[..., None]
+    if mask is None or mask.shape[1] != maps.shape[2]:
+        return torch.ones(len(maps), maps.shape[2], dtype=torch.bool)
+    return mask.bool()
+
+
 def _units(plain: Plain) -> Callable[[Tensor], Tensor]:
     """The output [N, K, positions] of the layer whose units are read, or of the batch norm that takes it."""
     module = plain.model.get_submodule(plain.network.normed or plain.network.layer)
@@ -209,7 +204,8 @@ def _units(plain: Plain) -> Callable[[Tensor], Tensor]:
 def check_units(plain: Plain) -> None:
     layer = plain.network.layer
     found = activation_threshold(plain.model, plain.given, layer=layer, p=0.25, activation="identity")
-    values = _units(plain)(plain.x).movedim(1, 0).flatten(1)
+    values = _units(plain)(plain.x)
+    values = values.movedim(1, 0).flatten(1)[:, _there(plain, values).flatten()]
     rank = int(0.25 * values.shape[1])
     equal(found.value, values.sort(1, descending=True).values[:, rank], plain.tolerance)
 
@@ -224,10 +220,11 @@ def check_reactivation(plain: Plain) -> None:
         threshold=threshold, activation="relu",
     )  # fmt: skip
     expected = torch.zeros(len(cells), len(threshold))
-    floor = 1e-5 * clean.abs().amax(2)
+    there = _there(plain, clean).unsqueeze(1)
+    floor = 1e-5 * (clean * there).abs().amax(2)
     mask = plain.values.get("attention_mask")
     for j, window in enumerate(cells):
-        rise = (read(plain.perturbed(window)) - clean).relu().amax(2)
+        rise = ((read(plain.perturbed(window)) - clean).relu() * there).amax(2)
         hit = rise > torch.maximum(threshold.expand_as(rise), floor)
         if mask is not None:
             hit &= mask[:, window[0]].any(1)[:, None].bool()
@@ -262,7 +259,9 @@ def check_unit_score(plain: Plain) -> None:
     module = plain.model.get_submodule(layer)
     convolution = isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
     units = seen[0] if convolution else seen[0].movedim(-1, 1)
-    (expected,) = torch.autograd.grad(units[:, 1].reshape(len(units), -1).mean(1).sum(), leaf)
+    there = _there(plain, units)
+    mean = (units[:, 1].reshape(len(units), -1) * there).sum(1) / there.sum(1)
+    (expected,) = torch.autograd.grad(mean.sum(), leaf)
     equal(found, expected, plain.tolerance)
 
 
