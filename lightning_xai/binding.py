@@ -56,6 +56,10 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         for source in arguments.source():
             if source.ndim < 2:
                 raise ValueError(f"what is explained must be [N, ...], got {list(source.shape)}.")
+            if inputs.axis is not None and not (source.is_floating_point() and inputs.at is None):
+                raise ValueError(
+                    "axis=... is that of an argument of numbers; for a module write at=Site(..., axis=...)."
+                )
         with isolated_eval(network):
             arguments = replace(arguments, following=following_arguments(network, arguments, inputs.constant))
             _check_lists(network, arguments)
@@ -124,9 +128,8 @@ def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | No
 
 
 def restored(model: nn.Module, values: Tensor) -> Tensor:
-    """Return a map [N, C, *S] with the axes of the output of the module that is explained."""
-    site = model.binding.site if isinstance(model, BoundModel) else None
-    return values if site is None or values.ndim < 3 else site.units_back(values)
+    """Return a map [N, C, *S] with the axes of what is explained as the user has it."""
+    return values.movedim(1, model.axis) if isinstance(model, BoundModel) and values.ndim > 2 else values
 
 
 def _has_embedding(model: nn.Module) -> bool:

@@ -41,12 +41,14 @@ class Arguments:
         explained: The places of those that are explained.
         following: The places of those that hold something for every sample, so that they follow the samples.
         containers: The arguments that are containers, by place, and the paths of their leaves by name.
+        axis: The axis of the channels of what is explained.
     """
 
     values: Mapping[Key, Any]
     explained: tuple[Key, ...]
     following: frozenset[Key] = frozenset()
     containers: Containers = field(default_factory=lambda: Containers({}, {}))
+    axis: int = 1
 
     def at(self, rows: Tensor | None) -> dict[Key, Any]:
         """Return the arguments for some samples; None for all of them, in their order."""
@@ -56,9 +58,10 @@ class Arguments:
         return {key: pick(value, rows) if key in moving else value for key, value in self.values.items()}
 
     def source(self, rows: Tensor | None = None) -> list[Tensor]:
-        """Return the explained arguments as tensors [N, ...]."""
+        """Return the explained arguments as tensors [N, ...], channels first."""
         found = self.at(rows)
-        return [stacked(found[key]) for key in self.explained]
+        sources = [stacked(found[key]) for key in self.explained]
+        return sources if self.axis == 1 else [source.movedim(self.axis, 1) for source in sources]
 
     def assembled(self, values: Mapping[Key, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and the named arguments that hold values, by place or name of a leaf."""
@@ -167,6 +170,12 @@ class BoundModel(nn.Module):
         return BoundModel(self.network, replace(self.binding, reads=place))
 
     @property
+    def axis(self) -> int:
+        """The axis of the channels in the user's form of what is explained."""
+        site, axis = self.binding.site, self.binding.arguments.axis
+        return axis if site is None or site.axis is None else site.axis
+
+    @property
     def absent(self) -> Tensor | None:
         """Cells that are no features, Boolean [rows, *S]."""
         return self._of_rows(self.binding.absent)
@@ -207,6 +216,7 @@ class BoundModel(nn.Module):
         if binding.site is None:
             explained = binding.arguments.explained
             for key, part in zip(explained, split_columns(x, [stacked(values[key]) for key in explained]), strict=True):
+                part = part if binding.arguments.axis == 1 else part.movedim(1, binding.arguments.axis)
                 values[key] = part if isinstance(values[key], Tensor) else type(values[key])(part)
         args, kwargs = binding.arguments.assembled(values)
         prefix = binding.prefix

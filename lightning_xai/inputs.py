@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import unknown
-from lightning_xai.bound_model import Arguments, Containers
+from lightning_xai._checks import as_integer, unknown
+from lightning_xai.bound_model import Arguments, Containers, stacked
 from lightning_xai.leaves import Path, key_of, leaves_of
 from lightning_xai.sites import Key, SiteLike, as_site
 
@@ -42,6 +42,8 @@ class Inputs:
             ``attention_mask`` is 0, always is absent.
         position: Which position of an output with one axis of them is read of each sample, integers [N].
         constant: The arguments that are not given per sample, by number or name; found unless given.
+        axis: The axis of the channels of the explained argument where that is not 1, as in features of time steps
+            [N, T, C], points [N, P, 3] or images [N, H, W, C]. Maps have the axes of the argument.
         **kwargs: The network's named arguments. ``labels`` do not enter the network.
 
     Raises:
@@ -65,11 +67,12 @@ class Inputs:
         absent: Tensor | None = None,
         position: Tensor | Sequence[int] | None = None,
         constant: Sequence[Key] | None = None,
+        axis: int | None = None,
         **kwargs: Any,
     ) -> None:
         values: dict[Key, Any] = dict(enumerate(args))
         values.update(kwargs)
-        self._set(values, explain, at, absent, position, constant)
+        self._set(values, explain, at, absent, position, constant, axis)
 
     @classmethod
     def of(cls, values: Mapping[Any, Any], explain: Key | Sequence[Key] | None = None) -> Inputs:
@@ -79,7 +82,7 @@ class Inputs:
         Inputs(x=[2, 3], position=[2, 3], explain='x')
         """
         found = cls.__new__(cls)
-        found._set(dict(values), explain, None, None, None, None)
+        found._set(dict(values), explain, None, None, None, None, None)
         return found
 
     def _set(
@@ -90,6 +93,7 @@ class Inputs:
         absent: Tensor | None,
         position: Tensor | Sequence[int] | None,
         constant: Sequence[Key] | None,
+        axis: int | None,
     ) -> None:
         values.pop(_LABELS, None)
         chosen = None if explain is None else (explain,) if isinstance(explain, int | str) else tuple(explain)
@@ -102,6 +106,7 @@ class Inputs:
         below = [leaf for key in named for leaf in (self._below(key) or [self._known("constant", key)])]
         self.constant = None if constant is None else tuple(below)
         self.explain: tuple[Key, ...] = self._explained(chosen)
+        self.axis = None if axis is None else self._channels(as_integer("axis", axis))
         lengths = {key: len(self.values[key]) for key in self.explain}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the explained arguments must have as many samples each, got {lengths}.")
@@ -130,7 +135,15 @@ class Inputs:
 
     def arguments(self, values: Mapping[Key, Any]) -> Arguments:
         """Return arguments with some values, by place or name of a leaf."""
-        return Arguments(values, self.explain, containers=self.containers)
+        return Arguments(values, self.explain, containers=self.containers, axis=self.axis or 1)
+
+    def _channels(self, axis: int) -> int:
+        if len(self.explain) > 1:
+            raise ValueError("axis=... is that of one argument: name one with explain=... .")
+        shape = list(stacked(self.values[self.explain[0]]).shape)
+        if not -len(shape) <= axis < len(shape) or axis % len(shape) == 0:
+            raise ValueError(f"axis={axis} cannot hold the channels of {shape}.")
+        return axis % len(shape)
 
     def only(self, key: Key) -> Inputs:
         """Return the same arguments with one of them explained."""

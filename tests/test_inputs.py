@@ -9,6 +9,7 @@ from torch.nn import functional
 from lightning_xai import Inputs, Site
 from lightning_xai.axes import axis_facts
 from lightning_xai.binding import bind
+from lightning_xai.evaluation.core import core_measures
 from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
@@ -368,3 +369,48 @@ def test_output_for_all_samples_at_once_is_no_site():
 
     with pytest.raises(ValueError, match=r"layer 'places' returns \[1, 4, 3\] for two samples"):
         GradientXInput()(Placed(), Inputs(torch.randn(2, 4, 3), at="places"), 0)
+
+
+@pytest.mark.parametrize("axis", [2, -1])
+def test_channels_of_an_argument_may_lie_on_another_axis(axis):
+    class Steps(nn.Module):
+        """Features of time steps, and a mask."""
+
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+            self.double()
+
+        def forward(self, x, attention_mask):
+            return self.out((self.lstm(x)[0] * attention_mask.unsqueeze(2)).sum(1))
+
+    class First(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x, attention_mask):
+            return self.inner(x.mT, attention_mask)
+
+    torch.manual_seed(2)
+    model, x = Steps().eval(), torch.randn(3, 5, 3).double()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    moved, inputs = First(model), Inputs(x, attention_mask=mask, axis=axis)
+    usual = Inputs(x.mT, attention_mask=mask)
+    for method in (GradientXInput(), SmoothGrad(draws=2), IntegratedGradients(steps=2), LRP("attn_lrp")):
+        close(method(model, inputs, 1), method(moved, usual, 1).mT)
+    options = {"regions": 2, "perturbation": kinds.ChannelMean(), "score": "logit"}
+    found = importance(model, inputs, 1, **options)
+    assert found.isnan().tolist() == [[False] * 3, [False, False, True], [False, True, True]]
+    torch.testing.assert_close(found, importance(moved, usual, 1, **options), equal_nan=True)
+    facts = axis_facts(model, inputs)["out"]
+    assert facts is not None
+    batch = core_measures(
+        model, inputs, 1, GradientXInput()(model, inputs, 1), regions=1, perturbation=kinds.Constant(0.0), score="logit"
+    )
+    other = core_measures(moved, usual, 1, GradientXInput(), regions=1, perturbation=kinds.Constant(0.0), score="logit")
+    close(batch.values["srg"], other.values["srg"])
+    with pytest.raises(ValueError, match=r"axis=3 cannot hold the channels of \[3, 5, 3\]"):
+        Inputs(x, attention_mask=mask, axis=3)
+    with pytest.raises(ValueError, match=r"write at=Site\(..., axis=...\)"):
+        Saliency()(model, Inputs(x, attention_mask=mask, axis=2, at="out"), 1)

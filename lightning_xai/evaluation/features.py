@@ -121,9 +121,8 @@ class ExplainedBatch:
 
 
 def _units_first(model: nn.Module, relevance: Tensor) -> Tensor:
-    """A finished map with its channels on axis 1, where the output of a module is explained in the module's axes."""
-    site = model.binding.site if isinstance(model, BoundModel) else None
-    return relevance if site is None or relevance.ndim < 3 else site.units_first(relevance)
+    """A finished map with its channels on axis 1, where they lie elsewhere in what is explained."""
+    return relevance.movedim(model.axis, 1) if isinstance(model, BoundModel) and relevance.ndim > 2 else relevance
 
 
 def _like_inputs(relevance: Tensor, inputs: Tensor) -> Tensor:
