@@ -1,5 +1,7 @@
 """Scores of outputs with positions, of units inside the network, and of detections."""
 
+import dataclasses
+
 import pytest
 import torch
 from captum.attr import NeuronGradient
@@ -150,3 +152,20 @@ def test_box_is_followed_by_its_label():
     assert slope[..., 4:].abs().max() == 0
     with pytest.raises(ValueError, match="reads a list of dicts with the keys"):
         importance(nn.Flatten(), x, score=Box(), **options)
+
+
+def test_the_parts_of_an_output_that_is_an_object_are_named():
+    @dataclasses.dataclass
+    class Output:
+        logits: torch.Tensor
+        loss: float = 0.0
+
+    class Model(nn.Linear):
+        def forward(self, x):
+            return Output(super().forward(x))
+
+    with pytest.raises(
+        ValueError, match=r"got Output: say which of \['logits'\] to explain, e.g. score=Logit\(output='logits'\)"
+    ):
+        Saliency()(Model(3, 2), torch.ones(1, 3), 1)
+    assert Saliency(score=Logit(output="logits"))(Model(3, 2), torch.ones(1, 3), 1).shape == (1, 3)

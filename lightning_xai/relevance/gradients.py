@@ -135,7 +135,9 @@ def gradient(score: Tensor, leaf: Tensor, where: str = "the inputs") -> Tensor:
     grad, weighted = None, None
     if score.requires_grad:
         try:
-            weighted = _weighted(score, leaf) if len(score) > 1 and may_join_rows(score, leaf) else None
+            # Of a leaf of windows or of heads no row is told from another.
+            joined = len(leaf) == len(score) > 1 and may_join_rows(score, leaf)
+            weighted = _weighted(score, leaf) if joined else None
             (grad,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):

@@ -224,8 +224,8 @@ class GradientCAM(LayerAttribution, ABC):
             score = bound(output)
             if score.requires_grad:
                 break
-        slope = self.shaped(gradient(score, leaf, f"layer {layer.layer!r}"), x)
         activation, there = self.shaped(leaf.detach(), x), self.there(model, layer, x)
+        slope = self.shaped(gradient(score, leaf, f"layer {layer.layer!r}"), x)
         positions: Tensor | int = slope[0, 0].numel()
         if there is not None:
             activation, slope = activation * there, slope * there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -178,7 +178,7 @@ class Score(ABC):
     def _columns(self, output: Any, samples: int) -> Tensor:
         tensor = self.pick(output)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {_WRAP}"
+            got = tensor.dtype if isinstance(tensor, Tensor) else f"{type(tensor).__name__}: {self._remedy(tensor)}"
             raise ValueError(f"the model's output must be a floating-point tensor to be scored, got {got}.")
         if tensor.ndim == 0 or tensor.shape[0] != samples:
             raise ValueError(
@@ -187,6 +187,12 @@ class Score(ABC):
             )
         tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+
+    def _remedy(self, output: Any) -> str:
+        held = vars(output) if is_dataclass(output) else {}
+        parts = [name for name, part in held.items() if isinstance(part, Tensor)]
+        example = f"score={type(self).__name__}(output={parts[0]!r})" if parts else ""
+        return f"say which of {parts} to explain, e.g. {example}" if parts else _WRAP
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the columns [n, classes, *P] of several outputs."""

@@ -606,3 +606,27 @@ def test_layer_inside_a_traced_module_is_refused_by_name(layer):
         model = nn.Sequential(torch.jit.trace(features, x), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(ValueError, match=r"'0(\.0)?' is scripted or traced .* use the module that it was made from"):
         GradCAM(layer=layer)(model, x, 0)
+
+
+def test_layer_that_returns_other_rows_than_the_samples_is_refused_by_its_shape():
+    class Folded(nn.Module):
+        """Tokens as rows, which go where an index says, as those of experts do."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.tokens, self.head = nn.Conv1d(2, 3, 1), nn.Linear(3, 4), nn.Linear(4, 2)
+            self.double()
+
+        def forward(self, x):
+            rows = self.tokens(self.conv(x).mT.flatten(0, 1)).relu()
+            rows = torch.zeros_like(rows).index_add(0, torch.arange(len(rows)), rows)
+            return self.head(rows.unflatten(0, (len(x), -1)).mean(1))
+
+    model, x = Folded(), draw(3, 2, 5)
+    with pytest.raises(ValueError, match=r"positions of layer 'tokens' do not form a grid|layer 'tokens' gives"):
+        GradCAM("tokens")(model, x, 1)
+    unfold = GradCAM("tokens", upsample=None, reshape=lambda rows: rows.unflatten(0, (3, 5)).mT)
+    leaf = model.tokens(model.conv(x).mT).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model.head(leaf.relu().mean(1))[:, 1].sum(), leaf)
+    expected = (slope.mean(1, keepdim=True) * leaf).sum(2).relu().unsqueeze(1)
+    close(unfold(model, x, 1), expected.detach())
