@@ -205,7 +205,7 @@ def settled(model: nn.Module, inputs: Any) -> nn.Module:
             model.eval()
             for norm in norms:
                 norm.train()
-            values = as_inputs(inputs).values
-            places = [value for key, value in values.items() if isinstance(key, int)]
-            model(*places, **{key: value for key, value in values.items() if isinstance(key, str)})
+            inputs = as_inputs(inputs)
+            args, named = inputs.arguments(inputs.values).assembled(inputs.values)
+            model(*args, **named)
     return model.eval()

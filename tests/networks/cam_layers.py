@@ -54,6 +54,16 @@ LAYERS: dict[str, tuple[str, str | None]] = {
     "ViT (transformers)": ("vit.layers.1.layernorm_before", "vit.layers.1.layernorm_before"),
     "CLIP": ("vision_model.encoder.layers.1.layer_norm1", "vision_model.encoder.layers.1.layer_norm1"),
     "Segformer": ("decode_head.activation", None),
+    "T5": ("transformer.encoder.final_layer_norm", None),
+    "Perceiver": ("norm", None),
+    "VQ-VAE encoder": ("head.1", None),
+    "conformer": ("out", None),
+    "two towers": ("image.1", None),
+    "experts": ("norm", None),
+    "state space": ("conv", None),
+    "points": ("first", None),
+    "several exits": ("late", None),
+    "Fourier layer": ("around", None),
 }
 
 # Not made and run in some hundredths of a second: `matrix.py` looks at them.

@@ -67,7 +67,7 @@ def check_integrated_gradients(plain: Plain) -> None:
     step = plain.x - baseline
     slopes = [weight * plain.gradient(baseline + t * step) for t, weight in zip(places, weights, strict=True)]
     equal(found, step * torch.stack(slopes).sum(0), 10 * plain.tolerance)
-    if plain.boxes:  # the derivative holds how far boxes overlap, so that the sum is not the change of the score
+    if plain.boxes or plain.network.jumps:  # the derivative holds how far boxes overlap, or which code is the nearest
         return
     with torch.no_grad():
         change = plain.clean - plain.scores(baseline)
@@ -234,7 +234,7 @@ def check_reactivation(plain: Plain) -> None:
 
 def _placed(plain: Plain) -> Inputs:
     inputs = copy.copy(as_inputs(plain.given))
-    inputs.at = Site(plain.network.normed or plain.network.layer)
+    inputs.at, inputs.axis = Site(plain.network.normed or plain.network.layer), None
     return inputs
 
 

@@ -40,13 +40,13 @@ class Plain:
         self.clean = self.scores(self.x).detach()
 
     def _run(self, explained: Tensor) -> Any:
-        values = {**self.values, self.key: explained}
-        places = sorted(key for key in values if isinstance(key, int))
-        return self.model(*[values[key] for key in places], **{k: v for k, v in values.items() if isinstance(k, str)})
+        args, named = self.inputs.arguments(self.values).assembled({**self.values, self.key: explained})
+        return self.model(*args, **named)
 
     def _embedding(self, ids: Tensor) -> str:
         for name, module in self.model.named_modules():
-            if (isinstance(module, nn.Embedding) and "word" in name) or name.endswith(("wte", "embed_tokens")):
+            named = (isinstance(module, nn.Embedding) and "word" in name) or name.endswith(("wte", "embed_tokens"))
+            if named and not name.startswith("transformer.decoder"):
                 return name
         raise AssertionError("no embedding of words")
 
@@ -94,7 +94,7 @@ class Plain:
 
     @property
     def units_first(self) -> bool:
-        return self.embedding is None
+        return self.embedding is None and self.inputs.axis is None
 
     def columns(self, x: Tensor) -> Tensor:
         """Explained values as [N, C, *S], as perturbations see them."""

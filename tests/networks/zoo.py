@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import further
 import timm
 import torch
 import torchvision
@@ -50,6 +51,7 @@ class Network:
         without: The methods that make no sense, with the reason.
         fast: Whether continuous integration runs it.
         normed: The batch norm that takes the layer's output, if one does.
+        jumps: Whether its output jumps, so that its gradient does not sum up to its change.
     """
 
     make: Callable[[], nn.Module]
@@ -63,6 +65,7 @@ class Network:
     without: Mapping[str, str] = field(default_factory=dict)
     fast: bool = False
     normed: str | None = None
+    jumps: bool = False
     cam: str | None = None
 
 
@@ -373,7 +376,52 @@ def _networks() -> dict[str, Network]:
             logits,
         ),
     }
-    return {**own, **torchvisions, **timms, **transformers}
+    return {**own, **torchvisions, **timms, **transformers, **_further()}
+
+
+def _further() -> dict[str, Network]:
+    from lightning_xai.scores import Logit
+
+    def line(channels: int, length: int) -> torch.Tensor:
+        return torch.randn(2, channels, length).double()
+
+    def points(count: int, channels: int, **fixed: torch.Tensor) -> Inputs:
+        return Inputs(torch.randn(2, count, channels).double(), explain=0, axis=-1, **fixed)
+
+    def ended() -> dict[str, torch.Tensor]:
+        found = tokens()
+        found["input_ids"][:, 3] = 2
+        return found
+
+    ids, edges = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.eye(5).double() + (torch.rand(2, 5, 5) > 0.4).double()
+    t5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2}
+    t5["eos_token_id"] = 2
+    fast = {"fast": True}
+    return {
+        "T5": Network(
+            transformer("T5", vocab_size=40, dropout_rate=0.0, pad_token_id=1, decoder_start_token_id=0, **t5),
+            ended,
+            "transformer.encoder.block.0.layer.1.DenseReluDense.wi",
+            2,
+            logits,
+            single=True,
+            fast=True,
+        ),
+        "Perceiver": Network(further.Perceiver, lambda: image(6), "embed", 3, **fast),
+        "VQ-VAE encoder": Network(further.Quantised, lambda: image(8), "encoder.0", 4, jumps=True, **fast),
+        "conformer": Network(further.Conformer, lambda: line(4, 12), "depthwise", 4, normed="batch", **fast),
+        "two towers": Network(further.Towers, lambda: Inputs([image(6), ids], explain="0.0"), "image.0", 3, **fast),
+        "experts": Network(further.Experts, lambda: line(4, 6), "up", 2, jumps=True, **fast),
+        "state space": Network(further.StateSpace, lambda: line(3, 7), "inner", 4, **fast),
+        "points": Network(further.Points, lambda: points(6, 3), "up", 2, **fast),
+        "several exits": Network(
+            further.Exits, lambda: image(6), "late.0", 3, lambda output: output[1], Logit(output=1), **fast
+        ),
+        "Fourier layer": Network(further.Fourier, lambda: line(2, 8), "around", 4, **fast),
+        "graphs": Network(further.Graph, lambda: points(5, 4, edges=edges), "first", 2, **fast),
+        "packed LSTM": Network(further.Packed, lambda: points(6, 3, lengths=torch.tensor([6, 4])), "up", 2, **fast),
+        "generated kernels": Network(further.Generated, lambda: image(6), "mix", 3, **fast),
+    }
 
 
 NETWORKS = _networks()
