@@ -66,9 +66,10 @@ nitpicky = True
 # Aliases of types, and what lies underneath the documented names.
 _UNDERNEATH = "Reference Bound Layer RegionsLike ScoreLike Target Ids Weights Trace LinearCall Function"
 _EVALUATION = "MapLike InputsLike ExplainedBatch FeatureMap CurveSets CoreRequests SweepUse Unpack"
+_OPTIONS = "CurveOptions DropOptions MaskOptions SubsetOptions"
 _PLACES = """SubFigure dict[str collections.abc.Hashable lightning_xai.units.dissection.Overlap AblationPlan
 lightning_xai.units.ablation.AblationPlan"""
-nitpick_ignore = [("py:class", name) for name in f"{_UNDERNEATH} {_EVALUATION} {_PLACES}".split()]
+nitpick_ignore = [("py:class", name) for name in f"{_UNDERNEATH} {_EVALUATION} {_OPTIONS} {_PLACES}".split()]
 nitpick_ignore_regex = [(r"py:\w+", r"lightning_xai\.([\w.]+\.)?_\w+"), (r"py:class", r".*~typing\.Any")]
 
 bibtex_bibfiles = ["references.bib"]
