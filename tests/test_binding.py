@@ -172,6 +172,13 @@ def test_a_bound_model_takes_the_rows_that_it_is_bound_to():
     assert len(model.at(torch.tensor([2, 0]))(values[[2, 0]])) == 2
 
 
+def test_a_mask_of_pairs_of_tokens_tells_no_padding():
+    model, _ = bind(Words(), Inputs(IDS, attention_mask=MASK.unsqueeze(1).repeat(1, 4, 1)))
+    assert model.binding.arguments.following == {"attention_mask"}
+    assert model.absent is None
+    assert model.last is None
+
+
 def test_an_answer_is_kept_only_if_no_other_fits():
     class Weighted(nn.Module):
         def forward(self, x, weight):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from captum.attr import NeuronGradient
+from draws import module
 from torch import nn
 
 from lightning_xai import Inputs, Windows
@@ -53,6 +54,16 @@ def test_position_of_every_sample_is_an_input():
     logits = model.out(model.embedding(IDS).cumsum(1)).detach()
     torch.testing.assert_close(found.score, torch.stack([logits[0, 1, 3], logits[1, 4, 3]]))
     assert found.map[0, 2:].abs().max() == 0  # later tokens are not read
+
+
+def test_positions_beyond_the_first_and_the_last_are_refused():
+    model = Tokens(False).double()
+    read = {place: GradientXInput(score=Logit(position=place)).explain(model, Inputs(IDS), 3).score for place in (5, -6)}
+    logits = model.out(model.embedding(IDS).cumsum(1)).detach()[..., 3]
+    torch.testing.assert_close([read[5], read[-6]], [logits[:, 5], logits[:, 0]])
+    for place in (6, -7):
+        with pytest.raises(ValueError, match="is out of range: the output has 6 positions"):
+            GradientXInput(score=Logit(position=place))(model, Inputs(IDS), 3)
 
 
 def test_axis_of_the_classes_is_asked_for_where_it_cannot_be_told():
@@ -146,12 +157,14 @@ def test_box_is_followed_by_its_label():
     torch.testing.assert_close(found, torch.stack([left, torch.zeros(3).double()], 1))
     second = importance(Finder(), x, score=Box(1), **options)
     assert second[1].isnan().all()
+    assert importance(Finder(), x, score=Box(2), **options).isnan().all()  # none has three
     torch.testing.assert_close(second[[0, 2], 1], x[[0, 2], :, :, 4:].mean((1, 2, 3)))
     slope = Saliency(score=Box(0))(Finder(), x)
     torch.testing.assert_close(slope[:, 0, :, :4], torch.full((3, 4, 4), 1 / 16).double())
     assert slope[..., 4:].abs().max() == 0
-    with pytest.raises(ValueError, match="reads a list of dicts with the keys"):
-        importance(nn.Flatten(), x, score=Box(), **options)
+    for other in (nn.Flatten(), module(lambda x: [{"boxes": row} for row in x])):
+        with pytest.raises(ValueError, match="reads a list of dicts with the keys"):
+            importance(other, x, score=Box(), **options)
 
 
 def test_the_parts_of_an_output_that_is_an_object_are_named():

@@ -8,6 +8,7 @@ from torch import nn
 from lightning_xai import evaluation
 from lightning_xai._guard import count_forwards
 from lightning_xai.evaluation import CoreMeasures, RandomMap, core_measures
+from lightning_xai.evaluation.features import FeatureMap
 from lightning_xai.perturbation import Windows, kinds
 from lightning_xai.relevance import GradientXInput
 
@@ -121,3 +122,11 @@ def test_the_model_is_left_as_it_was(asked):
 def test_what_does_not_fit_is_refused_when_it_is_built(options, error, words):
     with pytest.raises(error, match=words):
         CoreMeasures(**options)
+
+
+def test_cells_that_are_not_finite_count_in_the_features_only():
+    relevance = torch.zeros(2, 1, 6).double()
+    relevance[0, 0, [0, 5]], relevance[1, 0, 1] = torch.nan, torch.inf
+    for scope, expected in (([(0, 6)], [2, 1]), ([(1, 5)], [0, 1]), ([(1, 3)], [0, 1])):
+        bound = Windows(2, scope=scope).bind(relevance)
+        assert FeatureMap.of(relevance, bound).nonfinite.tolist() == expected
