@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass
+from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass, known
 from lightning_xai.perturbation.incremental.gathering import Rows
 from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import State
 from lightning_xai.perturbation.incremental.plan import Plan
-from lightning_xai.perturbation.incremental.record import NotReplayable
+from lightning_xai.perturbation.incremental.record import NotReplayable, Record
 from lightning_xai.perturbation.network import Network
 
 # How far values may lie from those of dense passes, as a share of the largest one.
@@ -34,24 +34,25 @@ def disagreement(
         boxes: Where.
         wanted: The values that are compared.
     """
-    expected = clean_pass(network, inputs)[1]
+    expected = clean_pass(network, inputs, keep=set(wanted))[1]
     if isinstance(expected, NotReplayable):
         return f"the model: {expected}"
     names = [str(call) for call in clean.record.calls]
     if names != [str(call) for call in expected.calls]:
         return "the model, whose operations depend on its inputs"
     rows = Rows(torch.tensor([[sample]]), clean.record.rows)
-    if _differs(clean, expected.values, boxes, rows, patch, wanted) is None:
+    if _differs(clean, expected, boxes, rows, patch, wanted) is None:
         return None
+    expected = known(clean_pass(network, inputs)[1])
     every = [index for index, made in enumerate(clean.record.from_input) if made and index in clean.record.values]
-    first = _differs(clean, expected.values, boxes, rows, patch, every)
+    first = _differs(clean, expected, boxes, rows, patch, every)
     made = [str(call) for call in clean.record.calls if first in call.outputs]
     return made[0] if made else "the model"
 
 
 def _differs(
     clean: CleanPass,
-    expected: dict[int, Tensor],
+    expected: Record,
     boxes: Boxes,
     rows: Rows,
     patch: Tensor,
@@ -61,7 +62,7 @@ def _differs(
     plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
     made = plan.run(State(clean.record, clean.tables), patch)
     for index, found in sorted(zip(wanted, made, strict=True)):
-        dense = expected[index]
+        dense = expected.values[index]
         if found.shape != dense.shape:
             return index
         if not dense.is_floating_point():
@@ -79,6 +80,6 @@ def _is_rounded(values: Tensor) -> bool:
     return values.is_cuda and values.dtype == torch.float32 and rounds
 
 
-def _is_coarse(values: dict[int, Tensor]) -> bool:
+def _is_coarse(record: Record) -> bool:
     """Whether some values are of half precision."""
-    return any(value.dtype in (torch.float16, torch.bfloat16) for value in values.values())
+    return any(dtype in (torch.float16, torch.bfloat16) for dtype in record.dtypes)

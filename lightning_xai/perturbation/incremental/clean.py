@@ -33,11 +33,23 @@ class CleanPass:
 
 
 def clean_pass(
-    network: Network, inputs: Tensor, places: Collection[Tap] = (), watches: Collection[Watch] = ()
+    network: Network,
+    inputs: Tensor,
+    places: Collection[Tap] = (),
+    watches: Collection[Watch] = (),
+    keep: Collection[int] | None = None,
 ) -> tuple[Any, Record | NotReplayable]:
-    """Make a pass of the model; return its output and its record, or why it cannot be made again."""
+    """Make a pass of the model; return its output and its record, or why it cannot be made again.
+
+    Args:
+        network: The network.
+        inputs: The inputs of the pass.
+        places: The places whose outputs are wanted.
+        watches: What looks at the pass.
+        keep: Which of the values that depend on the input are kept; None for all.
+    """
     own = inputs.clone()
-    recorder = Recorder(network.model, own, places)
+    recorder = Recorder(network.model, own, places, keep)
     with recorder:
         output = network(network.model, own, watches)
     try:
@@ -46,30 +58,60 @@ def clean_pass(
         return output, reason
 
 
-def as_clean_pass(network: Network, inputs: Tensor, record: Record | NotReplayable) -> CleanPass:
+def probe(network: Network, inputs: Tensor, places: Collection[Tap], rows: int) -> Record:
+    """A pass of some rows of the first input, without its values.
+
+    Raises:
+        NotReplayable: If it cannot be made again, or so many rows are too many.
+    """
+    if rows > network.batches.limit:
+        raise NotReplayable("passes are of one input only")
+    probes = _probes.setdefault(network.model, {})
+    key = (rows, tuple(inputs.shape[1:]), inputs.dtype, inputs.device, tuple(places))
+    if key not in probes:
+        some = inputs[:1].expand(rows, *inputs.shape[1:])
+        probes[key] = known(clean_pass(network, some, places, keep=())[1]).skeleton()
+    return probes[key]
+
+
+def probed(network: Network, inputs: Tensor, places: Collection[Tap]) -> CleanPass:
+    """A pass of two rows, without its values, with what follows the number of rows marked.
+
+    Raises:
+        NotReplayable: If it cannot be made again.
+    """
+    pair = probe(network, inputs, places, 2)
+    try:
+        return CleanPass(pair, follow_rows(pair, probe(network, inputs, places, 1)))
+    except NotReplayable:  # some models take one row for none
+        if network.batches.limit < 3:
+            raise
+        return CleanPass(pair, follow_rows(pair, probe(network, inputs, places, 3)))
+
+
+def as_clean_pass(
+    network: Network, inputs: Tensor, record: Record | NotReplayable, places: Collection[Tap] = ()
+) -> CleanPass:
     """A recorded pass of some inputs as one that can be made for other rows.
 
     Raises:
         NotReplayable: If it cannot.
     """
-    record = _known(record)
-    probes = _probes.setdefault(network.model, {})
-    others = [rows for rows in (2, 3, 1) if rows != len(inputs) and rows <= network.batches.limit]
-    if not others:
-        raise NotReplayable("passes are of one input only")
-    rows = others[0]
-    key = (rows, tuple(inputs.shape[1:]), inputs.dtype, inputs.device)
-    if key in probes:
-        try:
-            return CleanPass(record, follow_rows(record, probes[key]))
-        except NotReplayable:  # the model has changed since
-            del probes[key]
-    some = inputs[:1].expand(rows, *inputs.shape[1:])
-    probes[key] = _known(clean_pass(network, some)[1]).skeleton()
-    return CleanPass(record, follow_rows(record, probes[key]))
+    own = known(record)
+    rows = 2 if len(inputs) != 2 else 1
+    try:
+        return CleanPass(own, follow_rows(own, probe(network, inputs, places, rows)))
+    except NotReplayable:  # the model has changed since, or takes one row for none
+        _probes.pop(network.model, None)
+        return CleanPass(own, follow_rows(own, probe(network, inputs, places, 3 if rows == 1 else rows)))
 
 
-def _known(record: Record | NotReplayable) -> Record:
+def known(record: Record | NotReplayable) -> Record:
+    """A record.
+
+    Raises:
+        NotReplayable: If there is none.
+    """
     if isinstance(record, NotReplayable):
         raise record
     return record

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.bound_model import BoundModel
+from lightning_xai.operations import tensors_in
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
 from lightning_xai.perturbation.incremental.check import disagreement
 from lightning_xai.perturbation.incremental.choice import Choice, pass_rows, worth_planning
-from lightning_xai.perturbation.incremental.clean import CleanPass, as_clean_pass, clean_pass
+from lightning_xai.perturbation.incremental.clean import CleanPass, as_clean_pass, clean_pass, probe, probed
 from lightning_xai.perturbation.incremental.gathering import Rows
 from lightning_xai.perturbation.incremental.geometry import Boxes, enclose
 from lightning_xai.perturbation.incremental.operations import State
@@ -67,6 +68,7 @@ class Incremental(Engine):
         self._plans: dict[Any, Plan] = {}
         self._checked = False
         self._takers: dict[Watch, dict[Tap, Callable[[Tensor], object]]] = {}
+        self._places: list[Tap] = []
         try:
             if network.is_table:
                 raise NotReplayable("a table has no positions")
@@ -80,6 +82,7 @@ class Incremental(Engine):
                 if takers is None:
                     raise NotReplayable(f"{type(watch).__name__} has to see whole passes")
                 self._takers[watch] = takers
+                self._places += takers
         except NotReplayable as reason:
             self._give_up(str(reason))
 
@@ -108,16 +111,18 @@ class Incremental(Engine):
         if self._choice is None and key in known:
             self._give_up(known[key])
         if self.reason is None:
-            places = [place for watch in watches for place in self._takers[watch]]
-            output, record = clean_pass(self.network, samples.inputs, places, watches)
+            output, record = None, None
             try:
-                self._clean = self._chosen(record, samples, places)
+                if self._choice is None:
+                    self._choose(samples)
+                output, record = clean_pass(self.network, samples.inputs, self._places, watches, self._kept)
+                self._clean = self._started(output, record, samples)
             except NotReplayable as reason:
                 if len(known) >= _VERDICTS:
                     known.clear()
                 known[key] = str(reason)
                 self._give_up(str(reason))
-            if self._clean is not None or copies == 1:
+            if record is not None and (self._clean is not None or copies == 1):
                 return output, 1
         for watch in watches:
             watch.start()
@@ -128,40 +133,45 @@ class Incremental(Engine):
         extents = samples.regions.extents()
         boxes = None if extents is None else extents.numpy().tobytes()
         shape, dtype = tuple(samples.inputs.shape[1:]), samples.inputs.dtype
-        places = tuple(place for takers in self._takers.values() for place in takers)
-        return shape, dtype, boxes, self._evaluations, self._forced, self._scored, places
+        return shape, dtype, boxes, self._evaluations, self._forced, self._scored, tuple(self._places)
 
-    def _chosen(self, record: Record | NotReplayable, samples: Samples, places: Sequence[Tap]) -> CleanPass | None:
-        """The pass to start from; None for samples that go densely.
+    def _choose(self, samples: Samples) -> None:
+        """Choose what is made and what is kept of clean passes, by passes of a few rows.
 
         Raises:
             NotReplayable: If everything has to go densely, or dense passes are faster.
         """
-        if isinstance(record, NotReplayable):
-            raise record
         extents = samples.regions.extents()
         if extents is None:
             raise NotReplayable("the features are not known to lie in boxes")
-        outputs, taps = output_values(record), [record.taps[place] for place in places]
-        wanted = list(dict.fromkeys([*(outputs if self._scored else []), *taps]))
+        record = probe(self.network, samples.inputs, self._places, 2)
+        outputs, taps = output_values(record), [record.taps[place] for place in self._places]
         dense = dense_cost(record, [*outputs, *taps])
-        if self._choice is None and not self._forced and not worth_planning(dense, self._evaluations):
+        if not self._forced and not worth_planning(dense, self._evaluations):
             raise NotReplayable("there is too little to be saved")
-        clean = as_clean_pass(self.network, samples.inputs, record)
-        if self._choice is None:
-            boxes, rows = _boxes(extents[:1], [(j,) for j in range(samples.regions.count)], samples, record.rows)
-            plan = Plan(record.skeleton(), clean.trees, boxes, rows, wanted)
-            cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
-            most, limit = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu), self.network.batches.limit
-            most = most if self.network.batches.estimated else min(most, limit)
-            choice = Choice(dense, cost, self._evaluations, limit, most, plan.first_whole)
-            if not (self._forced or choice.pays):
-                raise NotReplayable(choice.why_not())
-            self._choice, self._kept = choice, plan.read_by_any()
-            self._say(f"The sweep is incremental: {100 * self.share:.0f} % of the multiplications are left.")
+        trees = probed(self.network, samples.inputs, self._places).trees
+        wanted = list(dict.fromkeys([*(outputs if self._scored else []), *taps]))
+        first = replace(samples, rows=samples.rows[:1] * 0)
+        boxes, rows = _boxes(extents[:1], [(j,) for j in range(samples.regions.count)], first, record.rows)
+        plan = Plan(record, trees, boxes, rows, wanted)
+        cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
+        most, limit = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu), self.network.batches.limit
+        most = most if self.network.batches.estimated else min(most, limit)
+        choice = Choice(dense, cost, self._evaluations, limit, most, plan.first_whole)
+        if not (self._forced or choice.pays):
+            raise NotReplayable(choice.why_not())
+        self._choice, self._kept = choice, plan.read_by_any()
+        self._say(f"The sweep is incremental: {100 * self.share:.0f} % of the multiplications are left.")
+
+    def _started(self, output: Any, record: Record | NotReplayable, samples: Samples) -> CleanPass | None:
+        """The pass to start from; None for samples that go densely.
+
+        Raises:
+            NotReplayable: If everything has to go densely.
+        """
+        clean = as_clean_pass(self.network, samples.inputs, record, self._places)
         # What is not finite would spread by what is read off the record, though a perturbation may replace it.
-        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *(record.values[i] for i in outputs)))
-        clean.record.keep(self._kept)
+        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *tensors_in(output)))
         return clean if finite else None
 
     def scores(
@@ -206,11 +216,11 @@ class Incremental(Engine):
             if not bool(inputs.isfinite().all()):
                 return None
             try:
-                clean = as_clean_pass(self.network, inputs, clean_pass(self.network, inputs)[1])
+                record = clean_pass(self.network, inputs, keep=self._kept)[1]
+                clean = as_clean_pass(self.network, inputs, record, self._places)
             except NotReplayable as reason:
                 self._give_up(str(reason))
                 return None
-            clean.record.keep(self._kept)
             made = self._from_pass(clean, alone, kind, [arm], features, bound_scores, None)
             if made is None:
                 return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._guard import compiled_types, hook_outputs
 from lightning_xai.next_operation import CallSite
@@ -100,12 +101,6 @@ class Record:
     output: Any = None
     taps: dict[Tap, int] = field(default_factory=dict)
 
-    def keep(self, values: Collection[int]) -> None:
-        """Let go of the values that depend on the input, but for some."""
-        self.values = {
-            index: value for index, value in self.values.items() if index in values or not self.from_input[index]
-        }
-
     def skeleton(self) -> Record:
         """The same with values that do not depend on the input only."""
         constants = {index: value for index, value in self.values.items() if not self.from_input[index]}
@@ -120,9 +115,12 @@ class Recorder(Operations):
         model: The network.
         inputs: The inputs of the pass.
         places: The places whose outputs are wanted.
+        keep: Which values that depend on the input are kept, the others live as long as the model has them; None: all.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, places: Collection[Tap] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Tensor, places: Collection[Tap] = (), keep: Collection[int] | None = None
+    ) -> None:
         model = unwrapped(model)
         super().__init__(model)
         self.record = Record(len(inputs))
@@ -132,10 +130,9 @@ class Recorder(Operations):
         self._places = places
         self._modules = [place for place in places if isinstance(place, Place)]
         self._counts: dict[tuple[str, str], int] = {}
-        # A tensor is known by itself and its version; what is known is kept alive, so that no id is used again.
-        self._known: dict[tuple[int, int], int] = {}
-        self._alive: list[Tensor] = []
-        self._held = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._keep = keep
+        # A tensor is known by itself and its version.
+        self._known: Any = WeakTensorKeyDictionary()
         self._hooks = ExitStack()
         self._add(inputs, True)
 
@@ -215,7 +212,7 @@ class Recorder(Operations):
             raise NotReplayable(f"{call} reads numbers off a tensor")
         if call.in_place and not made:
             made, call.returns_first = [args[0]], True
-        if call.in_place or not all(self._key(tensor) in self._known for tensor in made):
+        if call.in_place or any(self._index(tensor) is None for tensor in made):
             call.outputs = [self._add(tensor, from_input) for tensor in made]
             self.record.calls.append(call)
         place = call.module, call.name
@@ -228,7 +225,7 @@ class Recorder(Operations):
         return any(self.record.from_input[index] for index in call.inputs())
 
     def _asked(self, name: str, args: tuple[Any, ...], result: Any) -> None:
-        known = self._known.get(self._key(args[0])) if args and isinstance(args[0], Tensor) else None
+        known = self._index(args[0]) if args and isinstance(args[0], Tensor) else None
         if known is None or not self.record.from_input[known]:
             return
         if isinstance(result, Tensor):
@@ -244,14 +241,16 @@ class Recorder(Operations):
                 self._tap(name, output)
 
     def _tap(self, place: Tap, output: Tensor) -> None:
-        index = self._known.get(self._key(output))
+        index = self._index(output)
         if index is None:
             raise NotReplayable(f"the output of {place} was not seen")
         self.record.taps[place] = index
 
-    def _key(self, tensor: Tensor) -> tuple[int, int]:
+    def _index(self, tensor: Tensor) -> int | None:
+        """The value that a tensor is; None if it is not known as it is now."""
+        version, index = self._known.get(tensor, (None, None))
         # What the model holds may have been made in inference mode, where tensors have no versions.
-        return id(tensor), -1 if tensor.is_inference() else tensor._version
+        return index if version is not None and version == tensor._version else None
 
     def _add(self, tensor: Tensor, from_input: bool) -> int:
         if tensor.is_inference():
@@ -259,20 +258,21 @@ class Recorder(Operations):
         index = len(self.record.shapes)
         self.record.shapes.append(tuple(tensor.shape))
         self.record.dtypes.append(tensor.dtype)
-        self.record.values[index] = tensor
+        if self._keep is None or index in self._keep or not from_input:
+            self.record.values[index] = tensor
         self.record.from_input.append(from_input)
         self._remember(tensor, index)
         return index
 
     def _remember(self, tensor: Tensor, index: int) -> None:
-        self._known[self._key(tensor)] = index
-        self._alive.append(tensor)
+        self._known[tensor] = tensor._version, index
 
     def _keep_before_write(self, call: Call, args: Sequence[Any]) -> None:
         first = call.args[0] if call.args else None
         if not isinstance(first, Ref):
             raise NotReplayable(f"{call} writes into what the model holds")
-        self.record.values[first.index] = args[0].clone()
+        if first.index in self.record.values:
+            self.record.values[first.index] = args[0].clone()
 
     def _refer(self, arguments: Any, where: str) -> Any:
         """The arguments, tensors that were made in the pass as references."""
@@ -280,7 +280,7 @@ class Recorder(Operations):
         def refer(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            index = self._known.get(self._key(leaf))
+            index = self._index(leaf)
             if index is not None:
                 return Ref(index)
             if leaf.requires_grad and leaf.grad_fn is not None:

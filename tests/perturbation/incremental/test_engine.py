@@ -1,6 +1,7 @@
 """The incremental engine in a sweep: the numbers of dense passes, and dense passes where it cannot give them."""
 
 import logging
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai._guard import set_forward_context
+from lightning_xai._guard import isolated_eval, set_forward_context
 from lightning_xai.metrics import Reactivation
 from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
 from lightning_xai.perturbation.incremental import choice, clean, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
+from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.sets import FeatureSets
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request
 from lightning_xai.scores import Logit
@@ -293,7 +295,8 @@ def test_boxes_of_like_size_are_made_together(chunk_size, monkeypatch):
 
 def test_a_dense_sweep_is_remembered(monkeypatch):
     recorded = []
-    monkeypatch.setattr(engine, "clean_pass", lambda *parts: recorded.append(parts) or clean.clean_pass(*parts))
+    record = clean.clean_pass
+    monkeypatch.setattr(clean, "clean_pass", lambda *given, **how: recorded.append(given) or record(*given, **how))
     model = Net()
     for _ in range(2):
         assert swept(model, "auto").engine == "dense"
@@ -339,6 +342,18 @@ class Counts(Net):
         return super().forward(x)
 
 
+@pytest.mark.parametrize("keep", [None, ()])
+def test_a_recorded_pass_lets_go_of_what_is_not_kept(keep):
+    model, alive = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Tanh(), nn.Tanh()).double(), []
+    model[0].register_forward_hook(lambda _module, _inputs, output: alive.append(weakref.ref(output)))
+    model[2].register_forward_hook(lambda *_: alive.append(alive[0]() is not None))
+    with isolated_eval(model):
+        output, record = clean.clean_pass(Network(model, X[:, :, 0], 8), X[:, :, 0], keep=keep)
+    assert alive[1] == (keep is None)
+    assert len(record.values) == (0 if keep == () else 5)
+    assert torch.equal(output, model(X[:, :, 0]))
+
+
 def test_reactivation_takes_an_engine():
     model, how = Counts(), {"regions": Windows(3), "perturbation": kinds.Negative(0.3), "layer": "second"}
     rows, found = {}, {}
@@ -358,9 +373,9 @@ def test_reactivation_takes_an_engine():
 def test_the_model_runs_for_the_clean_samples_and_for_the_check():
     model = Counts()
     swept(model, "incremental")
-    assert model.rows == [1, 3, 2, 2]  # what it takes of memory, the samples, what follows the rows, the check
+    assert model.rows == [1, 2, 1, 3, 2]  # what it takes of memory, what follows the rows, the samples, the check
     swept(model, "incremental")
-    assert model.rows[4:] == [1, 3, 2]
+    assert model.rows[5:] == [1, 3, 2]
     for _ in range(2):
         model.rows = []
         swept(model, "auto")
