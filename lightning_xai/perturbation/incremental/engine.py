@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,13 +19,13 @@ from lightning_xai.bound_model import BoundModel
 from lightning_xai.operations import tensors_in
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.dense import Dense
-from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
+from lightning_xai.perturbation.engine import Engine, Features, Samples
 from lightning_xai.perturbation.incremental.check import disagreement
 from lightning_xai.perturbation.incremental.choice import Choice, pass_rows, worth_planning
 from lightning_xai.perturbation.incremental.clean import CleanPass, as_clean_pass, clean_pass, probe, probed
-from lightning_xai.perturbation.incremental.gathering import Rows
-from lightning_xai.perturbation.incremental.geometry import Boxes, enclose
+from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import State
+from lightning_xai.perturbation.incremental.patches import boxes_of, by_size, cut_patches
 from lightning_xai.perturbation.incremental.plan import Plan, dense_cost, output_values
 from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Tap, mapped, refuse
 from lightning_xai.perturbation.kinds.base import MaskPerturbation, Perturbation
@@ -152,7 +153,7 @@ class Incremental(Engine):
         trees = probed(self.network, samples.inputs, self._places).trees
         wanted = list(dict.fromkeys([*(outputs if self._scored else []), *taps]))
         first = replace(samples, rows=samples.rows[:1] * 0)
-        boxes, rows = _boxes(extents[:1], [(j,) for j in range(samples.regions.count)], first, record.rows)
+        boxes, rows = boxes_of(extents[:1], [(j,) for j in range(samples.regions.count)], first, record.rows)
         plan = Plan(record, trees, boxes, rows, wanted)
         cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
         most, limit = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu), self.network.batches.limit
@@ -244,7 +245,6 @@ class Incremental(Engine):
         count, extents = len(samples.ids), samples.regions.extents()
         assert extents is not None
         assert self._choice is not None
-        suspect = not all_finite(arms)
         outputs = output_values(clean.record) if bound_scores else []
         takers = [taker for watch in buffer.watches for taker in self._takers[watch].items()] if buffer else []
         taps = [clean.record.taps[place] for place, _ in takers]
@@ -252,25 +252,23 @@ class Incremental(Engine):
         most = (
             self._choice.rows if self.network.batches.estimated else min(self._choice.rows, self.network.batches.limit)
         )
+        block = self.network.features_per_block(samples.inputs, 1)
         per_pass = max(1, most // count)
         per_pass = -(-len(features) // -(-len(features) // per_pass))
         # Boxes of one pass have one size; what is captured comes in the order of the features.
-        order = list(range(len(features))) if buffer else _by_size(extents, features)
+        order = list(range(len(features))) if buffer else by_size(extents, features)
         scores = [samples.values.new_empty(len(bound_scores), len(arms), count, 0)]
         for first in range(0, len(features), per_pass):
             some = [features[place] for place in order[first : first + per_pass]]
             plan = self._plan(clean, samples, extents, some, wanted)
-            batch = samples.perturb(kind, arms, some, len(some))
-            if buffer:
-                buffer.add_change(batch, samples.values)
-            broken = mask_broken(batch).flatten(1) if suspect else None
-            index = torch.arange(count, device=batch.device).repeat(len(some))
+            patches, broken = cut_patches(samples, kind, arms, some, plan.boxes, block, buffer)
+            index = torch.arange(count, device=patches.device).repeat(len(some))
             bound = [score.at(index) for score in bound_scores]
             columns = []
-            for arm, inputs in enumerate(batch.flatten(1, 2)):
-                patch = _cut(inputs, plan)
-                intact = torch.ones(len(inputs), dtype=torch.bool) if broken is None else ~broken[arm]
-                if not self._checked and not self._agrees(clean, samples, plan, inputs, patch, intact, wanted):
+            for arm, patch in enumerate(patches):
+                intact = torch.ones(len(patch), dtype=torch.bool) if broken is None else ~broken[arm]
+                perturb = partial(samples.perturb, kind, [arms[arm]], size=1)
+                if not self._checked and not self._agrees(clean, samples, plan, perturb, some, patch, intact, wanted):
                     return None
                 with forward_context():
                     made = dict(zip(wanted, plan.run(State(clean.record, clean.tables), patch), strict=True))
@@ -281,7 +279,7 @@ class Incremental(Engine):
                 if bound:
                     output = _filled(clean.record.output, made)
                     columns.append(torch.stack([score(output) for score in bound]))
-                self.network.report(len(inputs))
+                self.network.report(len(patch))
             if buffer:
                 buffer.collect([together[0] for together in some])
             if bound:
@@ -290,7 +288,7 @@ class Incremental(Engine):
                     read = read.masked_fill(broken, float("nan"))
                 scores.append(read.view(len(bound), len(arms), len(some), count).transpose(2, 3))
             else:
-                scores.append(batch.new_empty(0, len(arms), count, len(some)))
+                scores.append(patches.new_empty(0, len(arms), count, len(some)))
         return torch.cat(scores, 3)[..., torch.tensor(order, device=samples.values.device).argsort()]
 
     def _plan(
@@ -301,7 +299,7 @@ class Incremental(Engine):
         key = (tuple(last), tuple(samples.rows.tolist()), clean.record.rows, tuple(wanted))
         if key in self._plans:
             return self._plans[key]
-        boxes, rows = _boxes(extents, last, samples, clean.record.rows)
+        boxes, rows = boxes_of(extents, last, samples, clean.record.rows)
         plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
         if len(extents) == 1:
             self._plans[key] = plan
@@ -314,7 +312,8 @@ class Incremental(Engine):
         clean: CleanPass,
         samples: Samples,
         plan: Plan,
-        inputs: Tensor,
+        perturb: Callable[[Sequence[Features]], Tensor],
+        features: Sequence[Features],
         patch: Tensor,
         intact: Tensor,
         wanted: Sequence[int],
@@ -326,10 +325,11 @@ class Incremental(Engine):
             return True
         self._checked = True
         rows = sorted({own[0], own[len(own) // 2]})[: self.network.batches.limit]
-        positions = torch.tensor(rows) // (len(inputs) // plan.boxes.count)
+        positions = torch.tensor(rows) // (len(patch) // plan.boxes.count)
+        inputs = torch.cat([perturb([features[row // count]])[0, 0, :1] for row in rows])
         boxes = Boxes(tuple(s[positions] for s in plan.boxes.starts), plan.boxes.sizes, plan.boxes.spatial)
         with forward_context():
-            where = disagreement(self.network, clean, int(samples.rows[0]), inputs[rows], patch[rows], boxes, wanted)
+            where = disagreement(self.network, clean, int(samples.rows[0]), inputs, patch[rows], boxes, wanted)
         if where is not None:
             warnings.warn(
                 f"the incremental engine differs from dense passes in {where}; the sweep goes on densely. Please "
@@ -344,34 +344,3 @@ class Incremental(Engine):
 def _filled(output: Any, made: dict[int, Tensor]) -> Any:
     """A model's output with its tensors put in."""
     return mapped(output, lambda ref: made[ref.index])
-
-
-def _boxes(extents: Tensor, features: Sequence[Features], samples: Samples, total: int) -> tuple[Boxes, Rows]:
-    """The boxes of features, and the rows: feature by feature, sample by sample."""
-    some = extents[:, [together[0] for together in features]]
-    if len(extents) > 1:
-        some = some.transpose(0, 1).flatten(0, 1).unsqueeze(0)
-        own = samples.rows.cpu().repeat(len(features)).unsqueeze(1)
-    else:
-        own = samples.rows.cpu().unsqueeze(0)
-    spatial = samples.values.shape[2:]
-    reached = [(axis[:, 0], axis[:, 1] - 1) for axis in some[0].unbind(1)]
-    return enclose(reached, spatial), Rows(own, total)
-
-
-def _by_size(extents: Tensor, features: Sequence[Features]) -> list[int]:
-    """The places of features, those with small boxes first."""
-    volumes = (extents[..., 1] - extents[..., 0]).prod(2).amax(0)
-    found: list[int] = volumes[[together[-1] for together in features]].argsort(stable=True).tolist()
-    return found
-
-
-def _cut(inputs: Tensor, plan: Plan) -> Tensor:
-    """Cut the boxes [R, C, *sizes] out of perturbed inputs [R, C, *S]."""
-    axes, rows = len(plan.boxes.spatial), len(inputs)
-    row = torch.arange(rows, device=inputs.device).view(-1, *[1] * axes)
-    index: list[Any] = [row, slice(None)]
-    for axis, cells in enumerate(plan.boxes.coordinates()):
-        cells = cells.repeat_interleave(rows // len(cells), 0).to(inputs.device)
-        index.append(cells.view(rows, *[1] * axis, -1, *[1] * (axes - axis - 1)))
-    return inputs[tuple(index)].movedim(-1, 1)

@@ -168,5 +168,8 @@ def _flat(coordinates: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
 
 def table(clean: Tensor, layout: Layout, fill: float) -> Tensor:
     """The cells of clean maps, and one more row of padding."""
-    cells = layout.to_cells(clean)
-    return torch.cat([cells, cells.new_full((1, cells.shape[1]), fill)])
+    moved = clean.permute(layout.order())
+    channels = math.prod(layout.channels)
+    found = clean.new_full((clean.numel() // channels + 1, channels), fill)
+    found[:-1].view(moved.shape).copy_(moved)
+    return found

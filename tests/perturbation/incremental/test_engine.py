@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from lightning_xai._guard import isolated_eval, set_forward_context
 from lightning_xai.metrics import Reactivation
-from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, speed, sweep, synergy
+from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, network, speed, sweep, synergy
+from lightning_xai.perturbation.engine import Samples
 from lightning_xai.perturbation.incremental import choice, clean, engine, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
@@ -291,6 +292,23 @@ def test_boxes_of_like_size_are_made_together(chunk_size, monkeypatch):
     close(*both(importance, regions=Segments(FRAME), chunk_size=chunk_size))
     sizes = [made_now.boxes.sizes for made_now in made[1:]]  # the first one estimates
     assert sizes == [(2, 2)] * (12 // chunk_size) + [(12, 15)]
+
+
+@pytest.mark.parametrize("regions", [Windows(3), BY_SAMPLE])
+@pytest.mark.parametrize("kind", [kinds.Bidirectional(0.3), kinds.LocalMean()])
+def test_whole_perturbed_inputs_are_there_for_a_few_features(regions, kind, monkeypatch):
+    model, sizes, perturb = Net(), [], Samples.perturb
+    expected = importance(model, X, 1, regions=regions, perturbation=kind, engine="incremental")
+    monkeypatch.setattr(network, "_BLOCK_BYTES", 1)
+
+    def noted(self, kind, arms, features, size):
+        sizes.append(size)
+        return perturb(self, kind, arms, features, size)
+
+    monkeypatch.setattr(Samples, "perturb", noted)
+    found = importance(model, X, 1, regions=regions, perturbation=kind, engine="incremental")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert {*sizes} == {1}
 
 
 def test_a_dense_sweep_is_remembered(monkeypatch):
