@@ -39,6 +39,17 @@ def test_batches_together_are_the_data(n, groups):
         assert torch.equal(metric.compute()["value"], expected.value)
 
 
+@pytest.mark.parametrize("seen", ["own", "other"])
+def test_a_state_without_a_sample_adds_nothing(seen):
+    model, x, y = data()
+    metrics = {"own": TopSamples("1", n=4), "other": TopSamples("1", n=4)}
+    metrics[seen].update(model, x, y)
+    metrics["own"]._reduce_states(metrics["other"].metric_state)  # what merge_state, of newer versions, calls
+    found, expected = metrics["own"].result(), top_samples(model, x, layer="1", n=4)
+    assert torch.equal(found.sample_id, expected.sample_id)
+    assert torch.equal(found.value, expected.value)
+
+
 def test_unless_named_the_last_layer_with_an_activation_is_searched():
     model, x, y = data()
     found, expected = TopSamples(n=2), TopSamples("0", n=2)
