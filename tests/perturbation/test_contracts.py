@@ -257,8 +257,8 @@ def test_other_channels_are_left(kind, x):
     close(second[:, :, 0], x[:, 0].expand_as(second[:, :, 0]))
     close(second[:, :, 1], everywhere[:, :, 1])
     close(arms(dataclasses.replace(kind, channels=[1, 0]), x), everywhere)
-    with pytest.raises(ValueError, match=r"channels=\(2,\) is out of range: the input has 2 channels"):
-        arms(dataclasses.replace(kind, channels=2), x)
+    with pytest.raises(ValueError, match=r"channels=\(0, 2\) is out of range: the input has 2 channels"):
+        arms(dataclasses.replace(kind, channels=[0, 2]), x)
 
 
 @every_kind
