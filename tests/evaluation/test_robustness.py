@@ -94,6 +94,17 @@ def test_steps_that_change_the_prediction_are_left_out():
     close(far.ris, found.ris)
 
 
+def test_nothing_is_divided_by_less_than_a_millionth():
+    model = nn.Linear(1, 2, bias=False).double()
+    model.weight.data[:] = torch.tensor([[1.0], [-1.0]])
+    small, from_zero = (
+        map_changes(model, torch.tensor([[x]]).double(), 0, GradientXInput(), noise=torch.tensor([[[step]]]).double())
+        for x, step in ((1.0, 1e-8), (0.0, 0.5))
+    )
+    close(torch.cat([small.ris, small.ros]), [1e-8 / 1e-6] * 2, 1e-7)
+    close(torch.cat([from_zero.relative_change, from_zero.relative_step]), [[0.5 / 1e-6]] * 2)
+
+
 def test_a_map_of_zeros_has_no_relative_change():
     model = nn.Linear(3, 1).double()
     model.weight.data.zero_()
