@@ -25,6 +25,10 @@ _KINDS: dict[str, tuple[str, type, type]] = {
 }
 
 
+class IncompatibleError(ValueError):
+    """Raised where choices that are valid by themselves cannot be combined."""
+
+
 def spatial_shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
     """Return the spatial shape S of inputs [N, C, *S]; the columns (F,) of a table [N, F].
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import spatial_shape
+from lightning_xai._checks import IncompatibleError, spatial_shape
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.curves import mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, MapLike, precise
@@ -147,10 +147,10 @@ def whole_inputs(kind: Perturbation) -> None:
     """Refuse a perturbation whose values depend on the window, as a mask has none.
 
     Raises:
-        ValueError: If so.
+        IncompatibleError: If so.
     """
     if kind.windowed or isinstance(kind, MaskPerturbation):
-        raise ValueError(
+        raise IncompatibleError(
             f"{type(kind).__name__} depends on what is replaced, and a mask replaces a share of every cell: use a "
             f"kind of whole inputs, e.g. Constant or Blur."
         )

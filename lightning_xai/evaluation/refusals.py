@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_xai._checks import IncompatibleError
 from lightning_xai.attribution import Attribution
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.regions import Regions, Windows
@@ -17,16 +18,16 @@ def sets_fit(kind: Perturbation) -> Perturbation:
     """Return a perturbation whose arms are averaged.
 
     Raises:
-        ValueError: If it combines them in another way.
+        IncompatibleError: If it combines them in another way.
 
     >>> from lightning_xai.perturbation.kinds import Bidirectional
     >>> sets_fit(Bidirectional(delta=0.5, combine="central"))
     Traceback (most recent call last):
-    ValueError: Bidirectional(combine='central') gives a difference of two scores, not the score of an input: measures
-    of explanations need combine='mean', or a kind of one arm, e.g. Constant.
+    lightning_xai._checks.IncompatibleError: Bidirectional(combine='central') gives a difference of two scores, not the
+    score of an input: measures of explanations need combine='mean', or a kind of one arm, e.g. Constant.
     """
     if kind.combine != "mean":
-        raise ValueError(
+        raise IncompatibleError(
             f"{type(kind).__name__}(combine={kind.combine!r}) gives a difference of two scores, not the score of an "
             f"input: measures of explanations need combine='mean', or a kind of one arm, e.g. Constant."
         )
@@ -37,20 +38,20 @@ def disjoint(regions: Regions) -> Regions:
     """Return regions that do not overlap, as far as that is known without inputs.
 
     Raises:
-        ValueError: If windows overlap.
+        IncompatibleError: If windows overlap.
 
     >>> from lightning_xai.regions import Windows
     >>> disjoint(Windows(4, stride=(4, 2)))
     Traceback (most recent call last):
-    ValueError: Windows(size=4, stride=(4, 2)) overlap: sets of features need windows whose stride is at least their
-    size, or Segments.
+    lightning_xai._checks.IncompatibleError: Windows(size=4, stride=(4, 2)) overlap: sets of features need windows whose
+    stride is at least their size, or Segments.
     """
     if isinstance(regions, Windows):
         size, stride = regions.size, regions.size if regions.stride is None else regions.stride
         axes = max(len(part) if isinstance(part, Sequence) else 1 for part in (size, stride))
         sizes, strides = (part if isinstance(part, Sequence) else (part,) * axes for part in (size, stride))
         if any(step < length for step, length in zip(strides, sizes, strict=False)):
-            raise ValueError(
+            raise IncompatibleError(
                 f"Windows(size={size}, stride={stride}) overlap: sets of features need windows whose stride is at "
                 f"least their size, or Segments."
             )
@@ -61,10 +62,10 @@ def one_score(score: Score) -> Score:
     """Return a score that has a value of its own at the clean input.
 
     Raises:
-        ValueError: If it is a difference to the clean input.
+        IncompatibleError: If it is a difference to the clean input.
     """
     if isinstance(score, CombClasses):
-        raise ValueError(
+        raise IncompatibleError(
             "score='comb_classes' is a difference to the clean input, where it is 0: use score='margin' instead."
         )
     return score

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from lightning_xai._checks import IncompatibleError
 from lightning_xai.metrics.base import BatchExplanation
 from lightning_xai.metrics.maps import MapMetric, map_results
 from lightning_xai.metrics.sweeps import SweepMetric
@@ -100,7 +101,12 @@ def _states(
             raise ValueError("strengths goes with a single perturbation; perturbations already holds the states.")
         return list(perturbations)
     if strengths is None:
-        raise ValueError("strengths must hold the states' strengths, e.g. [0.1, 0.2, 0.3], for a single perturbation.")
+        kind = as_perturbation(perturbations)
+        if kind.strength is None:
+            raise IncompatibleError(f"{type(kind).__name__} has no strength to vary, and speed is a slope over it.")
+        raise IncompatibleError(
+            "strengths must hold the states' strengths, e.g. [0.1, 0.2, 0.3], for a single perturbation."
+        )
     if not isinstance(strengths, Sequence) or not all(isinstance(state, int | float) for state in strengths):
         raise TypeError(f"strengths must be a list of numbers, e.g. [0.1, 0.2, 0.3], got {strengths!r}.")
     if len(set(strengths)) < len(strengths):
