@@ -60,11 +60,12 @@ class Result:
         """The title with its unit."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
-    def describe(self, value: float | Tensor) -> str:
-        """A value with its title and unit."""
-        number = float(value)
+    def describe(self, value: float | Tensor, error: float | Tensor = math.nan) -> str:
+        """A value with its title and unit, and its standard error if it is known."""
+        number, spread = float(value), float(error)
         digits = f"{number:,.0f}" if number.is_integer() else f"{number:.3g}"
-        return f"{self.title} {digits}{f' ({self.unit})' if self.unit else ''}"
+        off = f" ± {spread:.2g}" if math.isfinite(spread) else ""
+        return f"{self.title} {digits}{off}{f' ({self.unit})' if self.unit else ''}"
 
     def check(self, key: str, value: Any) -> None:
         """Refuse a value that has not as many axes as declared.
@@ -82,14 +83,36 @@ class Result:
 
 @dataclass(frozen=True)
 class Number(Result):
-    """A number, which is logged."""
+    """A number, which is logged.
+
+    Args:
+        error: The key of its standard error, which is shown with it.
+        undefined: The key of the count of samples in which it has no value, which is shown with it.
+    """
+
+    error: str | None = None
+    undefined: str | None = None
 
 
 @dataclass(frozen=True)
 class Curve(Result):
-    """Numbers [n] along an axis."""
+    """Numbers [n] along an axis.
+
+    Args:
+        extent: What the axis is at its first and its last place; their numbers unless given.
+
+    Example:
+        >>> Curve("score", axes=("share",), extent=(0.0, 1.0)).places(3)
+        [0.0, 0.5, 1.0]
+    """
 
     axes: tuple[str, ...] = ("place",)
+    extent: tuple[float, float] | None = None
+
+    def places(self, count: int) -> list[float]:
+        """Return what the axis is at each of so many places."""
+        first, last = self.extent or (0.0, count - 1.0)
+        return [first + (last - first) * place / max(count - 1, 1) for place in range(count)]
 
 
 @dataclass(frozen=True)
@@ -178,6 +201,16 @@ class Table:
         write_csv(path, self.columns, self.rows)
 
 
+def companions(results: Mapping[str, Result]) -> set[str]:
+    """Find the keys of numbers that are shown with another: standard errors, and counts of what is undefined.
+
+    >>> sorted(companions({"srg": Number("srg", error="srg_error"), "srg_error": Number("standard error")}))
+    ['srg_error']
+    """
+    numbers = [result for result in results.values() if isinstance(result, Number)]
+    return {key for result in numbers for key in (result.error, result.undefined) if key is not None}
+
+
 def declared(results: Mapping[str, Result], values: Mapping[str, Any]) -> dict[str, Result]:
     """The declaration of every value, in the order of the values.
 
@@ -189,7 +222,7 @@ def declared(results: Mapping[str, Result], values: Mapping[str, Any]) -> dict[s
 
     >>> declared({}, {"lost_share": 0.25, "places": torch.ones(3)})["places"]
     Curve(title='places', unit='', meaning='', equation=None, axes=('place',), better=None, signed=True, listed=None,
-          apart=None)
+          apart=None, extent=None)
     """
     found = {}
     for key, value in values.items():

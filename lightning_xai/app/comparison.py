@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
-from lightning_xai._files import write_csv
+from lightning_xai._files import write_csv, write_text
 from lightning_xai.app.folder import relative_path
-from lightning_xai.app.report import format_number, labels_of, metrics_of, numbers_of, write_comparison
+from lightning_xai.app.ranking import rankings_of, terminal_tables
+from lightning_xai.app.report import errors_of, format_number, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import save
 from lightning_xai.figures.samples import draw_samples
@@ -32,7 +34,8 @@ _SHOWN = ("input", "target", "prediction", "sample_id", "label", "output")
 class Comparison(Callback):
     """Prints the numbers of a multirun as a table, a column per run, and writes ``comparison.csv`` and ``.html``.
 
-    Maps that differ between the runs are drawn side by side: ``comparison.<metric>.png``.
+    Maps that differ between the runs are drawn side by side: ``comparison.<metric>.png``. Where runs have measured
+    different attributions by the same question, these are ranked: ``ranking.json``, ``ranking-<n>.png``.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -44,25 +47,41 @@ class Comparison(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((path.parent.parent for path in folder.glob("**/.hydra/overrides.yaml")), key=_number)
         done = [job for job in jobs if (job / "results.json").is_file()]
+        failed = [name for job, name in zip(jobs, _names(jobs), strict=True) if job not in done]
         runs = dict(zip(_names(done), map(numbers_of, done), strict=True))
-        rows = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))
+        every = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))
         columns = [Column(Text(run), justify="right") for run in runs]
         table = Table("result", *columns, title="Comparison", title_justify="left")
         places = dict(zip(runs, done, strict=True))
-        labels = labels_of(rows, places.values())
-        for row in rows:
-            cells = [format_number(numbers[row]) if row in numbers else "" for numbers in runs.values()]
-            table.add_row(labels[row], *cells)
+        rankings = rankings_of({job: _choices(job) for job in done})
+        ranked = {row for row in every if any(ranking.shows(row, done) for ranking in rankings)}
+        labels = labels_of([row for row in every if row not in ranked], places.values())
+        errors = errors_of(labels, places.values())
+        for row, label in labels.items():
+            cells = [
+                format_number(numbers[row], numbers.get(errors.get(row, ""))) if row in numbers else ""
+                for numbers in runs.values()
+            ]
+            table.add_row(label, *cells)
         if done:
             Console().print(table)
-            lines = [[row, *(numbers.get(row, "") for numbers in runs.values())] for row in rows]
+            lines = [[row, *(numbers.get(row, "") for numbers in runs.values())] for row in every]
             write_csv(folder / "comparison.csv", ["result", *runs], lines)
             for metric, figure in _side_by_side(places).items():
                 save(figure, folder / f"comparison.{metric}.png")
-            page = write_comparison(folder, places, labels)
+            about = [{"title": each.title, **each.comparison.to_dict()} for each in rankings]
+            for number, each in enumerate(rankings):
+                for part in terminal_tables(each.comparison, f"Ranking: {each.title}", Console().width):
+                    Console().print(part)
+                if each.comparison.curves:
+                    save(each.comparison.plot(), folder / f"ranking-{number}.png")
+            if rankings:
+                text = json.dumps({"rankings": about, "failed": failed}, indent=2, allow_nan=False)
+                write_text(folder / "ranking.json", f"{text}\n")
+            page = write_comparison(folder, places, labels, rankings, failed, errors)
             Console().print(f"comparison: {relative_path(page)}", markup=False, highlight=False, soft_wrap=True)
-        if len(done) < len(jobs):
-            raise SystemExit(f"lightning-xai: {len(jobs) - len(done)} of {len(jobs)} runs failed.")
+        if failed:
+            raise SystemExit(f"lightning-xai: {len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}.")
 
 
 def _side_by_side(runs: Mapping[str, Path]) -> dict[str, Figure]:
@@ -110,9 +129,14 @@ def _number(job: Path) -> tuple[int, str]:
     return (int(job.name), "") if job.name.isdigit() else (-1, job.name)
 
 
+def _choices(job: Path) -> list[str]:
+    """Read the overrides of a run."""
+    return [str(choice) for choice in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+
+
 def _names(jobs: list[Path]) -> list[str]:
     """Name each run by the overrides that the others do not have."""
-    choices = [list(OmegaConf.load(job / ".hydra" / "overrides.yaml")) for job in jobs]
+    choices = [_choices(job) for job in jobs]
     shared = set.intersection(*map(set, choices)) if len(jobs) > 1 else set()
     return [
         f"{job.name}: " + " ".join(choice for choice in chosen if choice not in shared)

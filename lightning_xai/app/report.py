@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_xai._files import write_text
+from lightning_xai.app.ranking import Ranking, page_view, read_comparisons
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import Pictures, input_pixels, map_limits, map_pixels, runs_of
 from lightning_xai.figures.results import DRAWN
 from lightning_xai.figures.samples import explains_labels
 from lightning_xai.metrics.base import ExplanationMetric
-from lightning_xai.results import Map, Result
+from lightning_xai.metrics.comparison import Comparison, comparisons
+from lightning_xai.results import Map, Result, companions
 
 _MOST_SAMPLES = 64
 _MOST_ROWS = 20
@@ -53,19 +55,40 @@ def write_report(
         folder / "report.html",
         title=title,
         subtitle=f"{samples} samples explained by {', '.join(metrics)}.",
-        numbers=[
-            {"metric": metric, "key": key, "value": value, "result": results_of(metric, metrics).get(key)}
-            for metric, values in numbers.items()
-            for key, value in values.items()
-        ],
-        parts=[_part(folder, place, metrics, pictures or Pictures()) for place in _latest(folder / "figures")],
+        numbers=list(shown_numbers(numbers, metrics)),
+        parts=[_part(folder, place, metrics, pictures or Pictures()) for place in latest(folder / "figures")],
         config=(folder / "config.yaml").read_text(),
     )
 
 
+def shown_numbers(
+    numbers: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, ExplanationMetric]
+) -> Iterator[dict[str, Any]]:
+    """Yield the numbers of a run that are listed: metric, key, number, and its declaration.
+
+    A standard error stands with its number (``error``), and so does the count of what is undefined (``undefined``);
+    measures by which several attributions are compared stand in the ranking.
+
+    Args:
+        numbers: The content of ``results.json``.
+        metrics: What the run computed, by name.
+    """
+    there: dict[str, dict[str, Any]] = {part: {} for name in numbers for part in name.split("/")}
+    compared = comparisons(metrics, there)
+    ranked = {name: each.measures for each in compared.values() for name in each.results if len(each.results) > 1}
+    for metric, values in numbers.items():
+        results = results_of(metric, metrics)
+        skipped = {*companions(results), *next((ranked[part] for part in metric.split("/") if part in ranked), ())}
+        for key, value in values.items():
+            result = results.get(key)
+            if key not in skipped:
+                beside = {name: values.get(getattr(result, name, None) or "") for name in ("error", "undefined")}
+                yield {"metric": metric, "key": key, "value": value, "result": result, **beside}
+
+
 def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, list[dict[str, Any]]]:
     """Read the tables that a run wrote last: title and rows, by metric, and stage if there are several."""
-    places = {place.relative_to(folder / "figures").as_posix(): place for place in _latest(folder / "figures")}
+    places = {place.relative_to(folder / "figures").as_posix(): place for place in latest(folder / "figures")}
     return {
         f"{name}, {stage}" if len(places) > 1 else name: _tables(place, name)
         for stage, place in places.items()
@@ -73,23 +96,38 @@ def listed(folder: Path, metrics: Mapping[str, ExplanationMetric]) -> dict[str, 
     }
 
 
-def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, str]) -> Path:
+def write_comparison(
+    folder: Path,
+    runs: Mapping[str, Path],
+    rows: Mapping[str, str],
+    rankings: Sequence[Ranking] = (),
+    failed: Sequence[str] = (),
+    errors: Mapping[str, str] | None = None,
+) -> Path:
     """Write ``comparison.html`` about the runs of a multirun, with links to their reports.
 
-    The pictures that lie in the folder, ``comparison.<metric>.png``, are part of it.
+    The pictures that lie in the folder, ``comparison.<metric>.png`` and ``ranking-<n>.png``, are part of it.
 
     Args:
         folder: The multirun's folder.
         runs: The folder of every run, by what is special about it.
         rows: What the results to compare are, by ``<metric>/<key>``.
+        rankings: Attributions side by side.
+        failed: The runs that have no results.
+        errors: The standard errors of results, by ``<metric>/<key>``.
     """
     shown = [
         {
             "name": name,
             "report": (run / "report.html").relative_to(folder).as_posix(),
-            "numbers": numbers_of(run),
+            "numbers": {
+                row: format_number(numbers[row], numbers.get((errors or {}).get(row, "")))
+                for numbers in [numbers_of(run)]
+                for row in rows
+                if row in numbers
+            },
             "pictures": [
-                _png(path.read_bytes()) for place in _latest(run / "figures") for path in place.glob("samples.png")
+                _png(path.read_bytes()) for place in latest(run / "figures") for path in place.glob("samples.png")
             ],
         }
         for name, run in runs.items()
@@ -99,7 +137,19 @@ def write_comparison(folder: Path, runs: Mapping[str, Path], rows: Mapping[str, 
         {"metric": picture.stem.partition(".")[2], "source": _png(picture.read_bytes())}
         for picture in sorted(folder.glob("comparison.*.png"))
     ]
-    return _render(path, title="Comparison", subtitle=f"{len(shown)} runs", runs=shown, rows=rows, pictures=pictures)
+    ranked = []
+    for number, ranking in enumerate(rankings):
+        picture = folder / f"ranking-{number}.png"
+        links = {name: (run / "report.html").relative_to(folder).as_posix() for name, run in ranking.pages.items()}
+        ranked.append(
+            {
+                "title": ranking.title,
+                "picture": _png(picture.read_bytes()) if picture.exists() else "",
+                "table": page_view(ranking.comparison, links),
+            }
+        )
+    about = {"runs": shown, "rows": rows, "pictures": pictures, "rankings": ranked, "failed": failed}
+    return _render(path, title="Comparison", subtitle=f"{len(shown)} runs", **about)
 
 
 def results_of(
@@ -117,11 +167,29 @@ def metrics_of(runs: Iterable[Path]) -> dict[str, type[ExplanationMetric]]:
 
 
 def labels_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
-    """Title results with their units, by ``<metric>/<key>``."""
+    """Title results with their units, by ``<metric>/<key>``; those that are shown with another are left out."""
+    return {
+        row: f"{metric}: {results[key].label}" if key in results else row
+        for row, metric, key, results in _declared_rows(rows, runs)
+        if key not in companions(results)
+    }
+
+
+def errors_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
+    """Find the standard errors of results, both by ``<metric>/<key>``."""
+    return {
+        row: f"{metric}/{error}"
+        for row, metric, key, results in _declared_rows(rows, runs)
+        if (error := getattr(results.get(key), "error", None)) is not None
+    }
+
+
+def _declared_rows(rows: Iterable[str], runs: Iterable[Path]) -> Iterator[tuple[str, str, str, Mapping[str, Result]]]:
+    """Yield every row with its metric, its key, and the declarations of the metric."""
     metrics = metrics_of(runs)
-    split = {row: row.rpartition("/") for row in rows}
-    results = {row: results_of(metric, metrics).get(key) for row, (metric, _, key) in split.items()}
-    return {row: f"{split[row][0]}: {result.label}" if result else row for row, result in results.items()}
+    for row in rows:
+        metric, _, key = row.rpartition("/")
+        yield row, metric, key, results_of(metric, metrics)
 
 
 def numbers_of(run: Path) -> dict[str, float | None]:
@@ -130,15 +198,16 @@ def numbers_of(run: Path) -> dict[str, float | None]:
     return {f"{metric}/{key}": value for metric, result in numbers.items() for key, value in result.items()}
 
 
-def format_number(number: float | None) -> str:
-    """Format counts in full, and measures with four digits.
+def format_number(number: float | None, error: float | None = None) -> str:
+    """Format counts in full, and measures with four digits, with their standard error if there is one.
 
-    >>> format_number(12345), format_number(0.123456), format_number(None)
-    ('12,345', '0.1235', 'nan')
+    >>> format_number(12345), format_number(0.123456), format_number(None), format_number(0.5, 0.0123)
+    ('12,345', '0.1235', 'nan', '0.5 ± 0.012')
     """
     if number is None:
         return "nan"
-    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+    text = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+    return text if error is None or math.isnan(error) else f"{text} ± {error:.2g}"
 
 
 def _render(path: Path, **content: Any) -> Path:
@@ -151,9 +220,9 @@ def _render(path: Path, **content: Any) -> Path:
     return path
 
 
-def _latest(figures: Path) -> list[Path]:
+def latest(figures: Path) -> list[Path]:
     """Find the folders with pictures or tables: of every stage the last pass."""
-    shown = (".png", ".csv")
+    shown = (".png", ".csv", ".json")
     return [
         folder
         for at in passes(figures).values()
@@ -170,13 +239,17 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
     rows = range(min(len(explained["sample_id"]), _MOST_SAMPLES))
     samples = [_sample({key: tensor[row] for key, tensor in explained.items()}, columns, pictures) for row in rows]
     label = explained.get("label")
+    compared = {name: found for name, found in read_comparisons(place).items() if len(found.results) > 1}
+    with_others = {one for name, found in compared.items() for one in found.results if one != name}
     values = "output" in explained  # of a regression
     outputs = values and bool(explained["output"].any())
     return {
         "name": name,
         "anchor": name.replace("/", "-"),
         "quantities": [
-            _quantity(key, metric, place, per_class=outputs or not values) for key, metric in metrics.items()
+            _quantity(key, metric, place, compared.get(key), per_class=outputs or not values)
+            for key, metric in metrics.items()
+            if key not in with_others
         ],
         "columns": columns,
         "samples": samples,
@@ -209,7 +282,9 @@ def how_made(made: Mapping[str, Any]) -> str:
     return "Made by dense passes."
 
 
-def _quantity(name: str, metric: ExplanationMetric, place: Path, *, per_class: bool) -> dict[str, Any]:
+def _quantity(
+    name: str, metric: ExplanationMetric, place: Path, compared: Comparison | None, *, per_class: bool
+) -> dict[str, Any]:
     picture = place / f"{name}.png"
     return {
         "name": name,
@@ -222,6 +297,7 @@ def _quantity(name: str, metric: ExplanationMetric, place: Path, *, per_class: b
             for result in metric.results.values()
             if isinstance(result, DRAWN) and (per_class or not (isinstance(result, Map) and result.axes))
         ],
+        "ranking": None if compared is None else page_view(compared),
         "tables": _tables(place, name),
     }
 

@@ -23,12 +23,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.columns import Columns
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_xai._checks import as_flag, check_known
+from lightning_xai._checks import IncompatibleError, as_flag, check_known
 from lightning_xai._files import write_text
 from lightning_xai.app.errors import build, check_arguments
 from lightning_xai.app.folder import (
@@ -39,7 +39,8 @@ from lightning_xai.app.folder import (
     relative_path,
 )
 from lightning_xai.app.maximized import Maximization
-from lightning_xai.app.report import format_number, listed, results_of, write_report
+from lightning_xai.app.ranking import read_comparisons, terminal_tables
+from lightning_xai.app.report import format_number, latest, listed, shown_numbers, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
@@ -124,6 +125,7 @@ def run(config: DictConfig) -> Numbers:
         maximization.draw_run(model, data, folder, monitor)
     rank_zero_only(write_report)(folder, monitor.metrics, f"What {type(model).__name__} looked at", monitor.pictures)
     _print(_table(numbers, monitor.metrics))
+    _print_rankings(folder)
     _print_tables(folder, monitor)
     for what, name in OUTPUTS.items():
         if (folder / name).exists():
@@ -134,16 +136,17 @@ def run(config: DictConfig) -> Numbers:
 def build_monitor(config: DictConfig) -> ExplanationMonitor:
     """Build the monitor of a config, its metrics over the config's regions, perturbation, score and attribution.
 
-    What a metric's own entry sets comes first; what it leaves open is filled in. Speed is left out, with a word, if
-    the perturbation has no strengths.
+    What a metric's own entry sets comes first; what it leaves open is filled in. A metric whose entry says that it is
+    optional, as those of ``metrics=default`` that do not fit every choice do, is left out, with a word, where it cannot
+    be computed from the others.
 
     Raises:
         ValueError: If strengths are not a list of numbers, or the perturbation has no strength; if a rule is given to
-            an attribution that takes none.
+            an attribution that takes none; if a metric does not fit the other choices and is not optional.
     """
     config = deepcopy(config)
-    with open_dict(config):
-        strengths = config.perturbation.pop("strengths", None)
+    OmegaConf.set_struct(config, False)  # entries are taken out of this copy
+    strengths = config.perturbation.pop("strengths", None)
     for place in ("regions", "perturbation", "score", "attribution"):
         check_arguments(place, config[place])
     perturbation: Perturbation = instantiate(config.perturbation)
@@ -163,16 +166,27 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         "attribution": build_attribution(config),
     }
     metrics: dict[str, ExplanationMetric] = {}
+    left_out: dict[str, list[str]] = {}
     for name, entry in config.metrics.items():
+        optional = False
+        if isinstance(entry, DictConfig) and "optional" in entry:
+            optional = as_flag(f"metrics.{name}.optional", entry.pop("optional"))
         check_arguments(f"metrics.{name}", entry)
         names = inspect.signature(get_object(entry._target_)).parameters
         missing = {key: value for key, value in shared.items() if key in names and key not in entry}
         if "perturbations" in entry:
             missing.pop("strengths", None)
-        elif missing.get("strengths", ...) is None:
-            _print(f"{name} is left out: {kind} has no perturbation.strengths to vary.")
-            continue
-        metrics[str(name)] = build(f"metrics.{name}", entry, **missing)
+        if isinstance(entry.get("attribution"), DictConfig):
+            missing["attribution"] = _attribution(entry.attribution, config)
+            entry.pop("attribution")
+        try:
+            metrics[str(name)] = build(f"metrics.{name}", entry, **missing)
+        except IncompatibleError as error:
+            if not optional:
+                raise
+            left_out.setdefault(str(error.__cause__), []).append(str(name))
+    for reason, left in left_out.items():
+        _print(f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} left out: {reason}")
     if config.monitor.every_n_epochs is None:  # once: in the last epoch, or after training where that is not known
         epochs = config.trainer.get("max_epochs")
         if not isinstance(epochs, int | None):
@@ -198,7 +212,7 @@ def build_attribution(config: DictConfig) -> Attribution:
     """Build the attribution of a config: LRP by the config's rule, of the config's score unless it names its own.
 
     A probability is flat where the network is sure, and comb_classes where nothing is perturbed: of these, the logit
-    is explained.
+    is explained, except by what perturbs, over the config's regions.
 
     Raises:
         ValueError: If there is a rule, and the attribution takes none.
@@ -209,12 +223,23 @@ def build_attribution(config: DictConfig) -> Attribution:
             f"rule=... says how attribution=lrp passes relevance on, and {chosen.__name__} has no rules: leave out "
             f"rule=... or attribution=..."
         )
-    entry, score = deepcopy(config.attribution), deepcopy(config.score)
-    if get_object(score._target_) in (Probability, CombClasses):
-        score._target_ = "lightning_xai.scores.Logit"
+    return _attribution(config.attribution, config)
+
+
+def _attribution(entry: DictConfig, config: DictConfig) -> Attribution:
+    """Build an attribution, with what its entry leaves null from the config."""
+    entry, choices = deepcopy(entry), deepcopy(config)
+    OmegaConf.set_struct(choices, False)
+    choices.perturbation.pop("strengths", None)
     for part in (entry, entry.get("attribution")):  # and one inside it
-        if part is not None and part.get("score", ...) is None:
-            part.score = score
+        if part is None:
+            continue
+        perturbs = "perturbation" in part
+        for name in ("regions", "perturbation", "score"):
+            if part.get(name, ...) is None:
+                part[name] = deepcopy(choices[name])
+                if name == "score" and not perturbs and get_object(part.score._target_) in (Probability, CombClasses):
+                    part.score._target_ = "lightning_xai.scores.Logit"
     attribution: Attribution = instantiate(entry)
     return attribution
 
@@ -281,11 +306,14 @@ def _json_numbers(numbers: Numbers) -> dict[str, dict[str, float | None]]:
 def _table(numbers: Numbers, metrics: Mapping[str, ExplanationMetric]) -> Table:
     columns = ("metric", "result", Column("value", justify="right"))
     table = Table(*columns, title="What the network looked at", title_justify="left")
-    for metric, result in numbers.items():
-        results = results_of(metric, metrics)
-        for row, (key, number) in enumerate(result.items(), start=1):
-            label = results[key].label if key in results else key
-            table.add_row(metric if row == 1 else "", label, format_number(number), end_section=row == len(result))
+    shown = list(shown_numbers(numbers, metrics))
+    for row, (number, following) in enumerate(zip(shown, [*shown[1:], {}], strict=True)):
+        first = row == 0 or shown[row - 1]["metric"] != number["metric"]
+        label = number["result"].label if number["result"] else number["key"]
+        value = format_number(number["value"], number["error"])
+        value += f" ({number['undefined']} undefined)" if number["undefined"] else ""
+        last = following.get("metric") != number["metric"]
+        table.add_row(number["metric"] if first else "", label, value, end_section=last)
     return table
 
 
@@ -315,3 +343,13 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
                 shown[-1].add_row(*row)
         if shown:
             _print(Columns(shown, padding=(0, 2)))
+
+
+@rank_zero_only
+def _print_rankings(folder: Path) -> None:
+    """Print what compares several attributions of this run."""
+    for place in latest(folder / "figures"):
+        for name, comparison in read_comparisons(place).items():
+            if len(comparison.results) > 1:
+                for table in terminal_tables(comparison, name, Console().width):
+                    _print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,16 +26,12 @@ from lightning_xai.callbacks.records import (
     label_numbers,
     sample_records,
 )
-from lightning_xai.callbacks.writer import ShardWriter, load_explanations
-from lightning_xai.figures.canvas import Pictures
-from lightning_xai.figures.results import DRAWN, draw_results
-from lightning_xai.figures.samples import draw_samples
+from lightning_xai.callbacks.writer import ShardWriter
 from lightning_xai.inputs import Inputs
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations
-from lightning_xai.results import declared
 from lightning_xai.scores import TargetRangeError, as_target
 
 Results = dict[str, dict[str, Any]]
@@ -343,31 +338,6 @@ def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = Fals
         index: {name: found[index, name] for name in collector.metrics if (index, name) in found}
         for index, collector in collectors.items()
     }
-
-
-def draw(collector: Collector, results: Results, pictures: Pictures | None) -> Iterator[tuple[str, Any]]:
-    """Draw the pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples."""
-    contain = collector.failures.contain
-    for name, found in results.items():
-        metric = collector.metrics[name]
-        with contain(f"the picture of {name}"):
-            if any(isinstance(result, DRAWN) for result in declared(metric.results, found).values()):
-                yield name, draw_results(metric.results, found, name, pictures, labels=metric.axis_labels)
-    with contain("the picture of the samples"):
-        columns = {
-            f"{name}/{key}": shown for name in results for key, shown in collector.metrics[name].sample_maps.items()
-        }
-        folder = collector.folder
-        if columns and folder is not None and any(folder.glob("*.safetensors")):
-            yield "samples", draw_samples(load_explanations(folder), columns, pictures)
-
-
-def write_tables(collector: Collector, results: Results, folder: Path) -> None:
-    """Write the tables of a data set as ``<metric>.<what is listed>.csv``."""
-    for name, found in results.items():
-        with collector.failures.contain(f"the tables of {name}"):
-            for what, table in collector.metrics[name].tables(found).items():
-                table.to_csv(folder / f"{name}.{what}.csv")
 
 
 def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from lightning_xai._checks import as_flag, check_model
 from lightning_xai.callbacks.batch import Unpack
 from lightning_xai.callbacks.budget import TimeBudget, check_seconds
-from lightning_xai.callbacks.collector import Collector, Results, draw, write_tables
+from lightning_xai.callbacks.collector import Collector, Results
+from lightning_xai.callbacks.outputs import draw, write_tables
 from lightning_xai.callbacks.writer import ShardWriter, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric

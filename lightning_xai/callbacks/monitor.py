@@ -22,11 +22,10 @@ from lightning_xai.callbacks.collector import (
     Results,
     check_metrics,
     compute_collected,
-    draw,
-    write_tables,
 )
 from lightning_xai.callbacks.dependents import check_dependents
 from lightning_xai.callbacks.logging import log_figure, log_number
+from lightning_xai.callbacks.outputs import draw, write_tables
 from lightning_xai.callbacks.run import PREFIX, Run
 from lightning_xai.callbacks.writer import passes
 from lightning_xai.figures.canvas import Pictures, save

@@ -95,8 +95,8 @@ def remove_explanations(folder: Path) -> None:
 
 
 def remove_pass(folder: Path) -> None:
-    """Remove maps, pictures and tables from the folder of a pass; nothing below it."""
-    _remove(folder, _SHARDS, "*.png", "*.csv", TEMPORARY)
+    """Remove maps, pictures, tables and measures from the folder of a pass; nothing below it."""
+    _remove(folder, _SHARDS, "*.png", "*.csv", "*.measures.json", TEMPORARY)
 
 
 def _remove(folder: Path, *patterns: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ def draw_results(
     if not panels:
         raise ValueError(f"{title} has nothing to draw, as all of its results are numbers: {', '.join(values)}.")
     found = declarations.declared(results, values)
-    numbers = [each.describe(values[key]) for key, each in found.items() if isinstance(each, declarations.Number)]
+    beside = declarations.companions(found)
+    numbers = [
+        each.describe(values[key], values.get(each.error or "", math.nan))
+        for key, each in found.items()
+        if isinstance(each, declarations.Number) and key not in beside
+    ]
     rows = _rows(panels)
     width = max(sum(panel.width for panel in row) for row in rows) + 0.3
     heights = [max(panel.height for panel in row) for row in rows]
@@ -181,8 +187,11 @@ def _curve(drawn: _Drawn) -> Iterator[Panel]:
     result = drawn.result
 
     def draw(axes: Axes) -> None:
-        canvas.show_map(axes, drawn.value.float(), canvas.map_limits(drawn.value, result.signed))
-        _name_ticks(axes.xaxis, drawn, result.axes[0], len(drawn.value))
+        if result.extent is None:
+            canvas.show_map(axes, drawn.value.float(), canvas.map_limits(drawn.value, result.signed))
+            _name_ticks(axes.xaxis, drawn, result.axes[0], len(drawn.value))
+        else:
+            axes.plot(result.places(len(drawn.value)), drawn.value.tolist(), linewidth=1.4)
         axes.set_xlabel(result.axes[0])
         axes.set_ylabel(result.unit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,13 +15,13 @@ from lightning_xai.evaluation.single import single_drops_of
 from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
-from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.metrics.measures import MeasureMetric, measure_results
 from lightning_xai.metrics.sweeps import SweepMetric
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.kinds.base import as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
-from lightning_xai.results import Number
+from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, ScoreLike, Target, as_score
 
 MEASURES = {
@@ -79,6 +80,8 @@ class ImportanceAgreement(MeasureMetric, SweepMetric):
     formula: ClassVar[str] = r"\operatorname{corr}_j(A_j, LI_j)"
     interpretation: ClassVar[str] = "Near 1: the map says of every feature what losing it costs."
 
+    results: Mapping[str, Result] = {**SweepMetric.results, **measure_results(MEASURES)}
+
     def __init__(
         self,
         attribution: Attribution,
@@ -92,10 +95,9 @@ class ImportanceAgreement(MeasureMetric, SweepMetric):
     ) -> None:
         an_attribution(attribution)
         super().__init__(MEASURES, **options)
-        self.attribution = attribution
         self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
         self.requests = [Request(sets_fit(as_perturbation(perturbation)), one_score(as_score(score)))]
-        self.fingerprint(attribution, self.plan, self.requests)
+        self.ask(attribution, self.plan.regions, self.requests)
 
     def prepare(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> AgreementUse:
         """Explain a batch; the sweep is that of importance."""

@@ -239,7 +239,7 @@ class ExplanationMetric(Metric, ABC):
 
     def fingerprint(self, *configuration: Any) -> None:
         """Keep a ``MetricCollection`` from taking two metrics for one because their first results agree."""
-        code = zlib.crc32(_full_repr((type(self).__name__, configuration)).encode())
+        code = zlib.crc32(full_repr((type(self).__name__, configuration)).encode())
         bits = torch.tensor([code >> bit & 1 for bit in range(32)], dtype=torch.uint8)
         self.add_state("configuration", bits, dist_reduce_fx="max")
 
@@ -248,16 +248,16 @@ class ExplanationMetric(Metric, ABC):
         return {name: getattr(self, name) for name in ("samples", "nonfinite", "excluded", "skipped")}
 
 
-def _full_repr(value: Any) -> str:
+def full_repr(value: Any) -> str:
     """Represent a value like ``repr``, with a checksum of every tensor."""
     if isinstance(value, Tensor):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return f"{value.dtype}{list(value.shape)}{zlib.crc32(raw.numpy().tobytes())}"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{part.name}={_full_repr(getattr(value, part.name))}" for part in fields(value))
+        parts = (f"{part.name}={full_repr(getattr(value, part.name))}" for part in fields(value))
         return f"{type(value).__qualname__}({', '.join(parts)})"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_full_repr, value))}]"
+        return f"[{', '.join(map(full_repr, value))}]"
     return repr(value)
 
 

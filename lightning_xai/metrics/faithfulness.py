@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from lightning_xai.evaluation.refusals import disjoint
 from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
-from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.metrics.measures import MeasureMetric, measure_results
 from lightning_xai.metrics.sweeps import SweepMetric
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.perturbation.kinds.pointwise import Constant
@@ -30,33 +30,71 @@ SCORE = "units of the score"
 SHARE = "0 … 1"
 
 MEASURES: dict[str, Number] = {
-    "deletion": Number("deletion", SCORE, "The area under the curve without evidence.", "deletion", better="lower"),
-    "insertion": Number("insertion", SCORE, "The area under that of evidence alone.", "insertion", better="higher"),
+    "deletion": Number(
+        "deletion", SCORE, "The mean score while the most relevant features go first.", "deletion", better="lower"
+    ),
+    "insertion": Number(
+        "insertion", SCORE, "The mean score while the least relevant go first.", "insertion", better="higher"
+    ),
     "srg": Number(
         "symmetric relevance gain", f"{SCORE}, 0 chance", "Insertion less deletion of a map.", "srg", better="higher"
     ),
-    "aopc_morf": Number("AOPC", SCORE, "The mean loss of the score without evidence.", "aopc", better="higher"),
+    "aopc_morf": Number(
+        "AOPC", SCORE, "The mean loss while the most relevant features go first.", "aopc", better="higher"
+    ),
     "sufficient_share": Number(
-        "sufficient share of the features", SHARE, "What gives the score back.", "sufficient-share", better="lower"
+        "sufficient share of the features",
+        SHARE,
+        "The least share that gives the score back.",
+        "sufficient-share",
+        better="lower",
     ),
     "faithfulness_correlation": Number(
         "faithfulness correlation",
         "-1 … 1, 0 chance",
-        "Whether sets lose what the map says.",
+        "Whether random sets lose what the map says.",
         "faithfulness-correlation",
         better="higher",
     ),
     "infidelity_relative": Number(
-        "relative infidelity", "0 … 1", "What sets lose beyond the map.", "infidelity-relative", better="lower"
+        "relative infidelity", "0 … 1", "What random sets lose beyond the map.", "infidelity-relative", better="lower"
     ),
     "average_drop": Number(
-        "average drop", "share of the probability", "What a masked input loses.", "average-drop", better="lower"
+        "average drop",
+        "share of the probability",
+        "What is lost where only what the map marks is left.",
+        "average-drop",
+        better="lower",
     ),
     "average_increase": Number(
-        "average increase", "share of the samples", "How often masking helps.", "average-increase", better="higher"
+        "average increase",
+        "share of the samples",
+        "How often it helps to leave only what the map marks.",
+        "average-increase",
+        better="higher",
     ),
     "gini": Number("Gini coefficient", "0 even … 1 one cell", "How unevenly a map is spread.", "gini"),
     "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "map-entropy"),
+}
+
+_ALONG: dict[str, Any] = {
+    "unit": SCORE,
+    "meaning": "As features are replaced, from none to all.",
+    "equation": "curves",
+    "axes": ("share of the features that are gone",),
+    "extent": (0.0, 1.0),
+}
+FURTHER: dict[str, Result] = {
+    "completeness_gap": Number(
+        "completeness gap",
+        "share of the changes",
+        "How far maps miss the change of the score.",
+        "completeness-gap",
+        better="lower",
+    ),
+    "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "average-drop"),
+    "deletion_curve": Curve("score, the most relevant features first", **_ALONG),
+    "insertion_curve": Curve("score, the least relevant features first", **_ALONG),
 }
 
 
@@ -106,7 +144,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         "A good map loses the score early when its strongest features go (deletion low) and late when its weakest go "
         "(insertion high). Compare attributions with each other and with a random map, not with 0 … 1."
     )
-    sample_maps: ClassVar[Mapping[str, Result]] = {}
+    results: Mapping[str, Result] = {**SweepMetric.results, **measure_results(MEASURES), **FURTHER}
 
     def __init__(
         self,
@@ -141,31 +179,21 @@ class Faithfulness(MeasureMetric, SweepMetric):
         )
         left_out = () if core.masks else MASKED
         super().__init__({name: result for name, result in MEASURES.items() if name not in left_out}, **options)
-        self.attribution, self.core = attribution, core
+        self.core = core
         self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
         self.requests: list[Request] = []  # they depend on the maps
         self.own_evaluations = 2 * steps - 1 + draws + core.masks
-        self.results = {
-            **self.results,
-            "completeness_gap": Number(
-                "completeness gap",
-                "share of the changes",
-                "How far maps miss the change of the score.",
-                "completeness-gap",
-                better="lower",
-            ),
-            "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "average-drop"),
-            "deletion_curve": Curve(
-                "score without the most relevant features", SCORE, "From all to none.", "curves", axes=("step",)
-            ),
-            "insertion_curve": Curve(
-                "score without the least relevant features", SCORE, "From all to none.", "curves", axes=("step",)
-            ),
-        }
+        missing = measure_results({name: MEASURES[name] for name in left_out})
+        self.results = {key: result for key, result in self.results.items() if key not in missing}
         self.add_sum_state("gap_sum", "change_sum")
         self.add_sum_state("deletion_sum", "insertion_sum", "curve_count")
         self.add_sum_state("blank_count", dtype=torch.long)
-        self.fingerprint(attribution, self.plan, core)
+        self.ask(attribution, self.plan.regions, replace(core, completeness_score=None))
+
+    @property
+    def compared(self) -> dict[str, Number]:
+        """The declarations of the numbers by which attributions are compared."""
+        return {**super().compared, "completeness_gap": self._number("completeness_gap")}
 
     @property
     def reads(self) -> Site | None:

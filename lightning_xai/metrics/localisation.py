@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +14,10 @@ from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.localisation import pointing, relevance_mass, relevance_rank
 from lightning_xai.evaluation.masking import is_blank, pooled
 from lightning_xai.evaluation.refusals import an_attribution
-from lightning_xai.metrics.base import BatchExplanation, Ids
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
-from lightning_xai.metrics.measures import MeasureMetric
-from lightning_xai.results import Number
+from lightning_xai.metrics.measures import MeasureMetric, measure_results
+from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target, as_score
 
 MEASURES = {
@@ -32,6 +32,8 @@ MEASURES = {
 
 
 class Localisation(MeasureMetric):
+FURTHER = {"blank": Number("blank maps", "samples", "How many maps have no positive cell.", "relevance-mass")}
+
     r"""Average how far maps lie where the object is.
 
     Args:
@@ -62,6 +64,8 @@ class Localisation(MeasureMetric):
 
     def __init__(
         self,
+    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **FURTHER}
+
         attribution: Attribution,
         mask: Callable[[Tensor], Tensor],
         *,
@@ -73,13 +77,9 @@ class Localisation(MeasureMetric):
             raise TypeError(f"mask must be a function of the inputs, e.g. lambda x: x[:, 0] > 0.5, got {mask!r}.")
         check_number("tolerance", tolerance, least=0)
         super().__init__(MEASURES, **options)
-        self.results = {
-            **self.results,
-            "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "relevance-mass"),
-        }
-        self.attribution, self.mask, self.tolerance = attribution, mask, float(tolerance)
+        self.mask, self.tolerance = mask, float(tolerance)
         self.add_sum_state("blank_count", dtype=torch.long)
-        self.fingerprint(attribution, mask, tolerance)
+        self.ask(attribution, mask, tolerance)
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch and find its objects; the arguments are those of :meth:`ExplanationMetric.run`."""

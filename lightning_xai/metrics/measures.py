@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, precise
+from lightning_xai.attribution import Attribution
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, full_repr, precise
 from lightning_xai.results import Number, Result
 
 
 def measure_results(measures: Mapping[str, Number]) -> dict[str, Result]:
     """Declare what :class:`MeasureMetric` computes of every measure: its mean, standard error and undefined samples."""
-    found: dict[str, Result] = dict(measures)
+    found: dict[str, Result] = {
+        name: replace(measure, error=f"{name}_error", undefined=f"{name}_undefined")
+        for name, measure in measures.items()
+    }
     for name, measure in measures.items():
         found[f"{name}_error"] = Number(
             f"standard error: {measure.title}", measure.unit, "How far the mean may be off.", "mean-measure"
@@ -45,6 +50,22 @@ class MeasureMetric(ExplanationMetric, ABC):
         self.measures = tuple(measures)
         self.results = {**type(self).results, **measure_results(measures)}
         self.add_sum_state("measure_sum", "measure_square_sum", "measure_count")
+
+    def ask(self, attribution: Attribution, *question: Any) -> None:
+        """Keep what is asked, and of which attribution: metrics that ask the same can be compared."""
+        self.attribution = attribution
+        self.question = full_repr((type(self).__name__, question))
+        self.fingerprint(attribution, *question)
+
+    @property
+    def compared(self) -> dict[str, Number]:
+        """The declarations of the numbers by which attributions are compared."""
+        return {name: self._number(name) for name in self.measures}
+
+    def _number(self, name: str) -> Number:
+        result = self.results[name]
+        assert isinstance(result, Number)
+        return result
 
     def add(self, found: BatchExplanation) -> None:
         """Add the measures of a batch."""

@@ -13,9 +13,9 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.randomisation import ORDERS, emprt, mprt, random_logit
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.similarity import check_similarity
-from lightning_xai.metrics.base import BatchExplanation, Ids, precise
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
-from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.metrics.measures import MeasureMetric, measure_results
 from lightning_xai.results import Labels, Number, PerLayer, Result
 from lightning_xai.scores import RawOutput, Target, as_score
 
@@ -28,6 +28,10 @@ MEASURES = {
     "random_logit": Number(
         "map of another class", SIMILARITY, "Whether the class matters.", "random-logit", better="lower"
     ),
+}
+
+STAGES = {
+    "mprt_by_layer": PerLayer("map under new parameters", SIMILARITY, "From the first stage to the last.", "mprt")
 }
 
 
@@ -64,6 +68,8 @@ class Randomisation(MeasureMetric):
         "A map that stays when the network forgets what it has learned shows the input, not the network."
     )
 
+    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **STAGES}
+
     def __init__(
         self,
         attribution: Attribution,
@@ -78,18 +84,11 @@ class Randomisation(MeasureMetric):
         check_known("order", order, ORDERS)
         check_similarity(similarity)
         super().__init__(MEASURES, **options)
-        self.attribution = attribution
         self.how: Mapping[str, Any] = {"similarity": similarity, "absolute": as_flag("absolute", absolute)}
         self.order, self.seed = order, as_integer("seed", seed)
-        stages: dict[str, Result] = {
-            "mprt_by_layer": PerLayer(
-                "map under new parameters", SIMILARITY, "From the first stage to the last.", "mprt"
-            )
-        }
-        self.results = {**self.results, **stages}
         self.layers: tuple[str, ...] = ()
         self.add_sum_state("stage_sum", "stage_count")
-        self.fingerprint(attribution, order, similarity, absolute, seed)
+        self.ask(attribution, order, similarity, absolute, seed)
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch under new parameters; the arguments are those of :meth:`ExplanationMetric.run`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from lightning_xai._checks import as_integer
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.robustness import check_radius, map_changes
-from lightning_xai.metrics.base import BatchExplanation, Ids
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
-from lightning_xai.metrics.measures import MeasureMetric
-from lightning_xai.results import Number
+from lightning_xai.metrics.measures import MeasureMetric, measure_results
+from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target, as_score
 
 MEASURES = {
@@ -72,6 +72,8 @@ class Robustness(MeasureMetric):
     formula: ClassVar[str] = r"\max_t \frac{\|a(x + \delta_t) - a(x)\|}{\|a(x)\|}"
     interpretation: ClassVar[str] = "Low: the map stays when the input hardly moves. A map that ignores the input is 0."
 
+    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES)}
+
     def __init__(
         self,
         attribution: Attribution,
@@ -84,9 +86,9 @@ class Robustness(MeasureMetric):
         an_attribution(attribution)
         check_radius(radius)
         super().__init__(MEASURES, **options)
-        self.attribution, self.radius = attribution, radius
+        self.radius = radius
         self.draws, self.seed = as_integer("draws", draws, least=1), as_integer("seed", seed)
-        self.fingerprint(attribution, radius, draws, seed)
+        self.ask(attribution, radius, draws, seed)
 
     def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
         """Explain a batch and its moved copies; the arguments are those of :meth:`ExplanationMetric.run`."""

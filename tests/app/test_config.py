@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, regions, relevance, scores
 from lightning_xai.app.run import build_attribution, build_monitor
 from lightning_xai.attribution import Attribution
+from lightning_xai.evaluation import RandomMap
 from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
-from lightning_xai.perturbation import kinds
+from lightning_xai.perturbation import PerturbationImportance, kinds
 from lightning_xai.relevance import composites
 
 CONF = files("lightning_xai.conf")
@@ -70,7 +71,10 @@ PRESETS = [
     for _, kind in inspect.getmembers(composites, inspect.isclass)
     if issubclass(kind, composites.Composite) and not inspect.isabstract(kind)
 ]
-NAMED_OTHERWISE = {"RawOutput": "value"}  # by the name that every function takes
+NAMED_OTHERWISE = {
+    "RawOutput": "value",
+    "PerturbationImportance": "importance",
+}  # by the name that every function takes
 METHODS_OF_THEIR_OWN = {"deconvnet", "guided_backprop", "excitation_backprop"}  # these presets are attributions
 
 
@@ -177,6 +181,45 @@ def test_without_strengths_speed_is_left_out_with_a_word(kind, composed, capsys)
     assert "speed is left out" in capsys.readouterr().out
 
 
+MISFITS = {
+    "regions.stride=2": "Windows(size=4, stride=2) overlap: sets of features need windows",
+    "perturbation=bidirectional perturbation.combine=central": "Bidirectional(combine='central') gives a difference",
+    "score=comb_classes": "score='comb_classes' is a difference to the clean input",
+}
+
+
+@pytest.mark.parametrize("choices", MISFITS)
+def test_a_default_metric_that_does_not_fit_is_left_out_with_one_line(choices, composed, capsys):
+    metrics = build_monitor(composed(*choices.split())).metrics
+    assert metrics.keys() == {"importance", "speed", "synergy", "relevance", "reactivation"}
+    out = capsys.readouterr().out
+    assert out.startswith(f"faithfulness and random are left out: {MISFITS[choices]}")
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize("choices", [*MISFITS, "metrics.faithfulness.steps=0"])
+def test_a_metric_by_name_that_does_not_fit_is_an_error(choices, composed):
+    words = re.escape(MISFITS.get(choices, "steps must be at least 1"))
+    with pytest.raises(ValueError, match=f"metrics.faithfulness: {words}"):
+        build_monitor(composed("metrics=[importance,faithfulness]", *choices.split()))
+
+
+def test_a_wrong_argument_of_a_default_metric_is_an_error(composed):
+    with pytest.raises(ValueError, match=r"metrics.faithfulness: steps must be at least 1"):
+        build_monitor(composed("metrics.faithfulness.steps=0"))
+    with pytest.raises(TypeError, match=r"metrics.speed.optional must be True or False"):
+        build_monitor(composed("metrics.speed.optional=often"))
+    with pytest.raises(ValueError, match=r"metrics.speed: ChannelMean has no strength to vary"):
+        build_monitor(composed("perturbation=mean", "metrics=speed"))
+
+
+def test_the_floor_is_measured_like_the_attribution(composed):
+    metrics = build_monitor(composed("metrics=faithfulness", "metrics.faithfulness.steps=4")).metrics
+    assert metrics["random"].attribution == RandomMap(seed=0)
+    assert metrics["random"].question == metrics["faithfulness"].question
+    assert metrics["random"].core.steps == 4
+
+
 def test_a_metric_keeps_what_its_own_entry_says(composed):
     config = composed("+metrics.importance.score=logit", "score=margin", "metrics.synergy.anchor=3")
     metrics = build_monitor(config).metrics
@@ -244,8 +287,27 @@ def test_every_preset_has_a_file_with_its_defaults(kind, composed):
         assert rule == kind()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ([], PerturbationImportance(Windows(4), kinds.Negative(1.0))),
+        (
+            ["score=margin", "regions.stride=2"],
+            PerturbationImportance(Windows(4, 2), kinds.Negative(1.0), score="margin"),
+        ),
+        (["attribution.score=logit"], PerturbationImportance(Windows(4), kinds.Negative(1.0), score="logit")),
+    ],
+)
+def test_importance_is_an_attribution_over_the_choices_of_the_config(overrides, found, composed):
+    config = composed("attribution=importance", *overrides)
+    assert build_attribution(config) == found
+    assert build_monitor(config).metrics["relevance"].attribution == found
+    assert {*config.attribution} - {"_target_"} == {*inspect.signature(PerturbationImportance).parameters}
+    assert config.get("rule") is None
+
+
 def test_there_are_no_other_files():
-    for group, kinds_ in (("attribution", METHODS), ("rule", PRESETS)):
+    for group, kinds_ in (("attribution", [*METHODS, PerturbationImportance]), ("rule", PRESETS)):
         files = {file.split("/")[1] for file in FILES if file.startswith(f"{group}/")}
         assert files <= {snake_case(kind.__name__) for kind in kinds_}
 

@@ -17,7 +17,7 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         (
             "metrics=nothing",
             [
-                "metrics 'nothing' is unknown. Known: default, dissection, faithfulness, ",
+                "metrics 'nothing' is unknown. Known: default, dissection, drift, faithfulness, ",
                 "relevance",
                 "unit_ablation.",
             ],
@@ -53,7 +53,7 @@ def test_composition_errors_are_one_message(wrong, words, command, here):
         ("perturbation.strengths=[1]", "metrics.speed: perturbations must be two states or more"),
         ("metrics.speed.abscissa=time", "metrics.speed: abscissa must be one of index, strength, got 'time'."),
         ("+metrics.speed.scor=logit", "metrics.speed: Unexpected keyword arguments: `scor`"),
-        ("metrics=speed perturbation=relu", "monitor: metrics is empty: name at least one"),
+        ("metrics=speed perturbation=relu", "metrics.speed: ReLU has no strength to vary"),
         ("attribution=saliency rule=epsilon_plus", "rule=... says how attribution=lrp passes relevance on"),
         ("attribution=saliency show_rules=true", "show_rules=true is for attribution=lrp; Saliency has no rules"),
         ("rule.epsilon=-1", "attribution.composite: epsilon must be a number >= 0, got -1."),

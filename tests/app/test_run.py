@@ -107,7 +107,8 @@ def test_a_multirun_compares_what_differs_and_says_what_failed(command, here):
     )
     assert code == 1
     assert err.count("size 99 of axis 0 is larger than the 8 cells there.") == 2
-    assert err.endswith("lightning-xai: 2 of 4 runs failed.\n")
+    failed = "2: regions.size=99 perturbation=zero, 3: regions.size=99 perturbation=log"
+    assert err.endswith(f"lightning-xai: 2 of 4 runs failed: {failed}.\n")
     table = out[out.index("Comparison") :]
     assert "margin" not in table
     header, samples = (here / "sweep" / "comparison.csv").read_text().splitlines()[:2]

@@ -1,0 +1,264 @@
+"""Attributions side by side: the results of metrics that ask the same of several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lightning_xai.evaluation.features import RandomMap
+from lightning_xai.figures.canvas import new_figure
+from lightning_xai.metrics.base import ExplanationMetric
+from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.results import Curve, Number, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one attribution.
+
+    Attributes:
+        value: The mean over the samples; NaN if it is defined in none.
+        error: Its standard error; NaN if there is none.
+        undefined: How many samples have no value.
+        rank: 1 for the best attribution, equal ones alike; None for the floor, an undefined measure, one that is
+            neither good nor bad, and an attribution without another beside it.
+    """
+
+    value: float
+    error: float = math.nan
+    undefined: int = 0
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        """The mean ± its standard error, and ``*`` for the best or the rank of another."""
+        error = f" ± {self.error:.2g}" if math.isfinite(self.error) else ""
+        rank = "" if self.rank is None else " *" if self.rank == 1 else f" ({self.rank})"
+        return f"{self.value:.3g}{error}{rank}"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The measures of several attributions, and of a random map as the floor.
+
+    Attributes:
+        results: The results of every attribution by name, as its metric gives them.
+        measures: The declaration of every measure by name.
+        curves: The declaration of every curve by name.
+        made_by: The attribution behind every name, as it prints itself.
+        floors: The names that stand for random maps.
+        question: What was asked of all of them: regions, perturbation, score and further choices.
+    """
+
+    results: Mapping[str, Mapping[str, Any]]
+    measures: Mapping[str, Number]
+    curves: Mapping[str, Curve]
+    made_by: Mapping[str, str]
+    floors: tuple[str, ...] = ()
+    question: str = ""
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, MeasureMetric], results: Mapping[str, Mapping[str, Any]]) -> Comparison:
+        """Put the results of metrics together that ask the same question."""
+        first = next(iter(metrics.values()))
+        return cls(
+            {name: results[name] for name in metrics},
+            first.compared,
+            {key: result for key, result in first.results.items() if isinstance(result, Curve)},
+            {name: repr(metric.attribution) for name, metric in metrics.items()},
+            tuple(name for name, metric in metrics.items() if isinstance(metric.attribution, RandomMap)),
+            first.question,
+        )
+
+    @classmethod
+    def joined(cls, parts: Mapping[str, Comparison]) -> Comparison:
+        """Put comparisons together that ask the same question, e.g. of several runs.
+
+        An attribution takes the name of its part, followed by its own if the part has several. Floors that agree are
+        one.
+
+        Args:
+            parts: The comparisons by name.
+        """
+        first = next(iter(parts.values()))
+        results: dict[str, Mapping[str, Any]] = {}
+        floors: dict[str, Mapping[str, Any]] = {}
+        made_by: dict[str, str] = {}
+        for name, part in parts.items():
+            for one in part.attributions:
+                row = name if len(part.attributions) == 1 else f"{name}, {one}"
+                results[row], made_by[row] = part.results[one], part.made_by[one]
+            for one in part.floors:
+                row = one
+                if one in floors:
+                    if first._agree(floors[one], part.results[one]):
+                        continue
+                    row = f"{one}, {name}"
+                floors[row], made_by[row] = part.results[one], part.made_by[one]
+        return cls({**results, **floors}, first.measures, first.curves, made_by, tuple(floors), first.question)
+
+    def _agree(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Tell whether two results are the same but for rounding."""
+        pairs = [(one[name], other[name]) for name in self.measures]
+        return all(a == b or (a != a and b != b) or math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in pairs)
+
+    @property
+    def attributions(self) -> list[str]:
+        """The names of the attributions, without the floor."""
+        return [name for name in self.results if name not in self.floors]
+
+    @property
+    def ranks(self) -> dict[str, list[str]]:
+        """The attributions from best to worst by every measure that has a better end.
+
+        Those of which a measure is undefined are in no rank. Ranks of different measures need not agree, and are not
+        averaged: each asks another question.
+        """
+        found = {}
+        for name, measure in self.measures.items():
+            if measure.better is not None:
+                values = {one: self.results[one][name] for one in self.attributions}
+                known = {one: value for one, value in values.items() if math.isfinite(value)}
+                found[name] = sorted(known, key=known.__getitem__, reverse=measure.better == "higher")
+        return found
+
+    def scores(self) -> dict[str, dict[str, Score]]:
+        """List every measure of every attribution, the floor last: by attribution, then by measure."""
+        ranks = self.ranks
+        found: dict[str, dict[str, Score]] = {}
+        for one in (*self.attributions, *self.floors):
+            results, found[one] = self.results[one], {}
+            for name, measure in self.measures.items():
+                order = ranks.get(name, [])
+                values = [self.results[other][name] for other in order]
+                rank = values.index(results[name]) + 1 if one in order and len(self.attributions) > 1 else None
+                error = results.get(measure.error or "", math.nan)
+                found[one][name] = Score(results[name], error, int(results.get(measure.undefined or "", 0)), rank)
+        return found
+
+    def table(self) -> Table:
+        """List attributions as rows and measures as columns: mean ± standard error, ``*`` the best, else the rank."""
+        heads = (
+            f"{name} ({measure.better} is better)" if measure.better else name
+            for name, measure in self.measures.items()
+        )
+        rows = [(one, *map(str, scores.values())) for one, scores in self.scores().items()]
+        return Table(("attribution", *heads), tuple(rows))
+
+    def __str__(self) -> str:
+        table = self.table()
+        lines = [table.columns, *table.rows]
+        widths = [max(len(str(line[place])) for line in lines) for place in range(len(table.columns))]
+        return "\n".join(
+            "  ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    def plot(self) -> Figure:
+        """Draw the curves of all attributions, a panel for each curve, the floor dotted.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not self.curves:
+            raise ValueError(f"there are no curves to draw, only numbers: {', '.join(self.measures)}.")
+        with new_figure(3.4 * len(self.curves) + 1.4, 2.7) as figure:
+            panels = figure.subplots(1, len(self.curves), sharey=True, squeeze=False)[0]
+            for panel, (key, curve) in zip(panels, self.curves.items(), strict=True):
+                for name in (*self.attributions, *self.floors):
+                    values = [float(value) for value in self.results[name][key]]
+                    how = {"color": "0.45", "linestyle": ":"} if name in self.floors else {}
+                    panel.plot(curve.places(len(values)), values, linewidth=1.4, label=name, **how)
+                panel.set_xlabel(curve.axes[0])
+                panel.set_title(curve.title)
+            panels[0].set_ylabel(next(iter(self.curves.values())).unit)
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
+            return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the comparison, ranks included, to what JSON allows; None stands for what is not finite."""
+        keys = [key for measure in self.measures.values() for key in (measure.error, measure.undefined) if key]
+        keys = ["samples", *self.measures, *keys, *self.curves]
+        return {
+            "question": self.question,
+            "made_by": dict(self.made_by),
+            "floors": list(self.floors),
+            "measures": {name: asdict(measure) for name, measure in self.measures.items()},
+            "curves": {name: asdict(curve) for name, curve in self.curves.items()},
+            "results": {
+                name: {key: _plain(results[key]) for key in keys if key in results}
+                for name, results in self.results.items()
+            },
+            "ranks": self.ranks,
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Comparison:
+        """Make a comparison of what :meth:`to_dict` gave."""
+        return cls(
+            {name: {key: _restored(value) for key, value in one.items()} for name, one in found["results"].items()},
+            {name: Number(**_declaration(measure)) for name, measure in found["measures"].items()},
+            {name: Curve(**_declaration(curve)) for name, curve in found["curves"].items()},
+            found["made_by"],
+            tuple(found["floors"]),
+            found["question"],
+        )
+
+
+def comparisons(
+    metrics: Mapping[str, ExplanationMetric], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Comparison]:
+    """Put the results of metrics together that ask the same question of an attribution each, by the first's name.
+
+    Args:
+        metrics: Metrics by name, of any kind.
+        results: What they found; those that found nothing are left out.
+
+    >>> from lightning_xai.metrics import Robustness
+    >>> from lightning_xai.relevance import GradientXInput, Saliency
+    >>> metrics = {"gradient": Robustness(Saliency()), "map": Robustness(Saliency(), draws=2)}
+    >>> metrics["product"] = Robustness(GradientXInput())
+    >>> {name: found.attributions for name, found in comparisons(metrics, dict.fromkeys(metrics, {})).items()}
+    {'gradient': ['gradient', 'product'], 'map': ['map']}
+    """
+    groups: dict[str, dict[str, MeasureMetric]] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, MeasureMetric) and name in results:
+            groups.setdefault(metric.question, {})[name] = metric
+    return {next(iter(group)): Comparison.of(group, results) for group in groups.values()}
+
+
+def heading(name: str, measure: Number) -> str:
+    """Name a measure over its column, with an arrow to its better end.
+
+    >>> heading("srg", Number("symmetric relevance gain", better="higher"))
+    'srg ↑'
+    """
+    return f"{name.replace('_', ' ')}{_ARROWS[measure.better]}"
+
+
+def _plain(value: Any) -> Any:
+    """A number or a curve as JSON has it."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value if math.isfinite(value) else None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(entry) for entry in value]
+    return math.nan if value is None else value
+
+
+def _declaration(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
