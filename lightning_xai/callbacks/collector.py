@@ -14,7 +14,7 @@ from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.binding import bind
 from lightning_xai.bound_model import at_rows, shown_inputs
-from lightning_xai.callbacks.batch import Unpack, check_options, read_batch, unpack_batch
+from lightning_xai.callbacks.batch import Unpack, Unpacked, check_options, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
 from lightning_xai.callbacks.order import Order
@@ -44,7 +44,7 @@ class Collector:
         metrics: The metrics by name; reset at the start.
         max_samples: Only the samples whose position is below this are explained.
         target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
-        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids).
+        unpack: Turns a batch into (inputs, target), and further parts; see :func:`read_batch`.
         writer: Writes per-sample results; they are written nowhere unless given.
         order: Which samples the process meets; those of a data set in its order unless given.
         failures: What becomes of failures; they are raised unless given.
@@ -97,7 +97,8 @@ class Collector:
             batch: What the data loader gave.
         """
         with torch.inference_mode(False), torch.no_grad(), self.failures.contain("every metric", self.metrics):
-            inputs, labels, own_ids = read_batch(self.unpack, batch)
+            parts = read_batch(self.unpack, batch)
+            inputs, labels = parts.inputs, parts.labels
             places = torch.arange(self.seen, self.seen + len(inputs))
             positions = self.order.positions(places)
             self.seen += len(inputs)
@@ -111,30 +112,33 @@ class Collector:
             if not len(chosen) and self._has_shapes():
                 return
             model, values = bind(model, inputs)
+            masks = self._masks(parts, values)
             if len(chosen):
                 _watch(at_rows(model, chosen), values[chosen])
-                ids = self.order.ids(places) if own_ids is None else own_ids.cpu()
+                ids = self.order.ids(places) if parts.ids is None else parts.ids.cpu()
                 numbers = label_numbers(labels, len(inputs))
                 for rows in self._within_time(places, chosen):
-                    own = at_rows(model, rows)
-                    self._explain(own, values[rows], _picked(targets, rows), ids[rows], _picked(numbers, rows))
+                    own, some = at_rows(model, rows), [_picked(each, rows) for each in (targets, ids, numbers, masks)]
+                    self._explain(own, values[rows], *some)
             else:
-                self._stand_in(model, values)
+                self._stand_in(model, values, masks)
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """Raise the errors of explaining a batch, without explaining it; labels beyond the last class are one."""
         with torch.inference_mode(False), torch.no_grad():
-            inputs, labels, _ = read_batch(self.unpack, batch)
-            targets = self._targets(labels, len(inputs))
+            parts = read_batch(self.unpack, batch)
+            inputs = parts.inputs
+            targets = self._targets(parts.labels, len(inputs))
             finite, labelled = _usable(inputs, targets)
             chosen = (finite & labelled).nonzero().flatten()
             if len(chosen):
                 model, values = bind(model, inputs)
+                masks = _picked(self._masks(parts, values), chosen)
                 model, values = at_rows(model, chosen), values[chosen]
                 _watch(model, values)
                 for metric in self.metrics.values():
                     try:
-                        classes = metric.check(model, values, _picked(targets, chosen))
+                        classes = metric.check(model, values, _picked(targets, chosen), **metric.masked(masks))
                     except RuntimeError as error:
                         raise _in_words(error) from error
                     check_class_names(self._class_names, classes)
@@ -164,7 +168,7 @@ class Collector:
 
     def work(self, model: nn.Module, batch: Any) -> int:
         """Count the perturbed inputs that a sample of this batch needs; 0 if it has none that can be explained."""
-        inputs, _, _ = read_batch(self.unpack, batch)
+        inputs = read_batch(self.unpack, batch).inputs
         finite, _ = _usable(inputs, None)
         if not finite.any():
             return 0
@@ -192,10 +196,22 @@ class Collector:
                 return as_target(column, samples)
         return "predicted"
 
-    def _explain(self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor, labels: Tensor | None) -> None:
+    def _masks(self, parts: Unpacked, values: Tensor) -> Tensor | None:
+        """Where the objects are in what is explained, if a metric looks for them and the batch says it."""
+        return parts.masks(values.shape) if any(metric.takes_masks for metric in self.metrics.values()) else None
+
+    def _explain(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Any,
+        ids: Tensor,
+        labels: Tensor | None,
+        masks: Tensor | None,
+    ) -> None:
         while True:
             try:
-                found = self._update(model, inputs, target, ids)
+                found = self._update(model, inputs, target, ids, masks)
                 break
             except TargetRangeError as error:
                 if not isinstance(target, Tensor):
@@ -204,11 +220,11 @@ class Collector:
             self._exclude(~known, UNLABELLED)
             chosen = known.nonzero().flatten()
             if not len(chosen):
-                self._stand_in(model, inputs)
+                self._stand_in(model, inputs, masks)
                 return
             model, inputs = at_rows(model, chosen), inputs[chosen]
             target, ids = _picked(target, chosen), ids[chosen]
-            labels = _picked(labels, chosen)
+            labels, masks = _picked(labels, chosen), _picked(masks, chosen)
         if self.target == "label" and not isinstance(target, Tensor):
             for about in list(found.values())[:1]:
                 if about.classes != 1:  # else there is one output to explain
@@ -236,14 +252,22 @@ class Collector:
                 for metric in self.metrics.values():
                     metric.skip(len(rows))
 
-    def _stand_in(self, model: nn.Module, inputs: Tensor) -> None:
+    def _stand_in(self, model: nn.Module, inputs: Tensor, masks: Tensor | None) -> None:
         """Give the states the shapes of those of other processes, by a sample that does not count."""
         if len(inputs) and not self._has_shapes():
             sample = inputs[:1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            self._update(at_rows(model, slice(1)), sample, "predicted", None, count=False)
+            first = None if masks is None else masks[:1]
+            self._update(at_rows(model, slice(1)), sample, "predicted", None, first, count=False)
 
     def _update(
-        self, model: nn.Module, inputs: Tensor, target: Any, ids: Tensor | None, *, count: bool = True
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Any,
+        ids: Tensor | None,
+        masks: Tensor | None,
+        *,
+        count: bool = True,
     ) -> dict[str, BatchExplanation]:
         def handle(name: str, error: Exception) -> None:
             if isinstance(error, TargetRangeError):
@@ -253,7 +277,7 @@ class Collector:
                 raise error
 
         active = {name: metric for name, metric in self.metrics.items() if name not in self.failures.causes}
-        return update_together(active, model, inputs, target, ids, count=count, on_error=handle)
+        return update_together(active, model, inputs, target, ids, masks=masks, count=count, on_error=handle)
 
     def _exclude(self, samples: Tensor, reason: str) -> None:
         count = int(samples.sum())

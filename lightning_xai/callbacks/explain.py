@@ -49,8 +49,8 @@ def explain(
         max_seconds: How long explaining may take; the clock is looked at every 8 samples, and the number ``skipped``
             counts the samples that are left.
         target: ``"label"``, the batch's class labels; ``"predicted"``; or a class index for all.
-        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
-            keys are understood without.
+        unpack: Turns a batch into (inputs, target), and may add sample ids, and where the objects are: Boolean masks,
+            or a dict with ``masks`` or ``boxes``. Tuples and dicts with the usual keys are understood without.
         folder: Where maps (``explanations/``) and pictures (``figures/``) go; nowhere unless given.
         pictures: How pictures are drawn.
         progress: Show a progress bar.

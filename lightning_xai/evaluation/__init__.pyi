@@ -32,6 +32,7 @@ from lightning_xai.evaluation.drift import first_stable_epoch as first_stable_ep
 from lightning_xai.evaluation.drift import spearman_drift as spearman_drift
 from lightning_xai.evaluation.drift import top_drift as top_drift
 from lightning_xai.evaluation.features import RandomMap as RandomMap
+from lightning_xai.evaluation.localisation import Objects as Objects
 from lightning_xai.evaluation.localisation import boxes_to_masks as boxes_to_masks
 from lightning_xai.evaluation.localisation import pointing as pointing
 from lightning_xai.evaluation.localisation import relevance_mass as relevance_mass

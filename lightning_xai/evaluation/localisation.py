@@ -3,11 +3,13 @@ r"""Localisation: does a map lie where the object is?"""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import check_number
+from lightning_xai._checks import check_number, spatial_shape
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.masking import pooled
@@ -133,7 +135,8 @@ def boxes_to_masks(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
     r"""Turn boxes into masks, Boolean [N, \*S].
 
     Args:
-        boxes: First and last cell of every axis, [N, 2, axes]: both are inside.
+        boxes: First and last cell of every axis, [N, 2, axes]: both are inside. Of several boxes [N, B, 2, axes] a
+            mask is all; one of -1 is none.
         shape: S.
 
     Raises:
@@ -142,13 +145,74 @@ def boxes_to_masks(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
     >>> boxes_to_masks(torch.tensor([[[1], [2]]]), (4,))
     tensor([[False,  True,  True, False]])
     """
-    if boxes.ndim != 3 or boxes.shape[1:] != (2, len(shape)):
-        raise ValueError(f"boxes must be [N, 2, {len(shape)}], first and last cells, got {list(boxes.shape)}.")
-    if not bool((boxes[:, 0] <= boxes[:, 1]).all()):
+    if boxes.ndim not in (3, 4) or boxes.shape[-2:] != (2, len(shape)):
+        corners = boxes.ndim in (2, 3) and boxes.shape[-1] == 4 and len(shape) == 2
+        remedy = "; corners (x, y, x, y) are boxes.unflatten(-1, (2, 2)).flip(-1)" if corners else ""
+        raise ValueError(
+            f"boxes must be [N, 2, {len(shape)}], the first and last cell along every axis, or several of a sample "
+            f"[N, B, 2, {len(shape)}], got {list(boxes.shape)}{remedy}."
+        )
+    each = boxes.unsqueeze(1) if boxes.ndim == 3 else boxes
+    if not bool((each[:, :, 0] <= each[:, :, 1]).all()):
         raise ValueError("the first cell of a box must not lie behind its last one.")
-    mask = torch.ones(len(boxes), *shape, dtype=torch.bool, device=boxes.device)
+    mask = torch.ones(*each.shape[:2], *shape, dtype=torch.bool, device=boxes.device)
     for axis, length in enumerate(shape):
         place = torch.arange(length, device=boxes.device)
-        inside = (place >= boxes[:, 0, axis, None]) & (place <= boxes[:, 1, axis, None])
-        mask &= inside.view(len(boxes), *(length if other == axis else 1 for other in range(len(shape))))
-    return mask
+        inside = (place >= each[:, :, 0, axis, None]) & (place <= each[:, :, 1, axis, None])
+        mask &= inside.view(*each.shape[:2], *(length if other == axis else 1 for other in range(len(shape))))
+    return mask.any(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    r"""Where the objects of some samples are: masks, or boxes.
+
+    Args:
+        masks: L, Boolean [N, \*S].
+        boxes: First and last cell of every axis, [N, 2, axes], or several of a sample [N, B, 2, axes].
+
+    Raises:
+        TypeError: If the masks are not a Boolean tensor, or the boxes no tensor of integers.
+        ValueError: If both are given, or none.
+
+    >>> Objects(boxes=torch.tensor([[[1], [2]]])).on((1, 3, 4))
+    tensor([[False,  True,  True, False]])
+    """
+
+    masks: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.masks is None) == (self.boxes is None):
+            raise ValueError("give either masks or boxes.")
+        if self.masks is not None and not (isinstance(self.masks, Tensor) and self.masks.dtype == torch.bool):
+            raise TypeError(f"masks must be a Boolean tensor [N, *S], got {_described(self.masks)}; use masks > 0.")
+        if self.boxes is not None and (not isinstance(self.boxes, Tensor) or self.boxes.dtype not in _INTEGERS):
+            raise TypeError(f"boxes must be a tensor of integers [N, 2, axes], got {_described(self.boxes)}.")
+
+    def on(self, shape: Sequence[int]) -> Tensor:
+        r"""Return the masks, Boolean [N, \*S], of inputs of a shape.
+
+        Args:
+            shape: That of the inputs, [N, C, \*S], or [N, F] of a table.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        space = spatial_shape(shape)
+        found = boxes_to_masks(self.boxes, space) if self.boxes is not None else self.masks
+        assert found is not None
+        if found.shape != (shape[0], *space):
+            what = "masks" if self.boxes is None else "boxes"
+            given = self.masks if self.boxes is None else self.boxes
+            assert given is not None
+            wanted = [shape[0], *space] if self.boxes is None else [shape[0], 2, len(space)]
+            raise ValueError(f"{what} must be {wanted} for inputs {list(shape)}, got {list(given.shape)}.")
+        return found
+
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -151,11 +151,16 @@ class ExplanationMetric(Metric, ABC):
         Returns:
             The number of classes; 0 if it is not known.
         """
+        return self._check_first(model, inputs, target)
+
+    def _check_first(self, model: nn.Module, inputs: InputsLike, target: Target, **further: Tensor | None) -> int:
+        """Run the first sample, with the first of ``further`` arguments."""
         model, values = bind(model, inputs)
         check_inputs(values)
         indices = as_target(target, len(values))
         first = target_at(indices, slice(1))
-        explained = self.run(at_rows(model, slice(1)), values[:1], first)
+        own = {name: None if value is None else value[:1] for name, value in further.items()}
+        explained = self.run(at_rows(model, slice(1)), values[:1], first, **own)
         if isinstance(indices, Tensor) and explained.classes:
             check_range(indices, explained.classes)
         return explained.classes
@@ -174,6 +179,23 @@ class ExplanationMetric(Metric, ABC):
         """Explain a batch and count it; the arguments are those of :meth:`run`."""
         model, values = bind(model, inputs)
         self._accumulate(self.run(model, values, target, sample_ids))
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether :meth:`run`, :meth:`check` and ``update`` take ``masks``, where the objects of the samples are."""
+        return False
+
+    def masked(self, masks: Tensor | None) -> dict[str, Any]:
+        r"""Return the argument for masks [N, \*S], if the metric takes any."""
+        return {"masks": masks} if self.takes_masks else {}
+
+    def begin(self, epoch: int, history: Mapping[str, Any]) -> None:
+        """Begin an explained epoch, after what ``history`` kept of those before; nothing unless a metric looks back."""
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """What later epochs need of this one, once it is computed, and of those before; tensors and plain data."""
+        return {}
 
     def exclude(self, count: int) -> None:
         """Count samples that could not be explained."""

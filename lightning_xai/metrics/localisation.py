@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_number
 from lightning_xai.attribution import Attribution
+from lightning_xai.binding import bind
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.localisation import pointing, relevance_mass, relevance_rank
 from lightning_xai.evaluation.masking import is_blank, pooled
 from lightning_xai.evaluation.refusals import an_attribution
+from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric, measure_results
@@ -30,16 +32,16 @@ MEASURES = {
     ),
 }
 
-
-class Localisation(MeasureMetric):
 FURTHER = {"blank": Number("blank maps", "samples", "How many maps have no positive cell.", "relevance-mass")}
 
+
+class Localisation(MeasureMetric):
     r"""Average how far maps lie where the object is.
 
     Args:
         attribution: What is measured.
-        mask: Finds the object: a function of the inputs that returns L, Boolean [N, \*S]. Samples with an empty mask
-            are undefined.
+        mask: Finds the object: a function of the inputs that returns L, Boolean [N, \*S]. Unless given, the batch says
+            where it is: ``unpack`` returns masks or boxes. Samples with an empty mask are undefined.
         tolerance: How far from the mask the strongest position may lie, in cells.
         **options: Options of ``torchmetrics.Metric``.
 
@@ -62,32 +64,68 @@ FURTHER = {"blank": Number("blank maps", "samples", "How many maps have no posit
         "High: the map marks the object. A constant map scores the mask's share of the input."
     )
 
-    def __init__(
-        self,
     results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **FURTHER}
 
+    def __init__(
+        self,
         attribution: Attribution,
-        mask: Callable[[Tensor], Tensor],
+        mask: Callable[[Tensor], Tensor] | None = None,
         *,
         tolerance: float = 0.0,
         **options: Any,
     ) -> None:
         an_attribution(attribution)
-        if not callable(mask):
-            raise TypeError(f"mask must be a function of the inputs, e.g. lambda x: x[:, 0] > 0.5, got {mask!r}.")
+        if mask is not None and not callable(mask):
+            raise TypeError(
+                f"mask must be a function of the inputs, e.g. lambda x: x[:, 0] > 0.5, or None for the masks of the "
+                f"batch, got {mask!r}."
+            )
         check_number("tolerance", tolerance, least=0)
         super().__init__(MEASURES, **options)
         self.mask, self.tolerance = mask, float(tolerance)
         self.add_sum_state("blank_count", dtype=torch.long)
         self.ask(attribution, mask, tolerance)
 
-    def run(self, model: nn.Module, inputs: Tensor, target: Target = None, sample_ids: Ids = None) -> BatchExplanation:
-        """Explain a batch and find its objects; the arguments are those of :meth:`ExplanationMetric.run`."""
+    @property
+    def takes_masks(self) -> bool:
+        """Whether the batch says where the objects are."""
+        return self.mask is None
+
+    def update(
+        self,
+        model: nn.Module,
+        inputs: InputsLike,
+        target: Target = None,
+        sample_ids: Ids = None,
+        masks: Tensor | None = None,
+    ) -> None:
+        """Explain a batch and count it; the arguments are those of :meth:`run`."""
+        model, values = bind(model, inputs)
+        self._accumulate(self.run(model, values, target, sample_ids, masks))
+
+    def check(self, model: nn.Module, inputs: InputsLike, target: Target = None, masks: Tensor | None = None) -> int:
+        """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
+        return self._check_first(model, inputs, target, masks=masks)
+
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target = None,
+        sample_ids: Ids = None,
+        masks: Tensor | None = None,
+    ) -> BatchExplanation:
+        r"""Explain a batch and find its objects; the arguments are those of :meth:`ExplanationMetric.run`.
+
+        ``masks`` say where they are, Boolean [N, \*S], unless the metric has a function that does.
+
+        Raises:
+            TypeError: If masks are given beside such a function, or it returns no tensor.
+            ValueError: If there are no masks.
+        """
+        mask = self._mask(inputs, masks)
         clean = explain_once(self.attribution, model, inputs, target, sample_ids)
         relevance = ExplainedBatch.of(model, inputs, target, clean, sample_ids).relevance
-        mask = self.mask(inputs)
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask must return a tensor [N, *S], got {type(mask).__name__}.")
         tensors = {
             "pointing": pointing(relevance, mask, tolerance=self.tolerance),
             "relevance_mass": relevance_mass(relevance, mask),
@@ -98,6 +136,22 @@ FURTHER = {"blank": Number("blank maps", "samples", "How many maps have no posit
         is_value = isinstance(as_score(self.attribution.score), RawOutput)
         kept = {"blank": is_blank(pooled(relevance))}
         return BatchExplanation(tensors, *about, kept=kept, score=clean.score, is_value=is_value)
+
+    def _mask(self, inputs: Tensor, masks: Tensor | None) -> Tensor:
+        if self.mask is None:
+            if masks is None:
+                raise ValueError(
+                    "where the objects are is not known: let unpack return (inputs, target, masks), Boolean masks "
+                    "[N, *S], or (inputs, target, {'boxes': boxes}), or give Localisation(mask=...), a function of the "
+                    "inputs."
+                )
+            return masks
+        if masks is not None:
+            raise TypeError("masks are given to a metric that finds its objects by Localisation(mask=...): give one.")
+        found = self.mask(inputs)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"mask must return a tensor [N, *S], got {type(found).__name__}.")
+        return found
 
     def add(self, found: BatchExplanation) -> None:
         """Add the measures of a batch."""

@@ -130,10 +130,11 @@ def update_together(
     target: Target = None,
     sample_ids: Ids = None,
     *,
+    masks: Tensor | None = None,
     count: bool = True,
     on_error: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, BatchExplanation]:
-    """Update metrics so that those over the same regions share one sweep.
+    r"""Update metrics so that those over the same regions share one sweep.
 
     Args:
         metrics: The metrics by name.
@@ -141,6 +142,7 @@ def update_together(
         inputs: Inputs [N, C, *S], or a table [N, F].
         target: Class indices [N], one index for all, or ``"predicted"``; not needed for an output with one column.
         sample_ids: The samples' ids [N]; 0..N-1 unless given.
+        masks: Where the objects of the samples are, Boolean [N, \*S], for the metrics that look for them.
         count: Whether the samples count. If not, the states only take the shapes they would have: a process without
             samples of its own needs them to synchronise with the others.
         on_error: Called with the name of a metric that fails and the error; the others go on. Unless given, it is
@@ -167,7 +169,7 @@ def update_together(
         for name, metric in metrics.items():
             if not isinstance(metric, SweepMetric):
                 try:
-                    found[name] = metric.run(model, inputs, target, sample_ids)
+                    found[name] = metric.run(model, inputs, target, sample_ids, **metric.masked(masks))
                 except Exception as error:
                     handle(name, error)
         for plan, sharing in shared_sweeps(metrics):
