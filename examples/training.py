@@ -2,8 +2,9 @@
 
 How do explanations move while a network learns? A small network trains on 4,000 digits of MNIST; after every epoch the
 callback explains the same 64 validation digits by importance and by relevance. The maps are those of the validation
-digits' own class, averaged per class; the numbers say how peaked they are and how much of the logit relevance accounts
-for.
+digits' own class, averaged per class; the numbers say how peaked they are, how much of the logit relevance accounts
+for, how faithful it is (the symmetric relevance gain, beside that of a random map, which is 0 by chance), and how far
+the maps have moved since the epoch before (the drift of their ranks: 0 unchanged, 1 unrelated).
 
 ``python examples/training.py [folder]`` prints a table over the epochs and writes ``training.png`` and
 ``training_maps.png``.
@@ -23,7 +24,8 @@ from torch import Tensor
 from lightning_xai import ExplanationMonitor, Windows
 from lightning_xai.app.data import MNISTSample
 from lightning_xai.app.models import DemoCNN
-from lightning_xai.metrics import Importance, Relevance
+from lightning_xai.evaluation import RandomMap
+from lightning_xai.metrics import Drift, Faithfulness, Importance, Relevance
 from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import LRP, composites
 
@@ -51,10 +53,14 @@ def main(folder: Path = Path()) -> list[dict[str, dict[str, Tensor]]]:
         warnings.filterwarnings("ignore", message=known)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     seed_everything(0, verbose=False)
+    lrp = LRP(composites.EpsilonPlus())
     monitor = ExplanationMonitor(
         {
             "importance": Importance(Windows(4), kinds.Constant(0.0), score="logit"),
-            "relevance": Relevance(LRP(composites.EpsilonPlus())),
+            "relevance": Relevance(lrp),
+            "faithfulness": Faithfulness(lrp, Windows(4), kinds.Constant(0.0)),
+            "random": Faithfulness(RandomMap(), Windows(4), kinds.Constant(0.0)),
+            "drift": Drift(lrp, Windows(4)),
         },
         max_samples=64,
         save_maps=False,
@@ -76,6 +82,9 @@ def main(folder: Path = Path()) -> list[dict[str, dict[str, Tensor]]]:
         "Gini of importance": [found["importance"]["gini"] for found in history.epochs],
         "Gini of relevance": [found["relevance"]["gini"] for found in history.epochs],
         "conservation gap": [found["relevance"]["conservation_gap"] for found in history.epochs],
+        "srg of relevance": [found["faithfulness"]["srg"] for found in history.epochs],
+        "srg of a random map": [found["random"]["srg"] for found in history.epochs],
+        "drift of relevance": [found["drift"]["spearman"] for found in history.epochs],
     }
     print("epoch                " + "".join(f"{epoch:8d}" for epoch in range(EPOCHS)))
     for name, values in numbers.items():

@@ -55,8 +55,8 @@ class ExplanationMonitor(Callback):
         stages: ``"validate"``, ``"test"``, or both.
         target: ``"label"``, the batch's class labels (the predicted class, with a warning, where it has none);
             ``"predicted"``; or a class index for all.
-        unpack: Turns a batch into (inputs, target) or (inputs, target, sample ids); tuples and dicts with the usual
-            keys are understood without.
+        unpack: Turns a batch into (inputs, target), and may add sample ids, and where the objects are: Boolean masks,
+            or a dict with ``masks`` or ``boxes``. Tuples and dicts with the usual keys are understood without.
         model: The attribute to explain, e.g. ``"net"``, if the module itself is not the network.
         precision: ``"32"`` explains outside autocast; ``"trainer"`` as the trainer computes. A model that is itself in
             half or double precision (``bf16-true``, ``64-true``) is explained in that.
@@ -146,6 +146,7 @@ class ExplanationMonitor(Callback):
         self.save_maps = as_flag("save_maps", save_maps)
         self.on_error = on_error
         self.results: Results = {}
+        self.histories: dict[str, dict[str, Any]] = {}
         self._run: Run | None = None
         self._batch: Any = None
         self.warned: set[str] = set()
@@ -156,16 +157,16 @@ class ExplanationMonitor(Callback):
         return self._generate_state_key(metrics=sorted(self.metrics), stages=self.stages, model=self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the last numbers; maps are on disk."""
+        """Return the last numbers, and what metrics look back on; maps are on disk."""
         numbers = {
             name: {key: value for key, value in result.items() if not isinstance(value, Tensor)}
             for name, result in self.results.items()
         }
-        return {"results": numbers}
+        return {"results": numbers, "histories": self.histories}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the last numbers of a checkpoint."""
-        self.results = state_dict["results"]
+        """Restore the last numbers of a checkpoint, and what metrics look back on."""
+        self.results, self.histories = state_dict["results"], state_dict["histories"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network, and names that two monitors would log under, before any training is spent.
@@ -284,6 +285,7 @@ class ExplanationMonitor(Callback):
             suffix = run.loaders.suffix(index)
             found = computed[index]
             collector.warn_of_fewer(found)
+            run.keep_histories(index, found)
             self.results.update((name + suffix, result) for name, result in found.items())
             for name, result in found.items():
                 with collector.failures.contain(f"what is logged of {name}", [name]):

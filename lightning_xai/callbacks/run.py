@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -97,6 +98,18 @@ class Run:
         with progress, nullcontext() if self.budget is None else self.budget.running():
             collector.add(network, batch)
 
+    def keep_histories(self, index: int, found: Iterable[str]) -> None:
+        """Keep what metrics that found something want to look back on; of epochs of a training only."""
+        if self.trainer.state.fn == "fit":
+            collector = self.collectors[index]
+            for name in found:
+                with collector.failures.contain(f"what {name} looks back on", [name]):
+                    if history := collector.metrics[name].history:
+                        self.monitor.histories[self._place(index, name)] = history
+
+    def _place(self, index: int, name: str) -> str:
+        return f"{self.prefix}/{name}{self.loaders.suffix(index)}"
+
     def close(self) -> None:
         """Remove the progress line."""
         if self.bar is not None:
@@ -133,5 +146,8 @@ class Run:
         in_time = None if self.budget is None else partial(self.budget.allows, str(index))
         own: dict[str, Any] = {"order": self.loaders.orders[index], "in_time": in_time}
         collector = self.monitor.collector(metrics, writer=writer, failures=failures, **own)
+        for name, metric in metrics.items():
+            with failures.contain(f"the start of an epoch of {name}", [name]):
+                metric.begin(self.trainer.current_epoch, self.monitor.histories.get(self._place(index, name), {}))
         self.collectors[index] = collector
         return collector

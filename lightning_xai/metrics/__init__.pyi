@@ -4,6 +4,7 @@ from lightning_xai.metrics.agreement import ImportanceAgreement as ImportanceAgr
 from lightning_xai.metrics.base import BatchExplanation as BatchExplanation
 from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
 from lightning_xai.metrics.dissection import Dissection as Dissection
+from lightning_xai.metrics.drift import Drift as Drift
 from lightning_xai.metrics.faithfulness import Faithfulness as Faithfulness
 from lightning_xai.metrics.importance import Importance as Importance
 from lightning_xai.metrics.localisation import Localisation as Localisation

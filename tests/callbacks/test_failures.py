@@ -18,7 +18,10 @@ from lightning_xai.metrics import Importance, Relevance
 from lightning_xai.relevance import Saliency
 
 pytestmark = quiet
-MODULES = {name: import_module(f"lightning_xai.callbacks.{name}") for name in ("collector", "monitor", "run", "order")}
+MODULES = {
+    name: import_module(f"lightning_xai.callbacks.{name}")
+    for name in ("collector", "monitor", "outputs", "run", "order")
+}
 
 
 def metrics():
@@ -51,10 +54,13 @@ CALLS = {
     "computing": (Relevance, "compute", "saliency"),
     "shards": (MODULES["collector"].ShardWriter, "write", "what is written to"),
     "logging": (MODULES["monitor"], "log_number", "what is logged of"),
-    "drawing": (MODULES["collector"], "draw_results", "the picture of zero"),
-    "samples": (MODULES["collector"], "draw_samples", "the picture of the samples"),
+    "drawing": (MODULES["outputs"], "draw_results", "the picture of zero"),
+    "samples": (MODULES["outputs"], "draw_samples", "the picture of the samples"),
     "files of pictures": (MODULES["monitor"], "save", "the file"),
     "loggers": (MODULES["monitor"], "log_figure", "TensorBoardLogger"),
+    "comparison": (MODULES["outputs"], "comparisons", "the comparison"),
+    "start of an epoch": (Importance, "begin", "zero"),
+    "what is looked back on": (Importance, "history", "zero"),
     "tables": (Importance, "tables", "the tables of zero"),
     "removal of old files": (MODULES["run"], "remove_pass", "the removal of"),
 }
@@ -75,7 +81,7 @@ def test_training_is_bit_identical_when_explaining_fails(trainer, monkeypatch, t
     if call in PICTURED:
         monkeypatch.undo()
     place, name, left_out = CALLS[call]
-    monkeypatch.setattr(place, name, raising)
+    monkeypatch.setattr(place, name, property(raising) if name == "history" else raising)
     logger = {"logger": TensorBoardLogger(tmp_path)} if call == "loggers" else {}
     state, said, run = trained(trainer, ExplanationMonitor(metrics(), max_samples=2), num_sanity_val_steps=0, **logger)
     torch.testing.assert_close(state, alone["state"], rtol=0, atol=0)

@@ -12,6 +12,7 @@ from lightning_xai.metrics import (
     ActivationThreshold,
     BatchExplanation,
     Dissection,
+    Drift,
     ExplanationMetric,
     Faithfulness,
     Importance,
@@ -56,6 +57,7 @@ METRICS = {
     "randomisation": lambda: Randomisation(relevance.GradientXInput()),
     "agreement": lambda: ImportanceAgreement(relevance.GradientXInput(), 2, "blur"),
     "localisation": lambda: Localisation(relevance.GradientXInput(), lambda x: x[:, 0] > 0),
+    "drift": lambda: Drift(relevance.GradientXInput()),
     "threshold": lambda: ActivationThreshold("0", p=0.3),
     "ablation": lambda: UnitAblation("1"),
     "dissection": lambda: Dissection("1", ["dark", "light"], 0.1, labels),
@@ -105,7 +107,7 @@ def test_every_metric_is_in_the_contract():
     assert {type(make()) for make in METRICS.values()} == classes - {ExplanationMetric}
 
 
-NUMBERS_ONLY = {"robustness", "agreement", "localisation"}
+NUMBERS_ONLY = {"robustness", "agreement", "localisation", "drift"}
 
 
 @pytest.mark.parametrize("name", sorted(METRICS.keys() - NUMBERS_ONLY))
