@@ -18,8 +18,9 @@ from torch import Tensor
 
 from lightning_xai._files import write_csv, write_text
 from lightning_xai.app.folder import relative_path
+from lightning_xai.app.pages import format_number
 from lightning_xai.app.ranking import rankings_of, terminal_tables
-from lightning_xai.app.report import errors_of, format_number, labels_of, metrics_of, numbers_of, write_comparison
+from lightning_xai.app.report import errors_of, labels_of, metrics_of, numbers_of, write_comparison
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import save
 from lightning_xai.figures.samples import draw_samples

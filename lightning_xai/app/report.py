@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -13,13 +12,12 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from latex2mathml.converter import convert
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai._files import write_text
+from lightning_xai.app.pages import embedded_png, format_number, render_page
 from lightning_xai.app.ranking import Ranking, page_view, read_comparisons
 from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.figures.canvas import Pictures, input_pixels, map_limits, map_pixels, runs_of
@@ -51,7 +49,7 @@ def write_report(
         {(result["samples"], result.get("skipped", 0)) for result in numbers.values() if "samples" in result}
     )
     samples = " and ".join(f"{count:,}" + (f" of {count + left:,}" if left else "") for count, left in counts)
-    return _render(
+    return render_page(
         folder / "report.html",
         title=title,
         subtitle=f"{samples} samples explained by {', '.join(metrics)}.",
@@ -127,14 +125,16 @@ def write_comparison(
                 if row in numbers
             },
             "pictures": [
-                _png(path.read_bytes()) for place in latest(run / "figures") for path in place.glob("samples.png")
+                embedded_png(path.read_bytes())
+                for place in latest(run / "figures")
+                for path in place.glob("samples.png")
             ],
         }
         for name, run in runs.items()
     ]
     path = folder / "comparison.html"
     pictures = [
-        {"metric": picture.stem.partition(".")[2], "source": _png(picture.read_bytes())}
+        {"metric": picture.stem.partition(".")[2], "source": embedded_png(picture.read_bytes())}
         for picture in sorted(folder.glob("comparison.*.png"))
     ]
     ranked = []
@@ -144,12 +144,12 @@ def write_comparison(
         ranked.append(
             {
                 "title": ranking.title,
-                "picture": _png(picture.read_bytes()) if picture.exists() else "",
+                "picture": embedded_png(picture.read_bytes()) if picture.exists() else "",
                 "table": page_view(ranking.comparison, links),
             }
         )
     about = {"runs": shown, "rows": rows, "pictures": pictures, "rankings": ranked, "failed": failed}
-    return _render(path, title="Comparison", subtitle=f"{len(shown)} runs", **about)
+    return render_page(path, title="Comparison", subtitle=f"{len(shown)} runs", **about)
 
 
 def results_of(
@@ -196,28 +196,6 @@ def numbers_of(run: Path) -> dict[str, float | None]:
     """Read the numbers of a run by ``<metric>/<key>``; None for what is not finite."""
     numbers = json.loads((run / "results.json").read_text())
     return {f"{metric}/{key}": value for metric, result in numbers.items() for key, value in result.items()}
-
-
-def format_number(number: float | None, error: float | None = None) -> str:
-    """Format counts in full, and measures with four digits, with their standard error if there is one.
-
-    >>> format_number(12345), format_number(0.123456), format_number(None), format_number(0.5, 0.0123)
-    ('12,345', '0.1235', 'nan', '0.5 ± 0.012')
-    """
-    if number is None:
-        return "nan"
-    text = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
-    return text if error is None or math.isnan(error) else f"{text} ± {error:.2g}"
-
-
-def _render(path: Path, **content: Any) -> Path:
-    """Write a page: its template is named like it."""
-    environment = Environment(
-        loader=PackageLoader("lightning_xai.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["digits"] = format_number
-    write_text(path, environment.get_template(f"{path.name}.jinja").render(content))
-    return path
 
 
 def latest(figures: Path) -> list[Path]:
@@ -291,7 +269,7 @@ def _quantity(
         "equation": convert(metric.formula, display="block") if metric.formula else "",
         "interpretation": metric.interpretation,
         "made": how_made(metric.made),
-        "picture": _png(picture.read_bytes()) if picture.exists() else "",
+        "picture": embedded_png(picture.read_bytes()) if picture.exists() else "",
         "drawn": [
             result
             for result in metric.results.values()
@@ -383,7 +361,7 @@ def _image(pixels: Tensor) -> dict[str, Any]:
         pixels = small[0].movedim(0, -1)
     file = io.BytesIO()
     imsave(file, pixels.clamp(0, 1).numpy(), format="png")
-    return {"source": _png(file.getvalue())}
+    return {"source": embedded_png(file.getvalue())}
 
 
 def _curves(curves: Tensor, limits: tuple[float, float]) -> dict[str, Any]:
@@ -398,7 +376,3 @@ def _curves(curves: Tensor, limits: tuple[float, float]) -> dict[str, Any]:
         "zero": 58 + scale * low if low < 0 < high else None,
         "lines": [line[start:stop].tolist() for line in points for start, stop in runs_of(line[:, 1].isfinite())],
     }
-
-
-def _png(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -39,8 +39,9 @@ from lightning_xai.app.folder import (
     relative_path,
 )
 from lightning_xai.app.maximized import Maximization
+from lightning_xai.app.pages import format_number
 from lightning_xai.app.ranking import read_comparisons, terminal_tables
-from lightning_xai.app.report import format_number, latest, listed, shown_numbers, write_report
+from lightning_xai.app.report import latest, listed, shown_numbers, write_report
 from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
