@@ -8,9 +8,10 @@ from draws import close
 from torch import nn
 
 from lightning_xai import Inputs, Windows
+from lightning_xai._guard import keyed_generator
 from lightning_xai.evaluation.randomisation import emprt, mprt, random_logit
 from lightning_xai.evaluation.robustness import map_changes
-from lightning_xai.metrics import ActivationThreshold, Dissection, Reactivation, TopSamples
+from lightning_xai.metrics import ActivationThreshold, Dissection, Reactivation, Relevance, TopSamples
 from lightning_xai.perturbation import kinds
 from lightning_xai.present import positions_of
 from lightning_xai.relevance import (
@@ -19,7 +20,9 @@ from lightning_xai.relevance import (
     GradientXInput,
     HiResCAM,
     LayerCAM,
+    Saliency,
     ScoreCAM,
+    SmoothGrad,
     XGradCAM,
 )
 from lightning_xai.scores import Logit, RawOutput, Unit
@@ -152,6 +155,8 @@ def test_units_are_not_re_activated_at_padding(model, rule):
             expected[: len(counts.by_feature_and_unit)] += counts.by_feature_and_unit
     options = {"threshold": threshold} if rule == "given" else {"p": 0.3}
     found = reactivation(model, padded(), layer="up", regions=1, perturbation=ZERO, **options)
+    parts = [reactivation(model, one, layer="up", regions=1, perturbation=ZERO, threshold=threshold) for one in alone()]
+    close(found.change_by_feature.sum(), sum(part.change_by_feature.sum() for part in parts))
     assert torch.equal(found.by_feature_and_unit, expected)
     assert expected.any()
     close(found.threshold, threshold)
@@ -279,3 +284,43 @@ def test_cells_of_an_image_that_a_patch_stands_for():
     rows, columns = torch.meshgrid(torch.tensor([0.5, 2.5]), torch.tensor([1.0, 4.0]), indexing="ij")
     assert positions_of(cells, [rows, columns]).tolist() == [[[False, True], [False, False]]]
     assert positions_of(cells, [rows, torch.full_like(rows, float("nan"))]).tolist() == [[[True, True], [False, False]]]
+
+
+def test_relative_noise_is_in_units_of_the_tokens_that_are_there(model):
+    found = SmoothGrad(Saliency(absolute=False), draws=3, relative=True)(model, padded(), 1, [4, 7, 9])
+    for sample, inputs in enumerate(alone()):
+        embedded, length = model.embedding(inputs.values[0]).detach(), LENGTHS[sample]
+        noise = [torch.randn(4, 5, generator=keyed_generator(0, [4, 7, 9][sample], draw)) for draw in range(3)]
+        span = 0.1 * (embedded.max() - embedded.min())
+        own = Inputs(inputs.values[0], attention_mask=inputs.values["attention_mask"], explain=0)
+        maps = []
+        for drawn in noise:
+            moved = Moved(model, span * drawn[:, :length].double().T)
+            maps.append(Saliency(absolute=False)(moved, own, 1))
+        close(found[sample : sample + 1, :length], sum(maps) / 3)
+
+
+class Moved(nn.Module):
+    """A reader whose embedding returns something else."""
+
+    def __init__(self, inner, step):
+        super().__init__()
+        self.embedding, self.inner, self.step = inner.embedding, inner, step
+
+    def forward(self, input_ids, attention_mask):
+        hook = self.embedding.register_forward_hook(lambda m, a, output: output + self.step)
+        try:
+            return self.inner(input_ids, attention_mask)
+        finally:
+            hook.remove()
+
+
+def test_relevance_by_feature_leaves_padding_out(model):
+    metric = Relevance(Hostile(), regions=Windows(1))
+    metric.update(model, padded(), 1)
+    shares = torch.zeros(5).double()
+    for inputs, length in zip(alone(), LENGTHS, strict=True):
+        own = Relevance(Hostile(), regions=Windows(1))
+        own.update(model, inputs, 1)
+        shares[:length] += own.compute()["by_feature"] / 3
+    close(metric.compute()["by_feature"], shares)

@@ -131,7 +131,7 @@ class Localisation(MeasureMetric):
             "relevance_mass": relevance_mass(relevance, mask),
             "relevance_rank": relevance_rank(relevance, mask),
         }
-        nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
+        nonfinite = (~clean.map.isfinite()).flatten(1).sum(1)
         about = (clean.target, clean.prediction, nonfinite, clean.classes)
         is_value = isinstance(as_score(self.attribution.score), RawOutput)
         kept = {"blank": is_blank(pooled(relevance))}

@@ -150,7 +150,7 @@ class Relevance(MapMetric):
         relevance, score = found.map, found.score
         tensors = {"map": without_absent(model, pool_channels(relevance, self.part)), **details, "score": score}
         tensors["gap"] = score - relevance.to(score).flatten(1).sum(1)
-        finite = relevance.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        finite = without_absent(model, relevance, 0.0).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if self.regions is not None or relevance.ndim == 2:
             columns = part_of(finite, self.part)
             parts = columns if self.regions is None else pool_features(finite, self.regions, self.part)

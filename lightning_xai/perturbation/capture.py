@@ -121,9 +121,21 @@ class CaptureBuffer:
     collected: list[list[dict[str, Tensor]]] = field(default_factory=list)
     change: list[Tensor] = field(default_factory=list)
 
-    def add_change(self, batch: Tensor, values: Tensor) -> None:
-        """Keep the mean over the arms and cells of |R x - x| of arms [A, F, n, C, *S]."""
-        self.change.append((batch - values).abs_().flatten(3).mean((0, 3)))
+    def add_change(self, batch: Tensor, values: Tensor, absent: Tensor | None) -> None:
+        """Keep the mean over the arms and cells of |R x - x| of arms [A, F, n, C, *S].
+
+        Args:
+            batch: The arms.
+            values: The clean inputs [n, C, *S].
+            absent: Cells that are no features, as padding, Boolean [n, *S]; None if there are none.
+        """
+        change = (batch - values).abs_()
+        if absent is None:
+            self.change.append(change.flatten(3).mean((0, 3)))
+            return
+        there = (~absent).unsqueeze(1).to(change)
+        cells = there.expand_as(values).flatten(1).sum(1)
+        self.change.append((change * there).flatten(3).sum(3).mean(0) / cells)
 
     def collect(self, features: list[int]) -> None:
         """Take from every watch what it keeps of these features."""

@@ -11,6 +11,7 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
 from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.present import absent_cells
 from lightning_xai.scores import BoundScore
 
 
@@ -38,7 +39,7 @@ class Dense(Engine):
             size = -(-len(some) // per_pass) * per_pass if buffer else len(some)
             batch = samples.perturb(kind, arms, some, size)
             if buffer:
-                buffer.add_change(batch[:, : len(some)], samples.values)
+                buffer.add_change(batch[:, : len(some)], samples.values, absent_cells(samples.model))
             rows = torch.arange(count, device=batch.device).repeat(size)
             broken = mask_broken(batch) if suspect else None
             inputs = batch.view(len(arms), size * count, *samples.inputs.shape[1:])

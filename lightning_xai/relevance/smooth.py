@@ -14,6 +14,7 @@ from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.batching import Batches
 from lightning_xai.bound_model import at_rows, column_widths
 from lightning_xai.operations import unwrapped
+from lightning_xai.present import without_absent
 from lightning_xai.relevance.gradients import Saliency
 from lightning_xai.scores import BoundScore, ScoreLike, Target
 
@@ -82,10 +83,15 @@ class NoisyAttribution(Attribution, ABC):
     def _smoothed(
         self, model: nn.Module, x: Tensor, bound: BoundScore, ids: tuple[int, ...], batches: Batches
     ) -> Tensor:
-        cells = x.flatten(1)
-        # Arguments that are explained together have a range each.
-        parts = torch.split(cells, column_widths(model, cells), 1) if self.relative else []
-        spans = [(part.amax(1, keepdim=True) - part.amin(1, keepdim=True)).expand_as(part) for part in parts]
+        # Padding is in no range, and arguments that are explained together have a range each.
+        high, low = (
+            torch.split(cells, column_widths(model, cells), 1) if self.relative else []
+            for cells in (without_absent(model, x, value).flatten(1) for value in (-torch.inf, torch.inf))
+        )
+        spans = [
+            (most.amax(1, keepdim=True) - least.amin(1, keepdim=True)).expand_as(most)
+            for most, least in zip(high, low, strict=True)
+        ]
         width = self.sigma * (torch.cat(spans, 1).view_as(x) if self.relative else torch.ones_like(x))
         count, mean, squares = 0, torch.zeros(()), torch.zeros(())
         index = torch.arange(len(x))

@@ -13,6 +13,7 @@ from lightning_xai.perturbation.engine import Features, Samples, all_finite, mas
 from lightning_xai.perturbation.incremental.gathering import Rows
 from lightning_xai.perturbation.incremental.geometry import Boxes, enclose
 from lightning_xai.perturbation.kinds.base import Perturbation
+from lightning_xai.present import absent_cells
 
 
 def boxes_of(extents: Tensor, features: Sequence[Features], samples: Samples, total: int) -> tuple[Boxes, Rows]:
@@ -55,7 +56,7 @@ def cut_patches(
         some = features[first : first + block]
         batch = samples.perturb(kind, arms, some, len(some))
         if buffer:
-            buffer.add_change(batch, samples.values)
+            buffer.add_change(batch, samples.values, absent_cells(samples.model))
         if suspect:
             broken.append(mask_broken(batch).flatten(1))
         own = slice(first * each, (first + len(some)) * each)
