@@ -99,13 +99,19 @@ def test_thresholds_are_those_of_the_tokens_that_are_there(model):
     assert activation_threshold(model, [padded(absent=IDS == 3)], layer="up", unit="position").value[0, 4] == torch.inf
 
 
+def negative(values):
+    """An activation that is nowhere above 0, so that a 0 at padding would win."""
+    return -values.exp()
+
+
 def test_the_strongest_samples_are_those_of_tokens_that_are_there(model):
-    best = torch.stack([maps.amax(1) for maps in values(model, "up")], 1)
+    how = {"layer": "up", "activation": negative}
+    best = torch.stack([unit_activations(model, one, **how)[0].amax(1) for one in alone()], 1)
     expected = torch.sort(best, dim=1, descending=True, stable=True)
-    found = top_samples(model, padded(), layer="up", n=3)
+    found = top_samples(model, padded(), n=3, **how)
     close(found.value, expected.values)
     assert torch.equal(found.sample_id, expected.indices)
-    metric = TopSamples("up", n=3)
+    metric = TopSamples(n=3, **how)
     metric.update(model, padded(), 0)
     close(metric.compute()["value"], expected.values)
 

@@ -220,3 +220,18 @@ def test_the_entropy_of_a_histogram_is_numpys():
 def test_what_does_not_fit_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_the_region_under_new_parameters_is_that_under_the_trained_ones():
+    model, x = nn.Conv2d(2, 3, 1).double(), images()
+    target = model(x).argmax(1)[:, 0, 0]
+    region = model(x).argmax(1) == target.view(2, 1, 1)
+    new = {"weight": draw(3, 2, 1, 1), "bias": draw(3)}
+    shares = region.unsqueeze(1) / region.flatten(1).sum(1).view(2, 1, 1, 1)
+    before = x * model.weight.detach()[target] * shares
+    after = x * new["weight"][target] * shares
+    found = mprt(model, x, target, GradientXInput(), parameters=new, similarity="cosine").similarity
+    close(found[:, 0], map_similarity(before, after, "cosine"))
+    rise = histogram_entropy(after) / histogram_entropy(before) - 1
+    close(emprt(model, x, target, GradientXInput(), parameters=new), rise)
+    assert not torch.equal(region, nn.functional.conv2d(x, *new.values()).argmax(1) == target.view(2, 1, 1))

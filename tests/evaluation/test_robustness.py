@@ -136,3 +136,33 @@ def test_draws_do_not_depend_on_the_batch_and_stay_within_the_radius():
 def test_what_does_not_fit_is_refused(attribution, options, error, words):
     with pytest.raises(error, match=words):
         max_sensitivity(network(), draw(2, 6), 0, attribution, **options)
+
+
+class Pixels(nn.Module):
+    """Classes per position that are squares, so that their gradients move."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 3, 1).double()
+
+    def forward(self, x):
+        return self.conv(x).square()
+
+
+def test_the_region_of_a_moved_input_is_that_of_the_clean_one():
+    model, x, noise = Pixels(), draw(2, 2, 7), 3 * draw(2, 2, 2, 7)
+    target = model(x).argmax(1)[:, 0]
+    region = model(x).argmax(1) == target.unsqueeze(1)
+
+    def explained(values):
+        leaf = values.clone().requires_grad_()
+        read = model(leaf).gather(1, target.view(2, 1, 1).expand(2, 1, 7))[:, 0]
+        return torch.autograd.grad(((read * region).sum(1) / region.sum(1)).sum(), leaf)[0].flatten(1)
+
+    found = map_changes(model, x, target, GRADIENT, noise=noise)
+    assert not torch.equal(model(x + noise[:, 0]).argmax(1) == target.unsqueeze(1), region)
+    for step in range(2):
+        moved = x + noise[:, step]
+        close(found.change[:, step], (explained(moved) - explained(x)).norm(dim=1))
+        kept = model(moved).argmax(1).mode(1).values == model(x).argmax(1).mode(1).values
+        assert torch.equal(found.kept[:, step], kept)
