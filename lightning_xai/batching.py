@@ -68,7 +68,9 @@ class Batches:
         probe: Callable[[], object] = lambda: None,
     ) -> None:
         self.alone: Any = None
-        self.estimated = chunk_size is None and tuple(inputs.shape[1:]) not in _found.get(model, {})
+        self._model, self._shape = network_of(model), tuple(inputs.shape[1:])
+        found = _found.get(self._model, {}).get(self._shape)
+        self.estimated = chunk_size is None and found is None
         if chunk_size is None:
             with forward_context():
                 outputs: list[Any] = []
@@ -79,8 +81,7 @@ class Batches:
         else:
             as_integer("chunk_size", chunk_size, least=1)
             probe()
-        self._model, self._shape = network_of(model), tuple(inputs.shape[1:])
-        self.limit = min(chunk_size, _found.get(self._model, {}).get(self._shape, chunk_size))
+        self.limit = chunk_size if found is None else min(chunk_size, found)
 
     def map(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> list[T]:
         """The list of what :meth:`imap` yields."""

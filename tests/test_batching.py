@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from lightning_xai.batching import Batches
+from lightning_xai.binding import bind
+from lightning_xai.inputs import Inputs
 
 X = torch.zeros(10, 3)
 
@@ -52,6 +54,14 @@ def test_the_size_is_remembered_for_the_model_and_the_shape_and_told_once(caplog
     assert [record.args for record in caplog.records] == [(8, 4), (4, 2)]
     assert Batches(model, X[:, :2], 8).limit == 8
     assert Batches(nn.Identity(), X, 8).limit == 8
+
+
+def test_a_size_that_was_found_holds_for_the_network_of_a_bound_model():
+    model, work = nn.Linear(3, 3), Limited(3)
+    bound, values = bind(model, Inputs(X, position="last"))
+    Batches(bound, values, 8).map(lambda items: work(items.stop - items.start), 8)
+    again = Batches(bound, values)
+    assert (again.limit, again.estimated) == (2, False)
 
 
 @pytest.mark.parametrize("memory", [1, 2, 3, 5, 11, 30])
