@@ -57,8 +57,8 @@ def test_the_size_is_remembered_for_the_model_and_the_shape_and_told_once(caplog
 
 
 def test_a_size_that_was_found_holds_for_the_network_of_a_bound_model():
-    model, work = nn.Linear(3, 3), Limited(3)
-    bound, values = bind(model, Inputs(X, position="last"))
+    model, work = nn.Bilinear(3, 3, 2), Limited(3)
+    bound, values = bind(model, Inputs(X, X, explain=0))
     Batches(bound, values, 8).map(lambda items: work(items.stop - items.start), 8)
     again = Batches(bound, values)
     assert (again.limit, again.estimated) == (2, False)
