@@ -154,7 +154,7 @@ class RowInputs:
     def make(self, some: slice) -> Tensor:
         """Make the inputs of some rows, [A, m, C, *S]."""
         sample = self.sample[some]
-        values, copies = self.values[sample], self.copies[:, sample]
+        values, copies = self.values.index_select(0, sample), self.copies.index_select(1, sample)
         if self.member is not None and self.labels is not None:
             member = self.member[some]
             labels = self.labels[sample]
@@ -163,7 +163,9 @@ class RowInputs:
             if self.fill is not None:
                 kind, ids = self.fill
                 return kind.replaced(values, mask, Keys(tuple(ids[row] for row in sample.tolist()))).unsqueeze(0)
-            return torch.where(mask.unsqueeze(1), copies, values)
+            # Into the copies, as fresh memory pages cost as much as the choice itself.
+            out = copies if copies.dtype == values.dtype else None
+            return torch.where(mask.unsqueeze(1), copies, values, out=out)
         assert self.kept is not None
         kept = self.kept[sample].unsqueeze(1).to(values)
         # A cell that is kept whole does not see R(x), which may be infinite, nor one that is replaced x.
