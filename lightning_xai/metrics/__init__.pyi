@@ -8,6 +8,7 @@ from lightning_xai.metrics.drift import Drift as Drift
 from lightning_xai.metrics.faithfulness import Faithfulness as Faithfulness
 from lightning_xai.metrics.importance import Importance as Importance
 from lightning_xai.metrics.localisation import Localisation as Localisation
+from lightning_xai.metrics.mosaics import GridPointing as GridPointing
 from lightning_xai.metrics.randomisation import Randomisation as Randomisation
 from lightning_xai.metrics.reactivation import Reactivation as Reactivation
 from lightning_xai.metrics.relevance import Relevance as Relevance

@@ -15,9 +15,9 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         ("perturbation=blr", ["perturbation 'blr' is unknown. Did you mean 'blur'?", "zero"]),
         ("score=probabilty", ["score 'probabilty' is unknown. Did you mean 'probability'"]),
         (
-            "metrics=nothing",
+            "metrics=xyz",
             [
-                "metrics 'nothing' is unknown. Known: default, dissection, drift, faithfulness, ",
+                "metrics 'xyz' is unknown. Known: default, dissection, drift, faithfulness, ",
                 "relevance",
                 "unit_ablation.",
             ],

@@ -11,7 +11,16 @@ from torch.multiprocessing import start_processes
 
 from lightning_xai import explain
 from lightning_xai.evaluation import RandomMap
-from lightning_xai.metrics import Faithfulness, Importance, Speed, Synergy, compute_together, update_together
+from lightning_xai.metrics import (
+    Drift,
+    Faithfulness,
+    GridPointing,
+    Importance,
+    Speed,
+    Synergy,
+    compute_together,
+    update_together,
+)
 from lightning_xai.perturbation import Segments, Windows, kinds
 
 TIMEOUT = 60
@@ -31,6 +40,8 @@ def metrics():
         "speed": Speed(windows, noise, strengths=[0.1, 0.5, 1.0]),
         "synergy": Synergy(Windows(2), kinds.Log()),
         "faithfulness": Faithfulness(RandomMap(), Windows(2), noise, draws=3),
+        "drift": Drift(RandomMap(), samples=5),
+        "mosaics": GridPointing(RandomMap(), (torch.ones(4, 1, 4, 4), torch.arange(4)), shrink=True),
         "anchor": Synergy(Windows(2), kinds.Permute(), anchor=1),
     }
 

@@ -15,6 +15,7 @@ from lightning_xai.metrics import (
     Drift,
     ExplanationMetric,
     Faithfulness,
+    GridPointing,
     Importance,
     ImportanceAgreement,
     Localisation,
@@ -39,6 +40,7 @@ def labels(inputs):
     return (inputs[:, 0] > 0).long()
 
 
+BACKGROUND = (torch.linspace(-1, 1, 128).view(8, 1, 4, 4), torch.arange(8) % 4)
 METRICS = {
     "importance": lambda: Importance(2, "blur"),
     "speed": lambda: Speed(2, kinds.Negative(), strengths=[0.25, 0.5]),
@@ -57,6 +59,8 @@ METRICS = {
     "randomisation": lambda: Randomisation(relevance.GradientXInput()),
     "agreement": lambda: ImportanceAgreement(relevance.GradientXInput(), 2, "blur"),
     "localisation": lambda: Localisation(relevance.GradientXInput(), lambda x: x[:, 0] > 0),
+    "grid pointing": lambda: GridPointing(relevance.GradientXInput(), BACKGROUND, shrink=True),
+    "disconnected grid": lambda: GridPointing(relevance.GradientXInput(), BACKGROUND, game="difull"),
     "drift": lambda: Drift(relevance.GradientXInput()),
     "threshold": lambda: ActivationThreshold("0", p=0.3),
     "ablation": lambda: UnitAblation("1"),
@@ -107,7 +111,7 @@ def test_every_metric_is_in_the_contract():
     assert {type(make()) for make in METRICS.values()} == classes - {ExplanationMetric}
 
 
-NUMBERS_ONLY = {"robustness", "agreement", "localisation", "drift"}
+NUMBERS_ONLY = {"robustness", "agreement", "localisation", "drift", "grid pointing", "disconnected grid"}
 
 
 @pytest.mark.parametrize("name", sorted(METRICS.keys() - NUMBERS_ONLY))
