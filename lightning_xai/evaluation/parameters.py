@@ -144,6 +144,7 @@ def new_parameters(model: nn.Module, given: Mapping[str, Tensor] | None, seed: i
     """Return the new values of parameters, by dotted name: those that are given, or all of them, drawn.
 
     Raises:
+        TypeError: If one that is given is no tensor.
         ValueError: If a name or a shape of those that are given does not fit, or an initialiser fails.
     """
     network = _network(model)
@@ -152,6 +153,8 @@ def new_parameters(model: nn.Module, given: Mapping[str, Tensor] | None, seed: i
         for name, values in given.items():
             if name not in known:
                 raise ValueError(unknown("parameters", name, known))
+            if not isinstance(values, Tensor):
+                raise TypeError(f"parameters[{name!r}] must be a tensor, got {type(values).__name__}.")
             if values.shape != known[name].shape:
                 raise ValueError(f"parameters[{name!r}] must be {list(known[name].shape)}, got {list(values.shape)}.")
         return dict(given)

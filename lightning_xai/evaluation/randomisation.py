@@ -28,7 +28,7 @@ from lightning_xai.scores import Target, as_score, as_target
 ORDERS = ("top_down", "bottom_up", "independent")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomisationStages:
     """The similarity of maps under new parameters with the map under the trained ones.
 

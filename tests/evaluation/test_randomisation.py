@@ -208,6 +208,7 @@ def test_the_entropy_of_a_histogram_is_numpys():
         (lambda: mprt(nn.Linear(4, 2), draw(1, 4).float(), 0, Blind(), similarity="ssim"), ValueError, "two axes"),
         (lambda: mprt(nn.Tanh(), draw(1, 4), 0, Blind()), ValueError, "has no parameters"),
         (lambda: mprt(network(), images(), 0, Blind(), parameters={"9.bias": draw(1)}), ValueError, "'9.bias'"),
+        (lambda: mprt(network(), images(), 0, Blind(), parameters={"4.bias": [1.0]}), TypeError, "must be a tensor"),
         (lambda: mprt(network(), images(), 0, Blind(), parameters={"4.bias": draw(1)}), ValueError, r"be \[4\]"),
         (
             lambda: mprt(torch.jit.script(nn.Linear(4, 2)), draw(1, 4).float(), 0, Blind()),
