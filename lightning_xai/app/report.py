@@ -227,7 +227,7 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
         "quantities": [
             _quantity(key, metric, place, compared.get(key), per_class=outputs or not values)
             for key, metric in metrics.items()
-            if key not in with_others
+            if key not in with_others or (place / f"{key}.png").exists()
         ],
         "columns": columns,
         "samples": samples,

@@ -46,6 +46,7 @@ from lightning_xai.app.rules import rules_of
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
+from lightning_xai.metrics.drift import Drift
 from lightning_xai.perturbation.kinds import Perturbation
 from lightning_xai.scores import CombClasses, Probability
 
@@ -188,6 +189,8 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
             left_out.setdefault(str(error.__cause__), []).append(str(name))
     for reason, left in left_out.items():
         _print(f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} left out: {reason}")
+    if config.monitor.every_n_epochs is None and any(isinstance(metric, Drift) for metric in metrics.values()):
+        _print("drift compares epochs, and the network is explained once: monitor.every_n_epochs=1 explains every one.")
     if config.monitor.every_n_epochs is None:  # once: in the last epoch, or after training where that is not known
         epochs = config.trainer.get("max_epochs")
         if not isinstance(epochs, int | None):

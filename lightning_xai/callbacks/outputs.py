@@ -14,7 +14,7 @@ from lightning_xai.figures.canvas import Pictures
 from lightning_xai.figures.results import DRAWN, draw_results
 from lightning_xai.figures.samples import draw_samples
 from lightning_xai.metrics.comparison import Comparison, comparisons
-from lightning_xai.results import declared
+from lightning_xai.results import Curve, declared
 
 MEASURES = ".measures.json"  # what files of comparisons are called, after the first metric
 
@@ -22,20 +22,22 @@ MEASURES = ".measures.json"  # what files of comparisons are called, after the f
 def draw(collector: Collector, results: Results, pictures: Pictures | None) -> Iterator[tuple[str, Any]]:
     """Draw the pictures of a data set by name: one per metric, and ``samples`` with the maps of the first samples.
 
-    Metrics that ask the same of several attributions share the picture of the first.
+    Metrics that ask the same of several attributions share the picture of the first, of curves over each other.
     """
     contain = collector.failures.contain
+    first: dict[str, str] = {}  # of the comparison that a metric belongs to
     compared: dict[str, Comparison] = {}
     with contain("the comparison of attributions"):
         compared = comparisons(collector.metrics, results)
+        first = {name: one for one, comparison in compared.items() for name in comparison.results}
     for name, found in results.items():
         metric = collector.metrics[name]
         with contain(f"the picture of {name}"):
-            if any(name in other.results and name != first for first, other in compared.items()):
-                continue
-            if name in compared and compared[name].curves and len(compared[name].results) > 1:
-                yield name, compared[name].plot()
-            elif any(isinstance(result, DRAWN) for result in declared(metric.results, found).values()):
+            drawn = [result for result in declared(metric.results, found).values() if isinstance(result, DRAWN)]
+            if name in first and drawn and all(isinstance(result, Curve) for result in drawn):
+                if first[name] == name:
+                    yield name, compared[name].plot()
+            elif drawn:
                 yield name, draw_results(metric.results, found, name, pictures, labels=metric.axis_labels)
     with contain("the picture of the samples"):
         columns = {

@@ -220,6 +220,13 @@ def test_the_floor_is_measured_like_the_attribution(composed):
     assert metrics["random"].core.steps == 4
 
 
+def test_drift_of_a_network_that_is_explained_once_is_said(composed, capsys):
+    build_monitor(composed("metrics=drift"))
+    assert "drift compares epochs" in capsys.readouterr().out
+    build_monitor(composed("metrics=drift", "monitor.every_n_epochs=1"))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_metric_keeps_what_its_own_entry_says(composed):
     config = composed("+metrics.importance.score=logit", "score=margin", "metrics.synergy.anchor=3")
     metrics = build_monitor(config).metrics

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_xai import explain
 from lightning_xai.evaluation import RandomMap
-from lightning_xai.metrics import Faithfulness, Importance, Robustness, update_together
+from lightning_xai.metrics import Faithfulness, Importance, Randomisation, Robustness, update_together
 from lightning_xai.metrics.comparison import Comparison, Score, comparisons
 from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import GradientXInput, Saliency
@@ -98,6 +99,28 @@ def test_metrics_that_ask_the_same_are_grouped():
     panels = found["one"].plot().axes
     assert [len(panel.lines) for panel in panels] == [3, 3]
     assert list(panels[0].lines[0].get_xdata()) == pytest.approx([step / 10 for step in range(11)])
+
+
+def test_curves_share_a_picture_and_others_have_their_own(tmp_path):
+    how = {"draws": 4, "score": "logit"}
+    metrics = {
+        "one": Faithfulness(GradientXInput(), 1, ZERO, **how),
+        "two": Faithfulness(Saliency(), 1, ZERO, **how),
+        "layers of one": Randomisation(GradientXInput()),
+        "layers of two": Randomisation(Saliency()),
+    }
+    explain(
+        nn.Linear(6, 3), [(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))], metrics, folder=tmp_path, progress=False
+    )
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
+        "one.png",
+        "layers of one.png",
+        "layers of two.png",
+    }
+    assert {path.name for path in (tmp_path / "figures").glob("*.json")} == {
+        "one.measures.json",
+        "layers of one.measures.json",
+    }
 
 
 def test_what_has_no_curves_is_not_drawn():
