@@ -342,7 +342,7 @@ class Gamma(Rule):
             below = where_negative(y, r, r.new_zeros(()))
             if bool(below.abs().sum() != 0):
                 r.sub_(below)
-                z = torch.sub(y, plus).clamp_(max=0).mul_(gamma).add_(y)
+                z = torch.sub(y, plus).mul_(gamma).add_(y)  # the negative part is y without the positive one
                 down = divided(below, z) if epsilon == 0 else below.div_(z.sub_(epsilon).clamp_(max=-epsilon))
                 step.note(down, bias + gamma * bias.clamp(max=0), -epsilon)
         z = plus.mul_(gamma).add_(y)
