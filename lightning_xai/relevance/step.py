@@ -155,15 +155,12 @@ class Step:
         return self.nonnegative() or self.map.stacks(self.weights.weight)
 
     def forward_by_sign(self, weights: SignedWeights, bias: Tensor | None, epsilon: float = 0.0) -> Tensor:
-        """What the outputs would be with these weights and this bias, plus epsilon."""
+        """What the outputs would be with these weights and this bias, plus epsilon; where :meth:`own_sums` holds."""
         if epsilon:
             bias = self.g.new_full((self.map.channels(self.g),), epsilon) if bias is None else bias + epsilon
         if self.nonnegative():
             return self.forward(self.x, self._made(weights, 0), bias)
-        if self.map.stacks(self.weights.weight):
-            return self.forward(self.map.signs(self.x), self._made(weights, 2), bias)
-        above, below = self.x.clamp(min=0), self.x.clamp(max=0)
-        return self.forward(above, self._made(weights, 0), bias).add_(self.forward(below, self._made(weights, 1)))
+        return self.forward(self.map.signs(self.x), self._made(weights, 2), bias)
 
     def transpose_by_sign(self, s: Tensor, weights: SignedWeights) -> Tensor:
         """The transposed operation with the weight that each input meets."""
