@@ -88,10 +88,21 @@ class Number(Result):
     Args:
         error: The key of its standard error, which is shown with it.
         undefined: The key of the count of samples in which it has no value, which is shown with it.
+        usually_zero: Whether it counts what is not as it should be, so that 0 need not be shown.
     """
 
     error: str | None = None
     undefined: str | None = None
+    usually_zero: bool = False
+
+    def shows(self, value: float | Tensor | None) -> bool:
+        """Tell whether people want to see a value.
+
+        >>> broken = Number("samples left out", usually_zero=True)
+        >>> broken.shows(0), broken.shows(2)
+        (False, True)
+        """
+        return not self.usually_zero or value is None or float(value) != 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from lightning_xai import Pictures, Segments, Windows, preview
 from lightning_xai.figures import draw_results, draw_samples, save
-from lightning_xai.results import Map, Matrix, Number
+from lightning_xai.results import Curve, Map, Matrix, Number
 
 N = 3
 SHAPES = {
@@ -305,3 +305,11 @@ def test_a_picture_is_saved_where_it_is_asked_for(tmp_path):
 def test_options_are_checked(options, error, message):
     with pytest.raises(error, match=message):
         Pictures(**options)
+
+
+def test_what_is_as_it_should_be_is_not_in_the_heading():
+    counts = {"skipped": Number("samples skipped", usually_zero=True), "samples": Number("samples")}
+    results = {**counts, "curve": Curve("curve")}
+    for skipped, heading in ((0, "name: samples 0"), (3, "name: samples skipped 3, samples 0")):
+        values = {"skipped": torch.tensor(skipped), "samples": torch.tensor(0), "curve": torch.arange(3.0)}
+        assert draw_results(results, values, "name").get_suptitle() == heading

@@ -25,7 +25,7 @@ from lightning_xai.figures.results import DRAWN
 from lightning_xai.figures.samples import explains_labels
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.metrics.comparison import Comparison, comparisons
-from lightning_xai.results import Map, Result, companions
+from lightning_xai.results import Map, Number, Result, companions
 
 _MOST_SAMPLES = 64
 _MOST_ROWS = 20
@@ -79,7 +79,7 @@ def shown_numbers(
         skipped = {*companions(results), *next((ranked[part] for part in metric.split("/") if part in ranked), ())}
         for key, value in values.items():
             result = results.get(key)
-            if key not in skipped:
+            if key not in skipped and (not isinstance(result, Number) or result.shows(value)):
                 beside = {name: values.get(getattr(result, name, None) or "") for name in ("error", "undefined")}
                 yield {"metric": metric, "key": key, "value": value, "result": result, **beside}
 
@@ -167,11 +167,21 @@ def metrics_of(runs: Iterable[Path]) -> dict[str, type[ExplanationMetric]]:
 
 
 def labels_of(rows: Iterable[str], runs: Iterable[Path]) -> dict[str, str]:
-    """Title results with their units, by ``<metric>/<key>``; those that are shown with another are left out."""
+    """Title results with their units, by ``<metric>/<key>``.
+
+    Those that are shown with another are left out, and so are counts of what is not as it should be, if all are 0.
+    """
+    runs = list(runs)
+    numbers = [numbers_of(run) for run in runs]
+
+    def shows(row: str, result: Result | None) -> bool:
+        values = [found[row] for found in numbers if row in found]
+        return not isinstance(result, Number) or any(result.shows(value) for value in values)
+
     return {
         row: f"{metric}: {results[key].label}" if key in results else row
         for row, metric, key, results in _declared_rows(rows, runs)
-        if key not in companions(results)
+        if key not in companions(results) and shows(row, results.get(key))
     }
 
 

@@ -74,7 +74,7 @@ def draw_results(
     numbers = [
         each.describe(values[key], values.get(each.error or "", math.nan))
         for key, each in found.items()
-        if isinstance(each, declarations.Number) and key not in beside
+        if isinstance(each, declarations.Number) and key not in beside and each.shows(values[key])
     ]
     rows = _rows(panels)
     width = max(sum(panel.width for panel in row) for row in rows) + 0.3

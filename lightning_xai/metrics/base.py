@@ -92,10 +92,17 @@ class ExplanationMetric(Metric, ABC):
     results: Mapping[str, Result] = {
         "samples": Number("samples", "", "How many samples were explained."),
         "nonfinite": Number(
-            "values that are not finite", "", "How many values are NaN or infinite and enter no result."
+            "values that are not finite",
+            "",
+            "How many values are NaN or infinite and enter no result.",
+            usually_zero=True,
         ),
-        "excluded": Number("samples left out", "", "How many samples were left out, as their inputs are not finite."),
-        "skipped": Number("samples skipped", "", "How many samples were not explained, as the time was up."),
+        "excluded": Number(
+            "samples left out", "", "How many samples were left out, as their inputs are not finite.", usually_zero=True
+        ),
+        "skipped": Number(
+            "samples skipped", "", "How many samples were not explained, as the time was up.", usually_zero=True
+        ),
     }
     sample_maps: ClassVar[Mapping[str, Result]] = {}
     formula: ClassVar[str] = ""

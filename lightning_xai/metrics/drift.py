@@ -37,9 +37,15 @@ MEASURES = {
 }
 COUNTS = {
     "matched": Number("samples in both epochs", "samples", "How many samples are compared.", "drift"),
-    "unmatched": Number("samples in one epoch only", "samples", "How many are not compared.", "drift"),
-    "retargeted": Number("samples of another class", "samples", "How many changed their explained class.", "drift"),
-    "blank": Number("constant maps", "samples", "How many maps say nothing, before or now.", "drift"),
+    "unmatched": Number(
+        "samples in one epoch only", "samples", "How many are not compared.", "drift", usually_zero=True
+    ),
+    "retargeted": Number(
+        "samples of another class", "samples", "How many changed their explained class.", "drift", usually_zero=True
+    ),
+    "blank": Number(
+        "constant maps", "samples", "How many maps say nothing, before or now.", "drift", usually_zero=True
+    ),
     "first_stable_epoch": Number(
         "first stable epoch", "-1 for none", "From where on the drift stays under 0.1.", "first-stable-epoch"
     ),

@@ -92,7 +92,7 @@ FURTHER: dict[str, Result] = {
         "completeness-gap",
         better="lower",
     ),
-    "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "average-drop"),
+    "blank": Number("blank maps", "samples", "How many maps have no positive cell.", "average-drop", usually_zero=True),
     "deletion_curve": Curve("score, the most relevant features first", **_ALONG),
     "insertion_curve": Curve("score, the least relevant features first", **_ALONG),
 }

@@ -32,7 +32,11 @@ MEASURES = {
     ),
 }
 
-FURTHER = {"blank": Number("blank maps", "samples", "How many maps have no positive cell.", "relevance-mass")}
+FURTHER = {
+    "blank": Number(
+        "blank maps", "samples", "How many maps have no positive cell.", "relevance-mass", usually_zero=True
+    )
+}
 
 
 class Localisation(MeasureMetric):
