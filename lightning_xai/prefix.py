@@ -129,8 +129,8 @@ class Prefix:
     def replay(self, reads: Place | None, rows: Tensor | None) -> Replay | None:
         """Return the context of a pass that begins at the site; None if it has to be a whole one.
 
-        That is where somebody looks at a module that would be left out, where parameters or buffers have changed, in
-        passes of mixed precision, and once a pass was not as those before.
+        That is where somebody looks at a module that would be left out, in passes of mixed precision, and once
+        parameters or buffers have changed or a pass was not as those before.
 
         Args:
             reads: The place that the pass ends at.
@@ -142,7 +142,8 @@ class Prefix:
         if reads is not None:
             place = self._network.get_submodule(reads.layer)
             watched = watched or (place in self._inside and place is not self._site)
-        if watched or self._deviated or not is_plain_context() or self._state() != self._before:
+        self._deviated = self._deviated or self._state() != self._before
+        if watched or self._deviated or not is_plain_context():
             return None
         return Replay(self._calls, rows)
 

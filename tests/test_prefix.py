@@ -277,6 +277,25 @@ def test_a_pass_that_runs_otherwise_is_made_as_a_whole(order, site):
     assert bound.share == 1
 
 
+def test_a_buffer_that_is_read_behind_the_site_takes_whole_passes():
+    class Runs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()))
+
+        def forward(self, x):
+            self.runs += 1
+            return x.tanh()
+
+    class Reads(Around):
+        def forward(self, x):
+            return super().forward(x) * self.special.runs
+
+    x = Inputs(torch.randn(3, 4).double(), at="site")
+    assert begins(Around(Runs()).double(), x)[0]
+    assert not begins(Reads(Runs()).double(), x)[0]
+
+
 def test_what_is_kept_is_not_written_to():
     class Adds(Around):
         def forward(self, x):
