@@ -11,6 +11,7 @@ from lightning_xai._guard import watch_writes
 from lightning_xai.binding import bind
 from lightning_xai.perturbation import importance, kinds, speed, synergy
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
+from lightning_xai.scores import Unit
 
 ZERO = kinds.Constant(0.0)
 ROWS = torch.tensor([2, 0, 0, 1, 2])
@@ -93,6 +94,14 @@ def test_explanations_are_those_of_whole_passes(explain, at):
     assert shorter
     found, expected = explain(bound, values, 1), explain(bound.whole(), values, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("layer", ["blocks.2", "out"])
+def test_units_behind_the_site_are_read(layer):
+    shorter, bound, values = begins(Skips().double(), inputs("blocks.1"))
+    assert shorter
+    how = REGIONS | {"score": Unit(layer, 1)}
+    assert torch.equal(importance(bound, values, **how), importance(bound.whole(), values, **how))
 
 
 def test_importance_at_a_site_is_what_the_rest_of_the_network_loses():
