@@ -200,6 +200,16 @@ def test_the_ledger_of_one_layer_balances(make, shape, rule, formula):
     assert ledger.balance.abs() <= 1e-9 * (ledger.start.abs().sum() + ledger.biases.abs() + found.abs().sum())
 
 
+def test_the_ledger_tells_what_the_stabiliser_of_a_mean_absorbs():
+    model, x = nn.Sequential(nn.AvgPool1d(3), nn.Flatten()), draw(3, 2, 6)
+    rule = composites.RuleList([("pooling", rules.Norm(0.5))])
+    found, ledger = LRP(rule, score=seeded_score).with_ledger(model, x, 0)
+    y = model(x)
+    r = y * torch.linspace(-1, 2, 4, dtype=y.dtype)
+    close(ledger.epsilon, (r * 0.5 / (y.abs() + 0.5)).sum())
+    close(ledger.epsilon, r.sum() - found.sum())
+
+
 NORMED = {
     "conv1d": (lambda: (nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3)), (2, 6)),
     "conv2d without bias": (lambda: (nn.Conv2d(2, 3, 2, bias=False), nn.BatchNorm2d(3)), (2, 4, 3)),
