@@ -45,8 +45,6 @@ class Axis:
 
     def joined(self, other: Axis) -> Axis:
         """The field of what reads both."""
-        if self == other:
-            return self
         if self.length is None or other.length is None or self.jump != other.jump:
             return WHOLE
         start = min(self.start, other.start)

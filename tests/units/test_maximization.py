@@ -344,6 +344,13 @@ def test_a_dream_of_single_cells():
         close(deep_dream(model, image, layer="0", dream=how), expected)
 
 
+@pytest.mark.parametrize(("kind", "drawn"), [(Pixel, (2, 3, 4)), (Fourier, (2, 3, 3, 2))])
+def test_an_ascent_starts_at_noise_of_the_deviation(kind, drawn):
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    noise = torch.randn(drawn, generator=generators[1], dtype=torch.float64)
+    assert torch.equal(kind(0.5).random((2, 3, 4), generators[0]), 0.5 * noise)
+
+
 def test_a_dream_stops_at_its_layer():
     fixed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 6 * 6, 2)).double()
     how = Dream(octaves=2, steps=1, jitter=0)

@@ -163,6 +163,13 @@ def read(model, x, position):
     )
 
 
+def test_what_reads_two_ways_reads_the_cells_of_both():
+    near, deep = Axis(2, 2, 1), Axis(-1, 2, 3)
+    assert near.joined(deep) == deep.joined(near) == Axis(-1, 2, 4)
+    assert near.joined(near) == near
+    assert near.joined(Axis(2, 1, 1)) == near.joined(WHOLE) == WHOLE.joined(WHOLE) == WHOLE
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_field_is_where_the_gradient_is(name):
