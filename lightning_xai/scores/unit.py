@@ -28,7 +28,7 @@ class Unit(Score):
     and is ignored.
 
     Args:
-        layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.inputs.Site`.
+        layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
         unit: k.
         at: Where an activation with positions is read: ``"mean"``, ``"max"`` (the place of the maximum is that of the
             clean input), or a position p, an index or one per axis.
