@@ -387,7 +387,7 @@ def _threshold(reader: LayerReader, p: float) -> Tensor:
     """T [U] above which a share p of the activations lies, exact whatever it takes to remember them."""
     stream: UpperQuantile | None = None
     for maps, there in reader.imap(lambda rows, maps: (maps, reader.there(rows))):
-        values = maps.flatten(2) if maps.ndim > 2 else maps.unsqueeze(2)
+        values = with_positions(maps, reader.site.layer).flatten(2)
         if stream is None:
             count = len(reader.inputs) * values.shape[2]
             kept = (math.floor(p * count) + 1) * values.shape[1] * values.element_size()

@@ -347,6 +347,25 @@ def test_a_budget_too_small_is_said(net, x):
     assert bool(((found.value - exact.value).abs() <= found.error * exact.value.abs() + 2**-31).all())
 
 
+def test_of_data_of_a_known_size_no_more_is_kept_than_needed(monkeypatch):
+    streams = []
+
+    class Kept(UpperQuantile):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            streams.append(self)
+
+    monkeypatch.setattr("lightning_xai.units.activation.UpperQuantile", Kept)
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(14, 2)).double()
+    x = torch.rand(6, 1, 9).double()
+    for layer, needed in (("0", int(0.3 * 6 * 7) + 1), ("3", int(0.3 * 6) + 1)):
+        found = activation_threshold(model, x, layer=layer, p=0.3, activation="identity")
+        assert found.exact
+        assert streams.pop().most == needed
+    activation_threshold(model, iter([x]), layer="0", p=0.3)
+    assert streams.pop().most > 1000
+
+
 def test_half_precision_is_read_in_single():
     model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU()).bfloat16()
     assert activation_threshold(model, torch.randn(3, 1, 9).bfloat16(), layer="0", p=0.1).value.dtype == torch.float32

@@ -190,6 +190,7 @@ def test_wrapped_models_and_other_contexts(cnn):
         ({"layer": "O"}, "layer 'O' is unknown"),
         ({"layer": "5"}, "is no map of positions"),
         ({"layer": "4"}, "is no map of positions"),
+        ({"layer": "5", "threshold": None}, "is no map of positions"),
         ({"masks": torch.zeros(3, 5, 5, dtype=torch.long)}, r"need \[3, 5, 6\]"),
         ({"masks": torch.zeros(3, 3, 5, 6, dtype=torch.bool)}, r"need \[3, 2, 5, 6\]"),
         ({"masks": torch.full((3, 5, 6), 2)}, r"labels \[2\], but there are 2 concepts"),
