@@ -90,9 +90,9 @@ def test_a_single_sample_has_no_standard_error():
 
 
 def test_maps_and_passes_are_shared_with_other_metrics():
-    model, (x, y, ids) = Rows(), data()
-    metrics = {"relevance": Relevance(GradientXInput()), "importance": Importance(WINDOWS, BLUR, chunk_size=500)}
-    metrics |= {name: Faithfulness(GradientXInput(), WINDOWS, BLUR, share=0.01) for name in ("one", "two")}
+    model, (x, y, ids), how = Rows(), data(), {"chunk_size": 500, "engine": "dense"}
+    metrics = {"relevance": Relevance(GradientXInput()), "importance": Importance(WINDOWS, BLUR, **how)}
+    metrics |= {name: Faithfulness(GradientXInput(), WINDOWS, BLUR, share=0.01, **how) for name in ("one", "two")}
     update_together(metrics, model, x, y, ids)
     assert model.explained == N
     # Both metrics ask for the same. The random sets, and the first step of both curves, are one feature.

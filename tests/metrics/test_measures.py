@@ -97,8 +97,8 @@ def test_stages_are_means_and_have_the_names_of_their_layers():
 def test_agreement_costs_no_pass_beside_importance():
     model, (x, y, _) = Rows(), data()
     found = {
-        "importance": Importance(WINDOWS, BLUR, chunk_size=99),
-        "agreement": ImportanceAgreement(GXI, WINDOWS, BLUR),
+        "importance": Importance(WINDOWS, BLUR, chunk_size=99, engine="dense"),
+        "agreement": ImportanceAgreement(GXI, WINDOWS, BLUR, engine="dense"),
     }
     update_together(found, model, x, y)
     assert model.scored == 4 * (1 + 6)

@@ -76,7 +76,7 @@ def test_equal_sets_are_scored_once_and_features_alone_with_importance():
     model.rows = []
     alone = sum(sum(row) == 1 for _, row in unique)
     importance = Request(ZERO, Probability())
-    shared = sweep(model, x, 1, [importance, *requests], Plan(Windows(2), 9))
+    shared = sweep(model, x, 1, [importance, *requests], Plan(Windows(2), 9, "dense"))
     close(shared.arms[requests[0]], first)
     assert alone >= 3
     assert sum(model.rows) == len(x) * (1 + J) + len(unique) - alone
