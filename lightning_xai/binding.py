@@ -16,12 +16,12 @@ from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, n
 from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
 from lightning_xai.layout import place_of_units, unplaced
+from lightning_xai.masks import Masks
 from lightning_xai.operations import tensors_in, unwrapped
 from lightning_xai.places import LayerOutput
 from lightning_xai.prefix_search import keeping
 from lightning_xai.sites import Key, Place, Site, layer_name, named_layer
 
-_MASK = "attention_mask"
 # What batches hold for the loss; dropped unless the network takes it.
 _LABELS = ("label", "target", "targets")
 
@@ -66,21 +66,16 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
             place = _place(network, arguments, inputs)
             with keeping(network, arguments, place) as kept:
                 explained = _explained_tensor(network, arguments, place)
-        present = _present(arguments)
+        masks = Masks(network, arguments)
+        sources = arguments.source() if place is None else [explained]
+        present = masks.present(arguments.explained, sources, place is not None, inputs.absent is not None)
         absent = _absent_cells(explained, present, inputs.absent)
-        last = None if present is None else _last(present)
         # A wrapper or compiled code would hide the site.
         called = model if place is None else network
         prefix = None if kept is None else kept.prefix()
-        binding = Binding(arguments, place, absent=absent, last=last, position=inputs.position, prefix=prefix)
+        there = masks.of_output()
+        binding = Binding(arguments, place, None, absent, there, position=inputs.position, prefix=prefix)
         return BoundModel(called, binding), explained
-
-
-def _present(arguments: Arguments) -> Tensor | None:
-    """The positions [N, T] that the attention mask, an argument or held by one, does not hide."""
-    masks = [key for key in arguments.values if str(key).rpartition(".")[2] == _MASK and key in arguments.following]
-    mask = arguments.values[masks[0]] if len(masks) == 1 else None
-    return mask != 0 if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 # Networks that were seen to take an entry of a list per sample, and the places of the lists.
@@ -118,8 +113,8 @@ def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | No
     """The cells that are no features, Boolean [N, *S]: padding, and those that are named; None if there are none."""
     shape = (len(explained), *(explained.shape[2:] or explained.shape[1:]))
     cells = torch.zeros(shape, dtype=torch.bool, device=explained.device)
-    if present is not None and present.shape == shape:
-        cells |= ~present
+    if present is not None:
+        cells |= ~present.to(cells.device)
     if absent is not None:
         if absent.shape != shape:
             raise ValueError(f"absent must be [N, *S], {list(shape)}, got {list(absent.shape)}.")
@@ -142,11 +137,6 @@ def _detached(value: Any) -> Any:
     if isinstance(value, list | tuple) and value and all(isinstance(part, Tensor) for part in value):
         return type(value)([detach_for_autograd(part) for part in value])
     return value
-
-
-def _last(present: Tensor) -> Tensor:
-    """The last position of each row that is present."""
-    return (present.long() * torch.arange(1, present.shape[1] + 1, device=present.device)).argmax(1)
 
 
 def _accepted(network: nn.Module, values: dict[Key, Any], inputs: Inputs) -> dict[Key, Any]:

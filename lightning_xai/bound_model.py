@@ -63,6 +63,11 @@ class Arguments:
         sources = [stacked(found[key]) for key in self.explained]
         return sources if self.axis == 1 else [source.movedim(self.axis, 1) for source in sources]
 
+    def form(self) -> tuple[Any, ...]:
+        """Return what of the arguments may change which operations a pass makes, and the shapes of their results."""
+        moving = self.following | set(self.explained)
+        return tuple((key, _form(value, key in moving)) for key, value in self.values.items())
+
     def assembled(self, values: Mapping[Key, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and the named arguments that hold values, by place or name of a leaf."""
         paths = self.containers.paths
@@ -71,6 +76,17 @@ class Arguments:
         whole |= {key: rebuilt(value, (key,), leaves) for key, value in self.containers.values.items()}
         args = [whole[key] for key in sorted(key for key in whole if isinstance(key, int))]
         return args, {key: value for key, value in whole.items() if isinstance(key, str)}
+
+
+def _form(value: Any, moving: bool) -> Any:
+    if isinstance(value, Tensor):
+        return moving, tuple(value.shape[1:] if moving else value.shape), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        parts = [_form(part, False) for part in value]
+        return frozenset(parts) if moving else tuple(parts)
+    if isinstance(value, Mapping):
+        return tuple((key, _form(part, moving)) for key, part in value.items())
+    return repr(value) if isinstance(value, bool | int | float | str) else type(value)
 
 
 def stacked(value: Any) -> Tensor:
@@ -96,7 +112,8 @@ class Binding:
         site: The place that is explained instead of the arguments; None for the arguments themselves.
         reads: The place that is the output; None for the network's own output.
         absent: Cells of the explained tensor that are no features, Boolean [N, *S]; None if there are none.
-        last: The last position [N] of every sample that is not padding; None if it is not known.
+        there: Which positions of the output are no padding, by their mask, Boolean [N, T]; why that is not known; None
+            without masks.
         position: The position of the output [N] that is read of every sample; None if nothing is said.
         rows: Which sample each row is; None for all of them in their order.
         prefix: What comes before the site; None if every pass is a whole one.
@@ -106,7 +123,7 @@ class Binding:
     site: Place | None = None
     reads: Place | None = None
     absent: Tensor | None = None
-    last: Tensor | None = None
+    there: Tensor | str | None = None
     position: Tensor | None = None
     rows: Tensor | None = None
     prefix: Prefix | None = None
@@ -181,9 +198,10 @@ class BoundModel(nn.Module):
         return self._of_rows(self.binding.absent)
 
     @property
-    def last(self) -> Tensor | None:
-        """The last position of every row that is not padding."""
-        return self._of_rows(self.binding.last)
+    def there(self) -> Tensor | str | None:
+        """Which positions of the output are no padding, Boolean [rows, T], or why that is not known."""
+        there = self.binding.there
+        return there if isinstance(there, str) else self._of_rows(there)
 
     @property
     def position(self) -> Tensor | None:

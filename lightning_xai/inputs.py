@@ -38,8 +38,9 @@ class Inputs:
             ``pixel_values``, ...), or the only one of floating-point numbers.
         at: The module whose output is explained instead, by its dotted name, or a :class:`Site`. Integer ids are
             explained at the embedding that takes them unless it is given.
-        absent: Cells that are no features, Boolean [N, \*S], such as special tokens. Padding, where
-            ``attention_mask`` is 0, always is absent.
+        absent: Cells that are no features, Boolean [N, \*S], such as special tokens. Padding always is absent, where
+            the mask of what is explained is 0: ``decoder_attention_mask`` of ``decoder_input_ids``, else
+            ``attention_mask``, in the same container. Another mask has to be said here.
         position: Which position of an output with one axis of them is read of each sample, integers [N].
         constant: The arguments that are not given per sample, by number or name; found unless given.
         axis: The axis of the channels of the explained argument where that is not 1, as in features of time steps

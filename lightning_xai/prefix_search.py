@@ -258,9 +258,7 @@ def _plan(network: nn.Module, arguments: Arguments, site: Place) -> PrefixPlan |
     if not plain or not is_plain_context() or any(type(part).__name__.startswith("FSDP") for part in network.modules()):
         return None
     samples = len(arguments.source()[0])
-    moving = arguments.following | set(arguments.explained)
-    forms = tuple((key, _form(value, key in moving)) for key, value in arguments.values.items())
-    key = site, arguments.explained, forms, samples > 1
+    key = site, arguments.explained, arguments.form(), samples > 1
     known = _plans.setdefault(network, {})
     if key not in known:
         few = arguments.at(torch.tensor([0, samples - 1]))
@@ -269,13 +267,6 @@ def _plan(network: nn.Module, arguments: Arguments, site: Place) -> PrefixPlan |
             left = f"{100 * plan.share:.0f} % of the multiplications are left"
             _log.info("Passes begin at %r: %s.", site.layer, left)
     return known[key]
-
-
-def _form(value: Any, moving: bool) -> Any:
-    """What of an argument may change which operations are made."""
-    if isinstance(value, Tensor):
-        return moving, tuple(value.shape[1:] if moving else value.shape), value.dtype, value.device
-    return repr(value) if isinstance(value, bool | int | float | str) else type(value)
 
 
 def _searched(network: nn.Module, few: Arguments, site: Place) -> PrefixPlan | None:

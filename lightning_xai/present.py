@@ -95,7 +95,8 @@ def present_positions(
         return None
     assert isinstance(model, BoundModel)
     known = _places.setdefault(network_of(model), {})
-    question = (inputs.shape[1:], model.binding.site, model.binding.reads, axis, key)
+    binding = model.binding
+    question = (inputs.shape[1:], binding.arguments.form(), binding.site, binding.reads, axis, key)
     if question not in known:
         with isolated_eval(model), torch.no_grad():
             known[question] = output_places(model, inputs.detach(), pick, axis)

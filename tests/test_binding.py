@@ -173,10 +173,11 @@ def test_a_bound_model_takes_the_rows_that_it_is_bound_to():
 
 
 def test_a_mask_of_pairs_of_tokens_tells_no_padding():
-    model, _ = bind(Words(), Inputs(IDS, attention_mask=MASK.unsqueeze(1).repeat(1, 4, 1)))
+    with pytest.warns(UserWarning, match="'attention_mask' .* may hide padding, but which cells of 0"):
+        model, _ = bind(Words(), Inputs(IDS, attention_mask=MASK.unsqueeze(1).repeat(1, 4, 1)))
     assert model.binding.arguments.following == {"attention_mask"}
     assert model.absent is None
-    assert model.last is None
+    assert model.there == "'attention_mask' [3, 4, 4] is no mask [N, T] of 0 and 1"
 
 
 def test_an_answer_is_kept_only_if_no_other_fits():

@@ -31,6 +31,7 @@ BASE |= {
     "inputs",
     "layout",
     "leaves",
+    "masks",
     "multiplications",
     "places",
     "prefix",

@@ -34,7 +34,8 @@ class Score(ABC):
         class_axis: The axis of the classes of an output with positions; found by what the axes of the input become
             unless given (see :func:`~lightning_xai.axes.axis_facts`).
         position: Which position of an output with one axis of them is read instead of a region: an index, or
-            ``"last"``, the last one that ``attention_mask`` does not hide.
+            ``"last"``, the last one that the mask of the output's positions does not hide: of a decoder its
+            ``decoder_attention_mask``, of any other network ``attention_mask``.
 
     Class attributes:
         by_region: Whether an output with positions is read where the target is predicted.
@@ -132,8 +133,7 @@ class Score(ABC):
         if self.position is None:
             places = given
         elif self.position == "last":
-            last = model.last if isinstance(model, BoundModel) else None
-            places = torch.full((len(clean),), length - 1) if last is None else last
+            return _last(model.there if isinstance(model, BoundModel) else None, len(clean), length).to(clean.device)
         else:
             places = torch.full((len(clean),), int(self.position))
         assert places is not None
@@ -240,7 +240,7 @@ class BoundScore(BoundTarget):
         prediction: The predicted classes [N].
         classes: The number of classes.
         class_axis: The axis of the classes in the model's output; 1 if it is None.
-        places: The position [N] that is read; None for all of them.
+        places: The position [N] that is read, -1 where there is none; None for all of them.
         present: Which positions of the output are no padding, Boolean [N, *P]; None if all are.
 
     The runners-up stay classes 2 and 0, whatever is read later:
@@ -320,7 +320,26 @@ def _classes_second(columns: Tensor, axis: int | None) -> Tensor:
     return columns.movedim(axis, 1)
 
 
+def _last(there: Tensor | str | None, samples: int, length: int) -> Tensor:
+    """The last position of each sample [N] that is there; -1 where none is.
+
+    Raises:
+        ValueError: If it is not known which are.
+    """
+    if there is None:
+        return torch.full((samples,), length - 1)
+    why = there if isinstance(there, str) else f"the mask is of {there.shape[1]} positions, the output has {length}"
+    if isinstance(there, str) or there.shape[1] != length:
+        raise ValueError(
+            f"position='last' cannot be told, as {why}: write position=-1 for the very last one, or "
+            f"Inputs(..., position=...) for one of each sample."
+        )
+    last = (there.long() * torch.arange(1, length + 1, device=there.device)).argmax(1)
+    return torch.where(there.any(1), last, -1)
+
+
 def _at_places(columns: Tensor, places: Tensor | None) -> Tensor:
     if places is None:
         return columns
-    return columns.gather(2, places.view(-1, 1, 1).expand(-1, columns.shape[1], 1)).squeeze(2)
+    found = columns.gather(2, places.clamp(min=0).view(-1, 1, 1).expand(-1, columns.shape[1], 1)).squeeze(2)
+    return found.masked_fill((places < 0).unsqueeze(1), float("nan"))

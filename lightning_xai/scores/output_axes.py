@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import isolated_eval
 from lightning_xai.axes import output_facts
-from lightning_xai.bound_model import network_of
+from lightning_xai.bound_model import BoundModel, network_of
 from lightning_xai.operations import unwrapped
 from lightning_xai.rows import Picks
 
@@ -29,9 +29,10 @@ def class_axis_of(model: nn.Module, inputs: Tensor, score: Picks, ndim: int) -> 
     Raises:
         ValueError: If it cannot be told.
     """
-    network = network_of(unwrapped(model))
-    known = _known.setdefault(network, {})
-    question = (inputs.shape[1:], ndim, score)
+    bound = unwrapped(model)
+    known = _known.setdefault(network_of(bound), {})
+    form = bound.binding.arguments.form() if isinstance(bound, BoundModel) else ()
+    question = (inputs.shape[1:], form, ndim, score)
     if question not in known:
         with isolated_eval(model), torch.no_grad():
             facts, convention = output_facts(model, inputs.detach(), score.pick)
