@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, n
 from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
 from lightning_xai.layout import place_of_units, unplaced
+from lightning_xai.leaves import tensors_held
 from lightning_xai.masks import Masks
 from lightning_xai.operations import tensors_in, unwrapped
 from lightning_xai.places import LayerOutput
@@ -62,7 +64,7 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
                 )
         with isolated_eval(network):
             arguments = replace(arguments, following=following_arguments(network, arguments, inputs.constant))
-            _check_lists(network, arguments)
+            _check_alone(network, arguments, inputs.constant)
             place = _place(network, arguments, inputs)
             with keeping(network, arguments, place) as kept:
                 explained = _explained_tensor(network, arguments, place)
@@ -78,22 +80,24 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         return BoundModel(called, binding), explained
 
 
-# Networks that were seen to take an entry of a list per sample, and the places of the lists.
-_lists: WeakKeyDictionary[nn.Module, set[tuple[Key, ...]]] = WeakKeyDictionary()
+# Networks that were seen to take one sample alone, and the places of what made that doubtful.
+_taken_alone: WeakKeyDictionary[nn.Module, set[tuple[Key, ...]]] = WeakKeyDictionary()
 
 
-def _check_lists(network: nn.Module, arguments: Arguments) -> None:
-    """Refuse a list that is explained but does not hold an entry for every sample, by a pass of the first one.
+def _check_alone(network: nn.Module, arguments: Arguments, constant: Sequence[Key] | None) -> None:
+    """Refuse lists and objects that may hold something for every sample but do not follow them, by a pass of the first.
 
     Raises:
         ValueError: If the network does not take it alone.
     """
-    lists = tuple(key for key in arguments.explained if not isinstance(arguments.values[key], Tensor))
-    known = _lists.setdefault(network, set())
-    if not lists or lists in known or len(arguments.values[lists[0]]) == 1:
+    samples = len(arguments.values[arguments.explained[0]])
+    lists = [key for key in arguments.explained if not isinstance(arguments.values[key], Tensor)]
+    objects = {} if constant is not None else _objects(arguments, samples)
+    doubtful = (*lists, *objects)
+    known = _taken_alone.setdefault(network, set())
+    if not doubtful or doubtful in known or samples == 1:
         return
     first = replace(arguments, values=arguments.at(torch.zeros(1, dtype=torch.long)))
-    key = lists[0]
     error: Exception | None = None
     try:
         output = forward(BoundModel(network, Binding(first)), _explained_tensor(network, first, None))
@@ -101,12 +105,30 @@ def _check_lists(network: nn.Module, arguments: Arguments) -> None:
         alone = any(len(part) == 1 for part in parts)
     except Exception as raised:  # what a network raises for one of two streams is its own
         alone, error = False, raised
-    if not alone:
+    if not alone and lists:
+        key = lists[0]
         raise ValueError(
             f"the argument {key!r} is a list of {len(arguments.values[key])} tensors, but the network does not take "
             f"one of them as one sample: if these are several inputs, say which is explained, e.g. explain='{key}.0'."
         ) from error
-    known.add(lists)
+    if not alone:
+        key, kind = next(iter(objects.items()))
+        raise ValueError(
+            f"the argument {key!r} is a {kind}, whose tensors do not follow the samples, and the network does not take "
+            f"one sample with them: hold what is given per sample in a dict, namespace, dataclass or named tuple."
+        ) from error
+    known.add(doubtful)
+
+
+def _objects(arguments: Arguments, samples: int) -> dict[Key, str]:
+    """The types, by place, of what stays whole but holds tensors with as many rows as there are samples."""
+    fixed = arguments.values.keys() - arguments.following - set(arguments.explained)
+    values = {key: value for key, value in arguments.values.items() if key in fixed and not isinstance(value, Tensor)}
+    return {
+        key: type(value).__name__
+        for key, value in values.items()
+        if any(tensor.ndim and len(tensor) == samples for tensor in tensors_held(value))
+    }
 
 
 def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | None) -> Tensor | None:

@@ -26,10 +26,10 @@ class Inputs:
     through every chunk, draw and step; what is not (a graph, a table of positions) stays whole. Which is which is tried
     on a few rows, unless ``constant`` says so.
 
-    What arguments hold that are dicts, dataclasses or named tuples is treated one by one, and named with dots:
-    ``"batch.image"`` of an argument ``batch``, or ``"image"`` alone where nothing else ends so. A list or tuple has an
-    entry for every sample (images of a detector), unless a name leads into it: ``"0.1"`` is the second stream of
-    ``forward([a, b])``.
+    What arguments hold that are dicts, namespaces, dataclasses or named tuples is treated one by one, and named with
+    dots: ``"batch.image"`` of an argument ``batch``, or ``"image"`` alone where nothing else ends so. A list or tuple
+    has an entry for every sample (images of a detector), unless a name leads into it: ``"0.1"`` is the second stream
+    of ``forward([a, b])``.
 
     Args:
         *args: The network's positional arguments.
@@ -103,8 +103,7 @@ class Inputs:
         self.at = as_site(at)
         self.absent = absent
         self.position = None if position is None else torch.as_tensor(position)
-        named = constant or ()
-        below = [leaf for key in named for leaf in (self._below(key) or [self._known("constant", key)])]
+        below = [leaf for key in constant or () for leaf in self._below(key)]
         self.constant = None if constant is None else tuple(below)
         self.explain: tuple[Key, ...] = self._explained(chosen)
         self.axis = None if axis is None else self._channels(as_integer("axis", axis))
@@ -158,30 +157,36 @@ class Inputs:
         paths: dict[Key, Path] = {}
         for key, value in values.items():
             for path, leaf in leaves_of(value, (key,), list(map(str, named)), values).items():
+                if key_of(path) in leaves:
+                    raise ValueError(f"the arguments hold two values that are called {key_of(path)!r}: rename one.")
                 leaves[key_of(path)] = leaf
                 if len(path) > 1:
                     paths[key_of(path)] = path
         return leaves, Containers({path[0]: values[path[0]] for path in paths.values()}, paths)
 
     def _below(self, key: Key) -> list[Key]:
-        """The leaves of an argument that holds others."""
-        return [leaf for leaf, path in self.containers.paths.items() if key in (path[0], key_of(path[:-1]))]
+        """The leaves that the name of a leaf, or of a container, stands for."""
+        paths = self.containers.paths
+        within = {key_of(path[:end]): path[:end] for path in paths.values() for end in range(1, len(path))}
+        name = self._known("constant", key, {**within, **paths})
+        top = within.get(name)
+        return [name] if top is None else [leaf for leaf, path in paths.items() if path[: len(top)] == top]
 
-    def _known(self, argument: str, key: Key) -> Key:
-        """The name of a leaf that is named by the end of its path, or by a name of an argument given by its place.
+    def _known(self, argument: str, key: Key, paths: Mapping[Key, Path]) -> Key:
+        """The name, among some paths, that is named by its end, or by a name of an argument given by its place.
 
         Raises:
             ValueError: If there is none, or several.
         """
-        if key in self.values:
+        if key in self.values or key in paths:
             return key
-        ends = [leaf for leaf in self.containers.paths if f".{leaf}".endswith(f".{key}")]
+        ends = [name for name in paths if f".{name}".endswith(f".{key}")]
         first, _, rest = str(key).partition(".")
         if not ends and rest and first not in map(str, self.values):
-            ends = [leaf for leaf, path in self.containers.paths.items() if str(key_of(path[1:])) == rest]
-            ends = [leaf for leaf in ends if isinstance(self.containers.paths[leaf][0], int)]
+            ends = [name for name, path in paths.items() if str(key_of(path[1:] or path)) == rest]
+            ends = [name for name in ends if len(paths[name]) > 1 and isinstance(paths[name][0], int)]
             if len(ends) == 1:
-                self.claimed[first] = self.containers.paths[ends[0]][0]
+                self.claimed[first] = paths[ends[0]][0]
         if len(ends) > 1:
             raise ValueError(f"{argument}={key!r} may be {' or '.join(map(repr, ends))}: write one of these.")
         if not ends:
@@ -191,7 +196,7 @@ class Inputs:
     def _explained(self, explain: Sequence[Key] | None) -> tuple[Key, ...]:
         can = {key: value for key, value in self.values.items() if _is_data(value)}
         if explain is not None:
-            chosen = tuple(self._known("explain", key) for key in explain)
+            chosen = tuple(self._known("explain", key, self.containers.paths) for key in explain)
             for key in chosen:
                 if key not in can:
                     raise TypeError(f"explain={key!r} is a {type(self.values[key]).__name__}, not a tensor [N, ...].")

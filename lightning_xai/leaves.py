@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
+
+from torch import Tensor, nn
 
 from lightning_xai.sites import Key
 
@@ -23,14 +27,28 @@ def key_of(path: Path) -> Key:
 
 
 def parts_of(value: Any) -> dict[Key, Any] | None:
-    """Return what a dict, dataclass or named tuple holds, by key or name; None for anything else."""
+    """Return what a dict, namespace, dataclass or named tuple holds, by key or name; None for anything else."""
     if isinstance(value, Mapping):
-        return {key: part for key, part in value.items() if isinstance(key, int | str)}
+        return dict(value)
+    if isinstance(value, SimpleNamespace):
+        return {name: part for name, part in vars(value).items() if not _is_cached(value, name)}
     if is_dataclass(value) and not isinstance(value, type):
         return {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return dict(zip(value._fields, value, strict=True))
     return None
+
+
+def tensors_held(value: Any) -> list[Tensor]:
+    """Return the tensors that an object which is no container holds in its attributes, and in containers and lists."""
+    return [] if isinstance(value, nn.Module | type) else _tensors(getattr(value, "__dict__", value))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = dict(enumerate(value)) if isinstance(value, list | tuple) else parts_of(value)
+    return [tensor for part in (parts or {}).values() for tensor in _tensors(part)]
 
 
 def leads_into(name: str, path: Path, arguments: Collection[Key]) -> bool:
@@ -60,8 +78,18 @@ def leaves_of(value: Any, path: Path, named: Collection[str], arguments: Collect
         named: Names of leaves; a list or tuple into which none of them leads may hold an entry for every sample, and is
             a leaf itself.
         arguments: The places of all arguments.
+
+    Raises:
+        ValueError: If a dataclass holds a tensor beside its fields.
     """
     parts = parts_of(value)
+    if parts is not None and is_dataclass(value):
+        for name, part in getattr(value, "__dict__", {}).items():
+            if name not in parts and not _is_cached(value, name) and _tensors(part):
+                raise ValueError(
+                    f"{key_of(path)!r} is a {type(value).__name__} that holds a tensor in {name!r}, which is no field, "
+                    f"so that it would not follow the samples: make it a field, or a property."
+                )
     if parts is None and isinstance(value, list | tuple) and any(leads_into(n, path, arguments) for n in named):
         parts = dict(enumerate(value))
     if not parts:
@@ -81,13 +109,26 @@ def rebuilt(value: Any, path: Path, leaves: Mapping[Path, Any]) -> Any:
         return value
     new = {key: rebuilt(part, (*path, key), leaves) for key, part in parts.items()}
     if isinstance(value, Mapping):
-        copied: Any = copy.copy(value)
+        copied = _fresh_copy(value)
         for key, part in new.items():
             copied[key] = part
         return copied
     if isinstance(value, tuple | list):
         return type(value)(*new.values()) if hasattr(value, "_fields") else type(value)(new.values())
-    copied = copy.copy(value)
+    copied = _fresh_copy(value)
     for key, part in new.items():
         object.__setattr__(copied, str(key), part)  # of a frozen dataclass, too
+    return copied
+
+
+def _is_cached(value: Any, name: str) -> bool:
+    return isinstance(getattr(type(value), name, None), cached_property)
+
+
+def _fresh_copy(value: Any) -> Any:
+    """A copy that computes its cached properties anew."""
+    copied = copy.copy(value)
+    held = getattr(copied, "__dict__", {})
+    for name in [name for name in held if _is_cached(value, name)]:
+        del held[name]
     return copied

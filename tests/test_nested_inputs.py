@@ -1,6 +1,8 @@
 """Networks whose arguments hold others: a batch as a dict, dataclass or tuple, and lists of streams."""
 
 import dataclasses
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -48,6 +50,8 @@ BATCHES: dict[str, tuple[Any, Any, str, str]] = {
     "dict": ({"image": IMAGE, "age": AGE, "empty": {}}, lambda b: (b["image"], b["age"]), "0.image", "image"),
     "dataclass": (Batch(IMAGE, AGE), lambda b: (b.image, b.age), "0.image", "batch.image"),
     "named tuple": (Pair(IMAGE, AGE), lambda b: (b.image, b.age), "0.image", "batch.image"),
+    "namespace": (SimpleNamespace(image=IMAGE, age=AGE), lambda b: (b.image, b.age), "0.image", "batch.image"),
+    "keys": ({"image": IMAGE, (1, 2): AGE}, lambda b: (b["image"], b[1, 2]), "0.image", "image"),
     "tuple": ((IMAGE, AGE), lambda b: (b[0], b[1]), "0.0", "batch.0"),
     "list": ([IMAGE, AGE], lambda b: (b[0], b[1]), "0.0", "batch.0"),
     "deep": ({"views": [IMAGE, {"age": AGE}]}, lambda b: (b["views"][0], b["views"][1]["age"]), "0.views.0", "views.0"),
@@ -170,3 +174,58 @@ def test_a_container_that_is_no_data_stays_whole():
     close(found.flatten(1)[:, 3], 2 * IMAGE.flatten(1)[:, 3])
     held = Inputs(IMAGE, options={"scale": 2.0, "table": AGE}, constant=["options"])
     assert held.constant == ("options.scale", "options.table")
+    deep = Inputs(b={"x": IMAGE, "meta": {"sub": {"g": AGE, "h": AGE}}}, explain="b.x", constant=["b.meta"])
+    assert deep.constant == ("b.meta.sub.g", "b.meta.sub.h")
+    assert Inputs(b={"x": IMAGE, "meta": {"g": AGE}}, explain="b.x", constant=["meta"]).constant == ("b.meta.g",)
+
+
+def test_cached_properties_are_computed_anew():
+    @dataclasses.dataclass
+    class Centred:
+        image: torch.Tensor
+
+        @cached_property
+        def centred(self):
+            return self.image - self.image.mean(2, keepdim=True)
+
+    class Reader(nn.Module):
+        def forward(self, batch):
+            return batch.centred.square().sum(2)
+
+    batch = Centred(IMAGE)
+    assert batch.centred.shape == IMAGE.shape
+    found = Saliency(absolute=False)(Reader(), Inputs(batch, explain="image"), 1)
+    close(found[:, 1], 2 * batch.centred[:, 1])
+
+
+def test_a_tensor_that_is_no_field_is_refused():
+    @dataclasses.dataclass
+    class Scaled:
+        image: torch.Tensor
+
+        def __post_init__(self):
+            self.scaled = [2 * self.image]
+
+    with pytest.raises(ValueError, match="'batch' is a Scaled that holds a tensor in 'scaled', which is no field"):
+        Inputs(batch=Scaled(IMAGE), explain="image")
+
+
+@pytest.mark.parametrize("batch", [{"m.k": IMAGE, "m": {"k": AGE}}, {"m": {0: IMAGE, "0": AGE}}])
+def test_two_leaves_of_one_name_are_refused(batch):
+    with pytest.raises(ValueError, match=r"the arguments hold two values that are called '0.m.[k0]': rename one"):
+        Inputs(batch, explain="0.m")
+
+
+def test_an_object_that_does_not_follow_is_named():
+    class Context:
+        def __init__(self, **tensors):
+            self.held = tensors
+
+    class Weighted(nn.Module):
+        def forward(self, x, context):
+            return x.sum(2) * context.held["table"][..., :2]
+
+    with pytest.raises(ValueError, match="argument 'context' is a Context, whose tensors do not follow the samples"):
+        Saliency()(Weighted(), Inputs(IMAGE, context=Context(table=AGE), explain=0), 1)
+    whole = Inputs(IMAGE, context=Context(table=AGE[0], other=IMAGE), explain=0)
+    close(Saliency(absolute=False)(Weighted(), whole, 1)[:, 1], AGE[0, 1].expand(4, 5))
