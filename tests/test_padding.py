@@ -205,11 +205,37 @@ def test_the_mean_of_a_silenced_unit_is_that_of_tokens_that_are_there(model):
     found = ablate_units(model, padded(), 0, layer="up", value="mean")
     raw = []
     for inputs in alone():
-        handle = model.up.register_forward_hook(lambda _m, _a, output: raw.append(output[0].mean(0).detach()))
+        handle = model.up.register_forward_hook(lambda _m, _a, output: raw.append(output[0].detach()))
         model(inputs.values[0], inputs.values["attention_mask"])
         handle.remove()
-    expected = ablate_units(model, padded(), 0, layer="up", value=torch.stack(raw).mean(0))
+    expected = ablate_units(model, padded(), 0, layer="up", value=torch.cat(raw).mean(0))
     close(found.score_drop, expected.score_drop)
+
+
+class Tokenwise(nn.Module):
+    """An output for every token, finite at padding, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.up, self.out = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.double()
+
+    def forward(self, input_ids, attention_mask):
+        return self.out(self.up(self.embedding(input_ids)).tanh())
+
+
+def test_a_sample_of_padding_alone_is_undefined_and_no_other():
+    model = Tokenwise()
+    empty = Inputs(IDS, attention_mask=MASK * torch.tensor([[1], [0], [1]]), explain=0)
+    others = Inputs(IDS[::2], attention_mask=MASK[::2], explain=0)
+    how = {"layer": "up", "value": "mean", "score": Logit(position=0)}
+    found, expected = ablate_units(model, empty, 0, **how), ablate_units(model, others, 0, **how)
+    assert found.score_drop[1].isnan().all()
+    close(found.score_drop[::2], expected.score_drop)
+    close(found.mean_score_drop[:, 0], expected.mean_score_drop[:, 0])
+    for at in ("mean", "max"):
+        found = GradientXInput(score=Unit("up", 2, at=at)).explain(model, empty).score
+        assert found.isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ class Unit(Score):
     .. math:: s(x) = \frac{1}{|P|} \sum_p a_{kp}(x), \qquad a_{k p^*}(x) \text{ with } p^* = \arg\max_p a_{kp},
         \qquad\text{or}\quad a_{kp}(x)
 
-    A forward pass ends at the layer. Positions of padding are in neither mean nor maximum. The target has no meaning
-    and is ignored.
+    A forward pass ends at the layer. Positions of padding are in neither mean nor maximum; a sample that has no other
+    has the score NaN. The target has no meaning and is ignored.
 
     Args:
         layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`.
@@ -84,7 +84,8 @@ class Unit(Score):
         if self.at == "mean":
             return over(region, maps)
         if self.at == "max":
-            return maps.flatten(1).gather(1, fixed[0].unsqueeze(1)).squeeze(1)
+            value = maps.flatten(1).gather(1, fixed[0].unsqueeze(1)).squeeze(1)
+            return value if region is None else torch.where(region.flatten(1).any(1), value, torch.nan)
         assert isinstance(self.at, tuple)
         return maps[(slice(None), *self.at)]
 

@@ -17,7 +17,7 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
 from lightning_xai.layout import place_of_units
 from lightning_xai.operations import unwrapped
-from lightning_xai.present import present_at
+from lightning_xai.present import absent_cells, present_at
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target
 from lightning_xai.scores.target import target_at
 from lightning_xai.sites import Layer, Place, as_layer
@@ -39,7 +39,7 @@ class AblationPlan:
             layer) whose activation is 0 at 0, so that 0 silences its units, or the batch norm that takes its output.
         units: Units, sets of units, or groups, each ablated by itself; every single unit unless given.
         value: What a silenced unit gives everywhere: a number, one per unit [K], or ``"mean"`` for the mean of its
-            activations over the inputs at hand.
+            activations over all positions of the inputs at hand but padding.
         engine: ``"replay"``: each sample runs up to the layer once and from there on as one row per variant.
             ``"repeat"``: each variant runs through the whole network. ``"auto"``: replay, if it gives the scores of
             repeat on the first sample, to rounding.
@@ -86,7 +86,7 @@ class AblationResult:
 
     Attributes:
         score_drop: :math:`s(x) - s(x; u \text{ silenced})` [N, U]; positive where the units are evidence for the
-            target.
+            target. NaN of a sample that is all padding.
         prediction: The predicted class [N, U].
         clean_prediction: The predicted class [N] with all units.
         target: The class [N] that the score is of.
@@ -124,13 +124,16 @@ class AblationResult:
 
 
 def per_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Means over the samples of each class [U, classes], in double precision, of values [N, U]; NaN where none is.
+    """Means over the samples of each class [U, classes], in double precision, of values [N, U] that are not NaN.
+
+    NaN where there is none.
 
     >>> per_class(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1]), 3)
     tensor([[1., 3., nan]], dtype=torch.float64)
     """
-    sums = class_sums(values.double(), target, classes)
-    return sums / target.bincount(minlength=classes)
+    there = ~values.isnan()
+    counts = class_sums(there.double(), target, classes)
+    return class_sums(torch.where(there, values.double(), 0.0), target, classes) / counts
 
 
 def class_sums(values: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -164,7 +167,8 @@ def ablate_units(
             very module, not the activation that follows it: to silence units as the next layer sees them, name the
             activation's module.
         units: Units, sets of units, or groups; every single unit unless given.
-        value: v: a number, a number per unit [K], or ``"mean"``: the unit's mean over positions and these inputs.
+        value: v: a number, a number per unit [K], or ``"mean"``: the unit's mean over all positions of these inputs but
+            padding.
         score: s.
         sample_ids: The samples' ids [N].
         engine: ``"auto"``, ``"replay"`` or ``"repeat"``; see :class:`AblationPlan`.
@@ -233,13 +237,18 @@ def ablation(
             own = at_rows(model, slice(row, row + 1))
             clean = capture(own, sample, place)
             if strict:
-                check_finite(clean.maps, place.layer, (name,))
+                there = present_at(own, sample, place)
+                maps = clean.maps if there is None else torch.where(there.unsqueeze(1), clean.maps, 0.0)
+                check_finite(maps, place.layer, (name,))
             wanted = target_at(target, slice(row, row + 1))
             bound = score.bind(clean.output, wanted, 1, of=(own, sample))
             variants = _Variants(own, sample, place, plan.silenced(clean.maps.shape[1]), values, bound)
             if engine == "auto":
                 engine = variants.engine(batches)
             drop, prediction = variants.scores(clean, engine, batches)
+            absent = absent_cells(own)
+            if absent is not None and bool(absent.all()):
+                drop = torch.full_like(drop, torch.nan)
             rows.append((drop, prediction, bound.prediction, bound.target))
     drop, prediction, clean_prediction, resolved = (torch.cat(column) for column in zip(*rows, strict=True))
     return AblationResult(drop, prediction, clean_prediction, resolved, bound.classes, engine)
@@ -329,14 +338,15 @@ class _Variants:
 
 
 def _mean(model: nn.Module, inputs: Tensor, place: Place, batches: Batches) -> Tensor:
-    """The mean activation [K] of each unit over positions, padding left out, and samples, in double precision."""
+    """The mean activation [K] of each unit over the positions of all samples but padding, in double precision."""
 
-    def run(rows: slice) -> Tensor:
+    def run(rows: slice) -> tuple[Tensor, int]:
         own = at_rows(model, rows)
         maps = capture(own, inputs[rows], place).maps.double()
         there = present_at(own, inputs[rows], place)
-        if there is not None:
-            return (torch.where(there.unsqueeze(1), maps, 0.0).flatten(2).sum(2) / there.flatten(1).sum(1, True)).sum(0)
-        return maps.reshape(*maps.shape[:2], -1).mean(2).sum(0)
+        if there is None:
+            return maps.flatten(2).sum((0, 2)) if maps.ndim > 2 else maps.sum(0), len(maps) * maps[0, 0].numel()
+        return torch.where(there.unsqueeze(1), maps, 0.0).flatten(2).sum((0, 2)), int(there.sum())
 
-    return torch.stack(batches.map(run, len(inputs))).sum(0) / len(inputs)
+    sums, counts = zip(*batches.map(run, len(inputs)), strict=True)
+    return torch.stack(sums).sum(0).div(sum(counts))

@@ -113,13 +113,20 @@ def preactivation_sites(
         fallback: The name of the activation where none is found; then any shape of B will do.
 
     Raises:
-        ValueError: If there is no such layer, its output has no units, or no activation is found nor given.
+        ValueError: If there is no such layer, two have one name, the output has no units, or no activation is found nor
+            given.
         TypeError: If ``activation`` is neither a name nor a function.
     """
     network = at_rows(unwrapped(model), slice(len(inputs)))
     if list(layers) == [None]:
         return [_last_site(network, inputs, activation)]
     places = [unplaced(network, layer) for layer in layers if layer is not None]
+    for name, count in Counter(map(str, places)).items():
+        if count > 1:
+            raise ValueError(
+                f"{count} of the layers are {name!r}, by which their results are called: ask for each by itself, also "
+                f"where they differ in axis=... or reshape=... ."
+            )
     with follow_channels(network, inputs, places) as proved, forward_context():
         found = next_operations(network, places, inputs)
     placed = zip(places, places_of_units(network, inputs, places, proved), strict=True)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_xai import Site
 from lightning_xai.units import activation_threshold, quantile
 from lightning_xai.units.layers import preactivation_sites
 from lightning_xai.units.quantile import UpperQuantile
@@ -295,6 +296,12 @@ def test_layers_together_share_passes(net, x):
     for layer in ("first", "second"):
         alone = activation_threshold(net, x, layer=layer, activation=torch.tanh, p=0.2)
         assert torch.equal(found[layer].value, alone.value)
+
+
+def test_two_results_of_one_name_are_refused(net, x):
+    for other in (Site("first", axis=2), Site("first", reshape=lambda maps: maps[:, :2]), "first"):
+        with pytest.raises(ValueError, match="2 of the layers are 'first'"):
+            activation_threshold(net, x, layers=["first", other], activation="identity")
 
 
 def test_places_found_together_are_those_found_alone(net):
