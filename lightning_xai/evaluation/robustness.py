@@ -152,7 +152,8 @@ def map_changes(
         columns["relative_change"].append((change / _apart(torch.where(finite, map_, 1.0))).norm(dim=1))
         columns["step"].append(delta.norm(dim=1))
         columns["relative_step"].append((delta / _apart(x)).norm(dim=1))
-        columns["output_step"].append((z - output).norm(dim=1))
+        before, after = bound.join([output, z]).flatten(1).chunk(2)  # a detector finds more or fewer boxes
+        columns["output_step"].append((after - before).norm(dim=1))
         columns["kept"].append(now == prediction)
     size = torch.where(finite, map_, 0.0).norm(dim=1)
     return MapChanges(size, *(torch.stack(columns[name], 1) for name in _COLUMNS))
@@ -189,14 +190,14 @@ def _draw(values: Tensor, radius: float | Sequence[float], draws: int, ids: Sequ
 def _outputs(
     model: nn.Module, inputs: Tensor, attribution: Attribution, target: Target
 ) -> tuple[BoundScore, Tensor, Tensor]:
-    """The bound score, and the network's outputs [N, numbers] and predictions [N]."""
+    """The bound score, and the columns of the network's outputs and its predictions [N]."""
     with isolated_eval(model):
         output = forward(model, inputs)
         bound = attribution.bind(output, target, len(inputs), of=(model, inputs))
         columns = precise(bound.columns(output, len(inputs)))
         if bound.present is not None:
             columns = columns.masked_fill(~bound.present.unsqueeze(1), 0.0)
-        return bound, columns.flatten(1), bound.predict(output)
+        return bound, columns, bound.predict(output)
 
 
 def _apart(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation import avg_sensitivity, lipschitz, map_changes, max_sensitivity, ris, ros
 from lightning_xai.relevance import GradientXInput, Saliency
+from lightning_xai.scores import Box
 
 MEASURES = (max_sensitivity, avg_sensitivity, lipschitz, ris, ros)
 GRADIENT = Saliency(absolute=False)
@@ -166,3 +167,28 @@ def test_the_region_of_a_moved_input_is_that_of_the_clean_one():
         close(found.change[:, step], (explained(moved) - explained(x)).norm(dim=1))
         kept = model(moved).argmax(1).mode(1).values == model(x).argmax(1).mode(1).values
         assert torch.equal(found.kept[:, step], kept)
+
+
+class Detector(nn.Module):
+    """A box per channel whose score is above a threshold, the strongest first."""
+
+    def forward(self, images):
+        found = []
+        for image in images:
+            scores = image.mean((1, 2)).sigmoid()
+            order = scores.argsort(descending=True)
+            order = order[scores[order] > 0.5]
+            boxes = torch.tensor([[0.0, 0, 2, 2], [5.0, 5, 9, 9]]).to(scores)[order]
+            found.append({"boxes": boxes, "scores": scores[order], "labels": torch.ones(len(order), dtype=torch.long)})
+        return found
+
+
+def test_the_box_of_a_moved_input_is_that_of_the_clean_one():
+    x = torch.tensor([0.6, 0.5]).double().view(1, 2, 1, 1)
+    noise = torch.tensor([[0.0, 0.3], [0.0, -0.9]]).double().view(1, 2, 2, 1, 1)  # exchanged, and one is lost
+    found = map_changes(Detector(), x, None, Saliency(absolute=False, score=Box(0)), noise=noise)
+    close(found.change, [[0.0, 0.0]])
+    assert found.size.item() > 0.1
+    score = x[0, :, 0, 0].sigmoid()
+    box = torch.tensor([5.0, 5, 9, 9, score[1], 1]).double()
+    close(found.output_step[0, 1], (box - torch.tensor([0.0, 0, 0, 0, 0, -1]).double()).norm())
