@@ -66,6 +66,40 @@ def without_absent(model: nn.Module, maps: Tensor, value: float = float("nan")) 
     return maps.masked_fill(absent.to(maps.device), value)
 
 
+def draws_of_present(
+    shape: Sequence[int],
+    absent: Tensor | None,
+    generators: Sequence[torch.Generator],
+    draw: Callable[..., Tensor] = torch.randn,
+) -> Tensor:
+    r"""Return a draw [N, \*shape] per sample, of its present cells alone, so that it is the same without padding.
+
+    Args:
+        shape: The shape [C, \*S], or [\*S], of a sample.
+        absent: The absent cells, Boolean [N, \*S], where the draw is 0; None if there are none.
+        generators: One per sample.
+        draw: Draws a tensor of a shape with ``generator=...``.
+
+    >>> def generators(): return [torch.Generator().manual_seed(0)]
+    >>> draws_of_present((2, 3), torch.tensor([[False, True, False]]), generators(), torch.rand)
+    tensor([[[0.4963, 0.0000, 0.7682],
+             [0.0885, 0.0000, 0.1320]]])
+    >>> draws_of_present((2, 2), None, generators(), torch.rand)
+    tensor([[[0.4963, 0.7682],
+             [0.0885, 0.1320]]])
+    """
+    draws = []
+    for row, generator in enumerate(generators):
+        there = None if absent is None else ~absent[row].cpu()
+        if there is None or bool(there.all()):
+            draws.append(draw(tuple(shape), generator=generator))
+            continue
+        drawn = torch.zeros(tuple(shape))
+        drawn[..., there] = draw((*shape[: len(shape) - there.ndim], int(there.sum())), generator=generator)
+        draws.append(drawn)
+    return torch.stack(draws)
+
+
 # Where positions lie in the input, by network, shape and what is read: it is the same for every batch.
 _places: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[Tensor, ...] | None]] = WeakKeyDictionary()
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from lightning_xai import Inputs, Windows
 from lightning_xai._guard import keyed_generator
+from lightning_xai.evaluation.features import RandomMap
 from lightning_xai.evaluation.randomisation import emprt, mprt, random_logit
 from lightning_xai.evaluation.robustness import map_changes
 from lightning_xai.metrics import ActivationThreshold, Dissection, Reactivation, Relevance, TopSamples
-from lightning_xai.perturbation import kinds
+from lightning_xai.perturbation import importance, kinds
 from lightning_xai.present import positions_of
 from lightning_xai.relevance import (
     GradCAM,
@@ -277,6 +278,22 @@ def test_robustness_leaves_padding_out(model):
             close(getattr(found, name)[sample : sample + 1], getattr(own, name))
 
 
+@pytest.mark.parametrize(
+    "kind", [kinds.GaussianNoise(), kinds.UniformNoise(), kinds.RandomScale(), kinds.Permute()], ids=lambda k: str(k)
+)
+def test_draws_do_not_depend_on_padding(model, kind):
+    how, ids = {"regions": 1, "perturbation": kind, "score": Logit()}, [4, 7, 9]
+    drops = importance(model, padded(), 1, sample_ids=ids, **how)
+    noise = {"draws": 2, "radius": 0.1}
+    changes = map_changes(model, padded(), 1, Hostile(), sample_ids=ids, **noise).change
+    maps = RandomMap().explain(model, padded(), 1, ids).map
+    for sample, inputs in enumerate(alone()):
+        one, rows = ids[sample : sample + 1], slice(sample, sample + 1)
+        close(drops[rows, : LENGTHS[sample]], importance(model, inputs, 1, sample_ids=one, **how))
+        close(changes[rows], map_changes(model, inputs, 1, Hostile(), sample_ids=one, **noise).change)
+        close(maps[rows, : LENGTHS[sample]], RandomMap().explain(model, inputs, 1, one).map)
+
+
 def test_a_convolution_over_tokens_keeps_what_reads_one_that_is_there():
     class Strided(nn.Module):
         def __init__(self):
@@ -322,12 +339,12 @@ def test_relative_noise_is_in_units_of_the_tokens_that_are_there(model):
     found = SmoothGrad(Saliency(absolute=False), draws=3, relative=True)(model, padded(), 1, [4, 7, 9])
     for sample, inputs in enumerate(alone()):
         embedded, length = model.embedding(inputs.values[0]).detach(), LENGTHS[sample]
-        noise = [torch.randn(4, 5, generator=keyed_generator(0, [4, 7, 9][sample], draw)) for draw in range(3)]
+        noise = [torch.randn(4, length, generator=keyed_generator(0, [4, 7, 9][sample], draw)) for draw in range(3)]
         span = 0.1 * (embedded.max() - embedded.min())
         own = Inputs(inputs.values[0], attention_mask=inputs.values["attention_mask"], explain=0)
         maps = []
         for drawn in noise:
-            moved = Moved(model, span * drawn[:, :length].double().T)
+            moved = Moved(model, span * drawn.double().T)
             maps.append(Saliency(absolute=False)(moved, own, 1))
         close(found[sample : sample + 1, :length], sum(maps) / 3)
 

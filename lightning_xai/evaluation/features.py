@@ -18,7 +18,7 @@ from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import MaskPerturbation
 from lightning_xai.perturbation.sets import cell_features
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
-from lightning_xai.present import absent_cells, bind_present, without_absent
+from lightning_xai.present import absent_cells, bind_present, draws_of_present, without_absent
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.scores import ScoreLike, Target
 
@@ -223,5 +223,6 @@ class RandomMap(Attribution):
     ) -> Explanation:
         """Draw a map per sample; in single precision, so that the dtype does not change it."""
         bound, score = self.clean(model, inputs, target)
-        draws = [torch.randn(inputs.shape[1:], generator=keyed_generator(self.seed, "map", i)) for i in sample_ids]
-        return Explanation.of(bound, score, torch.stack(draws).to(inputs), **dict.fromkeys(details))
+        generators = [keyed_generator(self.seed, "map", sample) for sample in sample_ids]
+        drawn = draws_of_present(inputs.shape[1:], absent_cells(model), generators).to(inputs)
+        return Explanation.of(bound, score, drawn, **dict.fromkeys(details))

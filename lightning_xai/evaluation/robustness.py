@@ -17,7 +17,7 @@ from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import InputsLike
-from lightning_xai.present import without_absent
+from lightning_xai.present import absent_cells, draws_of_present, without_absent
 from lightning_xai.reading import reading
 from lightning_xai.scores import BoundScore, Target, as_score
 
@@ -128,7 +128,7 @@ def map_changes(
     model, values = bind(model, inputs)
     ids = check_inputs(values, sample_ids)
     if noise is None:
-        noise = _draw(values, radius, draws, ids, seed)
+        noise = _draw(model, values, radius, draws, ids, seed)
     elif noise.shape[:1] + noise.shape[2:] != values.shape or not noise.shape[1]:
         raise ValueError(f"noise must be [N, T, *sample] for inputs {list(values.shape)}, got {list(noise.shape)}.")
     model = reading(model, values, [as_score(attribution.score)])
@@ -173,18 +173,19 @@ def check_radius(radius: float | Sequence[float]) -> None:
         check_number("radius", length, least=0)
 
 
-def _draw(values: Tensor, radius: float | Sequence[float], draws: int, ids: Sequence[int], seed: int) -> Tensor:
+def _draw(
+    model: nn.Module, values: Tensor, radius: float | Sequence[float], draws: int, ids: Sequence[int], seed: int
+) -> Tensor:
     check_radius(radius)
     length = torch.as_tensor(radius, dtype=torch.float32)
     if length.ndim:
         if values.ndim == 2 or length.shape != values.shape[1:2]:
             raise ValueError(f"radius must be one number, or one per channel of inputs {list(values.shape)}.")
         length = length.view(-1, *[1] * (values.ndim - 2))
-    shape = values.shape[1:]
-    steps = [
-        torch.rand(shape, generator=keyed_generator(seed, "step", sample, t)) for sample in ids for t in range(draws)
-    ]
-    return (length * (2 * torch.stack(steps).view(len(ids), draws, *shape) - 1)).to(values)
+    shape, absent = values.shape[1:], absent_cells(model)
+    generators = [[keyed_generator(seed, "step", sample, draw) for sample in ids] for draw in range(draws)]
+    steps = torch.stack([draws_of_present(shape, absent, some, torch.rand) for some in generators], 1)
+    return (length * (2 * steps - 1)).to(values)
 
 
 def _outputs(

@@ -14,6 +14,7 @@ from lightning_xai.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
+from lightning_xai.present import absent_cells
 from lightning_xai.regions import BoundRegions
 from lightning_xai.scores import BoundScore
 
@@ -43,6 +44,11 @@ class Samples:
         """The inputs [n, C, *S]; a table has one channel."""
         return self.inputs.unsqueeze(1) if self.inputs.ndim == 2 else self.inputs
 
+    @property
+    def keys(self) -> Keys:
+        """The keys of draws for whole samples."""
+        return Keys(self.ids, absent=absent_cells(self.model))
+
     def at(self, rows: Tensor) -> Samples:
         """Select some of the samples."""
         ids = tuple(self.ids[row] for row in rows)
@@ -51,7 +57,7 @@ class Samples:
     def arms(self, kind: Perturbation) -> list[Tensor | None]:
         """The whole perturbed copies [n, C, *S], one per arm; None for a kind that depends on what is perturbed."""
         whole = not (kind.windowed or isinstance(kind, MaskPerturbation))
-        return list(kind.arms(self.values, Keys(self.ids))) if whole else [None]
+        return list(kind.arms(self.values, self.keys)) if whole else [None]
 
     def perturb(
         self, kind: Perturbation, arms: Sequence[Tensor | None], features: Sequence[Features], size: int
@@ -62,7 +68,7 @@ class Samples:
         for copy, arm in zip(arms, batch, strict=True):
             for perturbed, together in zip(arm, features, strict=False):
                 if isinstance(kind, MaskPerturbation):
-                    perturbed.copy_(kind.replaced(values, self._mask(together), Keys(self.ids)))
+                    perturbed.copy_(kind.replaced(values, self._mask(together), self.keys))
                     continue
                 for feature in sorted(together, reverse=True):
                     if copy is None:

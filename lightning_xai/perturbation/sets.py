@@ -126,7 +126,7 @@ def perturbed_copies(kind: Perturbation, samples: Samples) -> Tensor:
     if kind.windowed:
         everything = tuple(range(samples.regions.count))
         return samples.perturb(kind, [None], [everything], 1)[:, 0]
-    return kind.arms(samples.values, Keys(samples.ids))
+    return kind.arms(samples.values, samples.keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class RowInputs:
         member: The features of every row, Boolean [M, J]; None where cells are masked.
         labels: The feature of every cell [N, *S]; None where cells are masked.
         kept: The share of every cell that is kept [N, *S], where cells are masked.
-        fill: The kind that depends on what is replaced, and the samples' ids.
+        fill: The kind that depends on what is replaced, and the keys of its draws.
     """
 
     values: Tensor
@@ -149,7 +149,7 @@ class RowInputs:
     member: Tensor | None = None
     labels: Tensor | None = None
     kept: Tensor | None = None
-    fill: tuple[MaskPerturbation, tuple[int, ...]] | None = None
+    fill: tuple[MaskPerturbation, Keys] | None = None
 
     def make(self, some: slice) -> Tensor:
         """Make the inputs of some rows, [A, m, C, *S]."""
@@ -161,8 +161,8 @@ class RowInputs:
             inside = torch.cat((member.new_zeros(len(member), 1), member), 1).gather(1, labels.flatten(1) + 1)
             mask = inside.view_as(labels)
             if self.fill is not None:
-                kind, ids = self.fill
-                return kind.replaced(values, mask, Keys(tuple(ids[row] for row in sample.tolist()))).unsqueeze(0)
+                kind, keys = self.fill
+                return kind.replaced(values, mask, keys.at(sample)).unsqueeze(0)
             # Into the copies, as fresh memory pages cost as much as the choice itself.
             out = copies if copies.dtype == values.dtype else None
             return torch.where(mask.unsqueeze(1), copies, values, out=out)
@@ -246,7 +246,7 @@ class SampleRows:
             wanted = torch.zeros(len(needed), len(unique.sets.sample), dtype=torch.bool, device=values.device)
             for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
                 wanted[needed.index(asked[place][1]), rows_of] = True
-            fill = (kind, self.samples.ids) if isinstance(kind, MaskPerturbation) else None
+            fill = (kind, self.samples.keys) if isinstance(kind, MaskPerturbation) else None
             scored = self._unique(values, copies, unique.sets, needed, wanted, fill)
             for (place, _), rows_of in zip(sets.items(), unique.places, strict=True):
                 found[place] = scored[needed.index(asked[place][1])][:, rows_of]
@@ -259,7 +259,7 @@ class SampleRows:
         sets: FeatureSets,
         needed: list[Score],
         wanted: Tensor,
-        fill: tuple[MaskPerturbation, tuple[int, ...]] | None,
+        fill: tuple[MaskPerturbation, Keys] | None,
     ) -> Tensor:
         sample, member = sets.sample, sets.member
         scored = torch.stack([self.clean[score] for score in needed])[:, sample].unsqueeze(1)

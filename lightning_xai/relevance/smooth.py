@@ -14,7 +14,7 @@ from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.batching import Batches
 from lightning_xai.bound_model import at_rows, column_widths
 from lightning_xai.operations import unwrapped
-from lightning_xai.present import without_absent
+from lightning_xai.present import absent_cells, draws_of_present, without_absent
 from lightning_xai.relevance.gradients import Saliency
 from lightning_xai.scores import BoundScore, ScoreLike, Target
 
@@ -99,7 +99,7 @@ class NoisyAttribution(Attribution, ABC):
         def add(draws: slice) -> None:
             nonlocal count, mean, squares
             new = draws.stop - draws.start
-            noisy = torch.cat([x + width * self._noise(x, ids, draw) for draw in range(draws.start, draws.stop)])
+            noisy = torch.cat([x + width * self._noise(model, x, ids, draw) for draw in range(draws.start, draws.stop)])
             rows = index.repeat(new)
             maps = self.attribution.explain(at_rows(model, rows), noisy, bound.at(rows).as_target(), ids * new).map
             maps = maps.view(new, len(x), *maps.shape[1:])
@@ -112,9 +112,9 @@ class NoisyAttribution(Attribution, ABC):
         batches.map(add, self.draws, width=len(x))
         return self.read(mean, squares / self.draws)
 
-    def _noise(self, x: Tensor, ids: tuple[int, ...], draw: int) -> Tensor:
-        drawn = [torch.randn(x.shape[1:], generator=keyed_generator(self.seed, sample, draw)) for sample in ids]
-        return torch.stack(drawn).to(x)
+    def _noise(self, model: nn.Module, x: Tensor, ids: tuple[int, ...], draw: int) -> Tensor:
+        generators = [keyed_generator(self.seed, sample, draw) for sample in ids]
+        return draws_of_present(x.shape[1:], absent_cells(model), generators).to(x)
 
 
 @dataclass(frozen=True)

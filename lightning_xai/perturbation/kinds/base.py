@@ -24,6 +24,8 @@ class Keys:
     Attributes:
         sample_ids: The samples' ids.
         feature: The window; None if the draws are the same for all.
+        absent: The cells of whole samples for which nothing is drawn, as padding, Boolean [N, *S]; None if there are
+            none.
 
     The draws of sample 7 are the same in any batch, but not those of another sample or of another window:
 
@@ -35,6 +37,12 @@ class Keys:
 
     sample_ids: tuple[int, ...]
     feature: int | None = None
+    absent: Tensor | None = None
+
+    def at(self, rows: Tensor) -> Keys:
+        """Select or repeat samples."""
+        ids = tuple(self.sample_ids[row] for row in rows.tolist())
+        return Keys(ids, self.feature, None if self.absent is None else self.absent[rows.to(self.absent.device)])
 
     def of(self, seed: int) -> list[torch.Generator]:
         """One generator per sample."""

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from lightning_xai.perturbation.kinds.base import Keys, Perturbation, WindowPerturbation, check_range
+from lightning_xai.present import draws_of_present
 
 
 def draw_per_sample(values: Tensor, keys: Keys, seed: int, sample: Callable[..., Tensor]) -> Tensor:
     """A draw per sample, shaped like ``values``; always single precision, so that the dtype does not change it."""
-    draws = [sample(values.shape[1:], generator=generator) for generator in keys.of(seed)]
-    return torch.stack(draws).to(values) if draws else torch.empty_like(values)
+    generators = keys.of(seed)
+    if not generators:
+        return torch.empty_like(values)
+    return draws_of_present(values.shape[1:], keys.absent, generators, sample).to(values)
 
 
 @dataclass(frozen=True)
