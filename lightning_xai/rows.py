@@ -46,10 +46,10 @@ def check_alone(
 
     Args:
         model: The model.
-        inputs: Its inputs.
-        within: The output for a batch.
-        samples: How many samples it had.
-        alone: The output for its first sample.
+        inputs: Its inputs; of a single one another row is made beside it.
+        within: The output for them, or for copies of them.
+        samples: How many rows that has.
+        alone: The output for the first sample; a pass is made unless given.
         scores: What reads the output, of which only that part is compared; everything unless given.
 
     Raises:
@@ -64,6 +64,11 @@ def check_alone(
     def first_row(output: Any, count: int) -> list[Tensor]:
         return rows_of([score.pick(output) for score in scores] or output, count, first)
 
+    if alone is None:
+        alone = forward(at_rows(model, first), inputs[:1])
+    if len(inputs) == 1:  # what is perturbed of it will stand side by side all the same
+        samples = 2
+        within = forward(at_rows(model, first.expand(2)), torch.cat((inputs, inputs / 2)))
     expected = first_row(alone, 1)
     quantised = any("quantized" in type(module).__module__ for module in model.modules())
     if not quantised and not same_rows(model, first_row(within, samples), expected):

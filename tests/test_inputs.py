@@ -261,12 +261,13 @@ def test_nodes_of_one_graph_are_refused_and_random_networks_are_not():
     for explain in (Saliency(), GradientXInput(), LRP("attn_lrp"), IntegratedGradients(steps=2)):
         with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
             explain(Graph(), x, 0)
-    with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
-        importance(Graph(), x, 0, **options)
+    for rows, chunk_size in ((4, None), (1, None), (4, 2), (1, 2)):  # what is perturbed of one stands in a batch, too
+        with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
+            importance(Graph(), x[:rows], 0, chunk_size=chunk_size, **options)
     with pytest.raises(ValueError, match="the samples of a batch depend on each other"):
         Saliency()(nn.BatchNorm1d(3, track_running_stats=False), x, 0)
     assert importance(Noisy(), x, 0, **options).isfinite().all()
-    assert importance(Graph(), x[:1], 0, **options).isfinite().all()
+    torch.testing.assert_close(importance(Graph(), x, 0, chunk_size=1, **options), 2 * x * torch.eye(3)[:1])
 
 
 def test_part_may_be_counted_from_the_end():

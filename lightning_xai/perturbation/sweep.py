@@ -275,10 +275,10 @@ class _Sweep:
         # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
         with active(watches):
             output, copies = self.engine.clean(self.samples, per_pass, watches)
-        alone = network.batches.alone
-        if alone is not None and self.first and samples > 1:
+        if self.first and network.batches.limit > 1:
             # Only what is scored: a matrix of samples by samples may stand beside it.
             read = list(dict.fromkeys(request.score for request in requests))
+            alone = network.batches.alone
             check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         for watch in watches:
             watch.on_clean(samples, self.samples.model, self.samples.inputs)

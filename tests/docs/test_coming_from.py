@@ -9,6 +9,7 @@ import captum.attr
 import pytest
 import pytorch_grad_cam
 import pytorch_grad_cam.utils.model_targets
+import quantus
 import torch
 import zennit.attribution
 import zennit.canonizers
@@ -95,7 +96,6 @@ def test_every_measure_of_quantus_has_a_row_and_our_names_exist():
 
 
 def test_the_rows_of_quantus_are_its_measures():
-    quantus = pytest.importorskip("quantus")
     lines = [line for line in SECTIONS["Quantus"].splitlines() if line.startswith("| `")]
     measures = [measure for part in quantus.AVAILABLE_METRICS.values() for measure in part.values()]
     assert sorted(spans(line)[0] for line in lines) == sorted(measure.__name__ for measure in measures)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import quantus
 import torch
 from torch import nn
 
@@ -9,7 +10,6 @@ from lightning_xai import evaluation
 from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import GradientXInput
 
-quantus = pytest.importorskip("quantus")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PLAIN = {"normalise": False, "abs": False, "disable_warnings": True}

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -146,7 +147,6 @@ def test_results_of_one_cell_keep_their_axes(name):
 
 
 def test_plot_draws_into_the_axes_that_it_is_given():
-    plt = pytest.importorskip("matplotlib.pyplot")
     metric = updated("threshold")
     figure, axes = plt.subplots(1, 2)
     assert metric.plot(ax=axes) == (figure, axes)

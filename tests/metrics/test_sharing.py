@@ -75,8 +75,11 @@ def test_metrics_cost_the_union_of_what_they_need(metrics, rows):
         metric.plan = type(metric.plan)(
             metric.plan.regions, chunk_size=metric.plan.chunk_size or 16
         )  # no look at the activations beforehand
+    first = update_together({name: metric.clone() for name, metric in metrics.items()}, model, inputs, target, ids)
+    model.rows = 0  # the first time a network is looked at
     found = update_together(metrics, model, inputs, target, ids)
     assert model.rows == N * (1 + rows)
+    assert first.keys() == found.keys()
 
     for name, metric in metrics.items():
         alone = metric.clone()

@@ -72,7 +72,7 @@ def test_equal_sets_are_scored_once_and_features_alone_with_importance():
     requests = [Request(ZERO, Probability(), sets), Request(ZERO, Probability(), again)]
     first, second = sweep(model, x, 1, requests, Plan(Windows(2), 9)).arms.values()
     close(second, first)
-    assert sum(model.rows) == len(x) + len(unique)
+    assert sum(model.rows) == len(x) + len(unique) + 1  # a sample alone tells whether they are independent
     model.rows = []
     alone = sum(sum(row) == 1 for _, row in unique)
     importance = Request(ZERO, Probability())
@@ -85,7 +85,7 @@ def test_equal_sets_are_scored_once_and_features_alone_with_importance():
 def test_passes_are_filled_across_samples():
     model, sets = Counter(), FeatureSets(torch.tensor([0, 1, 1]), torch.eye(J, dtype=torch.bool)[:3])
     sweep(model, draw(2, 2, 4, 6), 1, [Request(ZERO, Logit(), sets)], Plan(Windows(2), chunk_size=3))
-    assert model.rows == [2, 3]
+    assert model.rows == [2, 1, 3]
 
 
 def test_a_perturbed_cell_that_is_not_finite_gives_nan_and_never_reaches_the_network():

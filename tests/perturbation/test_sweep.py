@@ -66,7 +66,7 @@ def ask(*perturbations, pairing=None, score=None):
 def test_a_sweep_costs_the_union_of_what_is_asked(x, requests, inputs_per_sample):
     model = Counter()
     swept = sweep.sweep(model, x, 1, requests, Plan(REGIONS, chunk_size=7))
-    assert sum(model.rows) == len(x) * (1 + inputs_per_sample)
+    assert sum(model.rows) == len(x) * (1 + inputs_per_sample) + 1  # a sample alone tells whether they are independent
     assert evaluations(requests, J) == inputs_per_sample
     assert swept.arms.keys() == set(requests)
 
@@ -116,7 +116,7 @@ def test_several_passes_are_read_at_once(x, block_bytes, reads, monkeypatch):
         found = importance(model, x, 1, score=score, **how)
     assert torch.equal(found, expected)
     assert len(read) == 1 + reads  # the clean inputs are read, too
-    assert model.rows == [4] * (1 + J)
+    assert model.rows == [4, 1] + [4] * J
     assert reports == [4] * J
 
 
@@ -156,7 +156,7 @@ def test_memory_may_run_out_in_the_middle(x):
     with progress_to(reports.append):
         found = importance(model, x, 1, regions=REGIONS, perturbation=FADE[0], chunk_size=16)
     assert sum(reports) == len(x) * J
-    assert model.rows == [4] + [1] * 4 * (1 + J)
+    assert model.rows == [4, 1] + [1] * 4 * (1 + J)
     close(found, importance(model, x, 1, regions=REGIONS, perturbation=FADE[0], chunk_size=1))
 
 

@@ -16,7 +16,8 @@ from lightning_xai.units.reactivation import reactivation
 @every_kind
 @pytest.mark.parametrize("chunk_size", [N, 4, 3])
 def test_importance_and_re_activation_take_the_passes_of_importance(net, x, kind, chunk_size):
-    plan, score = Plan(WINDOWS, chunk_size), Request(kind, Probability())
+    plan, score = Plan(WINDOWS, chunk_size, "dense"), Request(kind, Probability())
+    sweep.sweep(net, x, 0, [score], plan)  # the first time, a sample alone tells whether they are independent
     net.rows = []
     alone = sweep.sweep(net, x, 0, [score], plan)
     rows, net.rows = net.rows, []
@@ -72,9 +73,10 @@ def test_running_out_of_memory_changes_nothing(net, x, memory):
 
 def test_clean_and_perturbed_inputs_share_a_batch_size(net, x):
     for chunk_size, samples in itertools.product((1, 4, 9, 40), (1, 4, 9)):
-        net.rows = []
         request = CaptureRequest(kinds.Bidirectional(0.5), LayerChange("first"))
-        sweep.sweep(net, x[:samples], 0, [], Plan(Windows(1), chunk_size), None, [request])
+        for _ in range(2):  # the first time, a sample alone tells whether they are independent
+            net.rows = []
+            sweep.sweep(net, x[:samples], 0, [], Plan(Windows(1), chunk_size), None, [request])
         assert net.rows[0] == 1  # the look for the activation
         for first in (rows := net.rows[1:]):
             assert first <= chunk_size
