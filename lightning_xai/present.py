@@ -89,8 +89,9 @@ def draws_of_present(
              [0.0885, 0.1320]]])
     """
     draws = []
+    present = None if absent is None else ~absent.cpu()
     for row, generator in enumerate(generators):
-        there = None if absent is None else ~absent[row].cpu()
+        there = None if present is None else present[row]
         if there is None or bool(there.all()):
             draws.append(draw(tuple(shape), generator=generator))
             continue
