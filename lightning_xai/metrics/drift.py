@@ -114,7 +114,7 @@ class Drift(ExplanationMetric):
 
     @property
     def history(self) -> dict[str, Any]:
-        """What later epochs are compared with: the features of the first and the last epoch, and the drifts so far."""
+        """The features of the first and the last epoch, which later ones are compared with, and the drifts so far."""
         if self._explained is None:
             return self.before
         epochs, drifts = self._drifts()

@@ -106,7 +106,7 @@ class SweepResult:
 
     @property
     def made(self) -> dict[str, Any]:
-        """How it was made: the engine and the share."""
+        """The engine and the share, by which it was made."""
         return {"engine": self.engine, "share": self.share}
 
     def local(self, request: Request) -> Tensor:
