@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, unknown
-from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
+from lightning_xai._guard import detach_for_autograd, forward, isolated_eval, observe_modules
 from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
 from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
@@ -20,7 +20,7 @@ from lightning_xai.layout import place_of_units, unplaced
 from lightning_xai.leaves import tensors_held
 from lightning_xai.masks import Masks
 from lightning_xai.operations import tensors_in, unwrapped
-from lightning_xai.places import LayerOutput
+from lightning_xai.places import LayerOutput, times
 from lightning_xai.prefix_search import keeping
 from lightning_xai.sites import Key, Place, Site, layer_name, named_layer
 
@@ -232,8 +232,15 @@ def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
         axis = -1
     # A pass to the end also tells whether the module runs once, and the sample twice whether it gives a row for each.
     twice = at_rows(model, torch.zeros(2, dtype=torch.long))
-    with LayerOutput(network, Place(layer, 1, site.part, site.call), to_the_end=True) as seen:
-        forward(twice, first.expand(2, *first.shape[1:]))
+    found = Place(layer, 1, site.part, site.call)
+    seen = LayerOutput(network, found, to_the_end=True)
+    try:
+        with seen:
+            forward(twice, first.expand(2, *first.shape[1:]))
+    except ValueError as error:
+        if site.call is None and seen.count > 1:
+            _check_loop(model, first, found, seen.count, error)
+        raise
     tensor = seen.output
     if not tensor.is_floating_point():
         raise ValueError(f"layer {layer!r} returns {tensor.dtype}: only floating-point numbers can be explained.")
@@ -252,6 +259,19 @@ def place_of(model: nn.Module, first: Tensor, site: Site) -> Place:
             f"axis={axis} cannot hold the units of layer {layer!r}, which returns {list(tensor.shape)} for two samples."
         )
     return replace(place, axis=axis % tensor.ndim)
+
+
+def _check_loop(model: nn.Module, first: Tensor, place: Place, count: int, error: ValueError) -> None:
+    """Refuse a layer that runs more often for two samples than for one, of which no call holds all samples."""
+    names: list[str] = []
+    with observe_modules(network_of(model), lambda name, _: names.append(name)):
+        forward(model, first)
+    alone = names.count(place.layer)
+    if alone != count:
+        raise ValueError(
+            f"layer {place.layer!r} runs {times(alone)} for one sample and {times(count)} for two, so that none of its "
+            f"calls holds all samples: name a module that is given the whole batch."
+        ) from error
 
 
 def _embedding_of(network: nn.Module, arguments: Arguments) -> str:

@@ -179,8 +179,8 @@ class BoundModel(nn.Module):
 
     @property
     def share(self) -> float:
-        """The share of the multiplications of a pass through the whole network that a call makes."""
-        return 1.0 if self.binding.prefix is None else self.binding.prefix.share
+        """The share of the multiplications of passes through the whole network that its calls have made."""
+        return 1.0 if self.binding.prefix is None else self.binding.prefix.share(self.binding.reads)
 
     def reading(self, place: Place) -> BoundModel:
         """Return the same function with the output of a module as its output."""
@@ -242,9 +242,13 @@ class BoundModel(nn.Module):
         if prefix is not None and replay is not None:
             try:
                 with replay:
-                    return self._run(x, args, kwargs, replay)
+                    output = self._run(x, args, kwargs, replay)
+                prefix.made(len(x), is_whole=False)
+                return output
             except Deviation:
                 prefix.deviates()
+        if prefix is not None:
+            prefix.made(len(x), is_whole=True)
         return self._run(x, args, kwargs)
 
     def _run(self, x: Tensor, args: list[Any], kwargs: dict[str, Any], replay: Replay | None = None) -> Any:
@@ -252,11 +256,12 @@ class BoundModel(nn.Module):
         with ExitStack() as stack:
             if binding.site is not None or binding.reads is not None:
                 stack.enter_context(uncompiled(self.network))  # compiled code has forgotten hooks that are set later
+            site = None
             if binding.site is not None:
-                stack.enter_context(Substitution(self.network, binding.site, x, replay))
+                site = stack.enter_context(Substitution(self.network, binding.site, x, replay))
             if binding.reads is None:
                 return self.network(*args, **kwargs)
-            with LayerOutput(self.network, binding.reads) as seen, suppress(LayerReached):
+            with LayerOutput(self.network, binding.reads, site=site) as seen, suppress(LayerReached):
                 self.network(*args, **kwargs)
             return binding.reads.units_first(seen.output)
 

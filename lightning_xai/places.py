@@ -33,13 +33,18 @@ class LayerReached(BaseException):
     """Ends a forward pass at the layer that is read; no ``except Exception`` of a model catches it."""
 
 
+def times(count: int) -> str:
+    """Say how often."""
+    return "once" if count == 1 else f"{count} times"
+
+
 class _LayerHook(ABC):
     """A hook on the output of a module, for the calls of it that a place means."""
 
     def __init__(self, network: nn.Module, place: Place) -> None:
         self.place = place
         self._module = network.get_submodule(place.layer)
-        self._count = 0
+        self.count = 0
 
     def __enter__(self) -> Self:
         self._handle = self._module.register_forward_hook(self._hook)
@@ -51,7 +56,7 @@ class _LayerHook(ABC):
             self._check()
 
     def _hook(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        count, self._count = self._count, self._count + 1
+        count, self.count = self.count, self.count + 1
         return self.on_output(output) if self.place.call in (None, count) else None
 
     @abstractmethod
@@ -59,7 +64,7 @@ class _LayerHook(ABC):
         """Take what the module returned; what is returned takes its place, unless it is None."""
 
     def _check(self) -> None:
-        layer, call, count = self.place.layer, self.place.call, self._count
+        layer, call, count = self.place.layer, self.place.call, self.count
         if count == 0:
             raise ValueError(
                 f"layer {layer!r} does not run in a forward pass of the model: name a module that does, e.g. the one "
@@ -67,21 +72,27 @@ class _LayerHook(ABC):
             )
         if call is None and count > 1:
             raise ValueError(
-                f"layer {layer!r} runs {count} times in a forward pass: say which call is meant, "
+                f"layer {layer!r} runs {times(count)} in a forward pass: say which call is meant, "
                 f"at=Site({layer!r}, call=0) to call={count - 1}."
             )
         if call is not None and call >= count:
-            raise ValueError(f"layer {layer!r} runs {count} times in a forward pass; there is no call={call}.")
+            raise ValueError(f"layer {layer!r} runs {times(count)} in a forward pass; there is no call={call}.")
 
 
 class Substitution(_LayerHook):
-    """Puts x [N, C, *S] in the place of a module's output, where a replay of what comes before ends."""
+    """Puts x [N, C, *S] in the place of a module's output, where a replay of what comes before ends.
+
+    Attributes:
+        is_reached: Whether that was done.
+    """
 
     def __init__(self, network: nn.Module, place: Place, x: Tensor, replay: Replay | None) -> None:
         super().__init__(network, place)
         self._x, self._replay = x, replay
+        self.is_reached = False
 
     def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
+        self.is_reached = True
         if self._replay is not None:
             self._replay.reached()
         clean = self.place.read(output)
@@ -102,6 +113,7 @@ class LayerOutput(_LayerHook):
         network: The network.
         place: The module.
         to_the_end: Let the pass go on.
+        site: Puts something in the place that is explained, on which the output is to depend.
 
     Attributes:
         output: What was kept, of the last call that is meant.
@@ -109,12 +121,21 @@ class LayerOutput(_LayerHook):
 
     output: Tensor
 
-    def __init__(self, network: nn.Module, place: Place, *, to_the_end: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, place: Place, *, to_the_end: bool = False, site: Substitution | None = None
+    ) -> None:
         super().__init__(network, place)
+        self._site = site
         # Parameters of a sharded module stay gathered if its pass does not end.
         self._to_the_end = to_the_end or any(type(module).__name__.startswith("FSDP") for module in network.modules())
 
     def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
+        if self._site is not None and not self._site.is_reached:
+            raise ValueError(
+                f"the score reads layer {str(self.place)!r}, which runs before {str(self._site.place)!r}, where the "
+                f"explanation lies, and so cannot depend on it: read a layer that runs later, or explain at an earlier "
+                f"one."
+            )
         self.output = self.place.read(output).clone()
         if not self._to_the_end:
             raise LayerReached

@@ -35,18 +35,25 @@ def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     return change(tree)
 
 
-class _Placeholder(Tensor):
+class Placeholder(Tensor):
     """Stands for a tensor until an operation reads it; its shape can be asked for without."""
 
+    leaf: tuple[int, int]
+    """The number of the call that returns it, and its place there."""
     _read: Callable[[], Tensor]
     _numbers: Tensor | None = None
 
     @classmethod
-    def of(cls, shape: Sequence[int], like: Tensor, read: Callable[[], Tensor]) -> _Placeholder:
+    def of(cls, shape: Sequence[int], like: Tensor, read: Callable[[], Tensor]) -> Placeholder:
         """Make one of a shape, with the type and device of another tensor."""
-        made: _Placeholder = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
+        made: Placeholder = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made._read = read
         return made
+
+    @property
+    def is_read(self) -> bool:
+        """Whether an operation has read it."""
+        return self._numbers is not None
 
     def numbers(self) -> Tensor:
         """Return what it stands for."""
@@ -67,7 +74,7 @@ class Kept:
     """A tensor that a module returns for some samples.
 
     Attributes:
-        value: It; only its first sample if nothing but modules that are left out themselves reads it.
+        value: It; none of its samples if nothing but modules that are left out themselves reads it.
         samples: How many samples it is of.
         width: How many rows of it each sample has; 0 if it is the same for all.
         is_read: Whether anything else reads it; None while that is to be found out.
@@ -84,7 +91,7 @@ class Kept:
             return self._picked(rows)
         count = self.samples if rows is None else len(rows)
         shape = (count * self.width, *self.value.shape[1:]) if self.width else self.value.shape
-        return _Placeholder.of(shape, self.value, partial(self._read, rows))
+        return Placeholder.of(shape, self.value, partial(self._read, rows))
 
     def _read(self, rows: Tensor | None) -> Tensor:
         if self.is_read is False:
@@ -111,6 +118,9 @@ class Prefix:
         site: The site.
         outputs: Per call the module's dotted name and what it returned, tensors as :class:`Kept`.
         share: The share of the multiplications of a whole pass that is left.
+
+    Attributes:
+        has_deviated: Whether a pass was not as those before, after which all are whole.
     """
 
     def __init__(self, network: nn.Module, site: Place, outputs: Sequence[tuple[str, Any]], share: float) -> None:
@@ -118,13 +128,16 @@ class Prefix:
         self._inside = {module: None for own, _ in self._calls for module in own.modules()}
         self._site = network.get_submodule(site.layer)
         self._network = network
-        self._share, self._deviated = share, False
+        self._share, self.has_deviated = share, False
+        self._shorter, self._whole = 0, 0
         self._before = self._state()
 
-    @property
-    def share(self) -> float:
-        """The share of the multiplications of a whole pass that is left."""
-        return 1.0 if self._deviated else self._share
+    def share(self, reads: Place | None) -> float:
+        """Return the share of the multiplications of whole passes that was made; of one to come before the first."""
+        made = self._shorter + self._whole
+        if not made:
+            return self._share if self._holds(reads) else 1.0
+        return (self._share * self._shorter + self._whole) / made
 
     def replay(self, reads: Place | None, rows: Tensor | None) -> Replay | None:
         """Return the context of a pass that begins at the site; None if it has to be a whole one.
@@ -136,25 +149,39 @@ class Prefix:
             reads: The place that the pass ends at.
             rows: The samples of the pass.
         """
-        hooks = vars(nn.modules.module)  # torch 2.6 has no function that asks for all
-        watched = any(hooks[f"_global_{when}_hooks"] for when in ("forward", "forward_pre"))
-        watched = watched or any(module._forward_hooks or module._forward_pre_hooks for module in self._inside)
+        return Replay(self._calls, rows) if self._holds(reads) else None
+
+    def made(self, rows: int, *, is_whole: bool) -> None:
+        """Count a pass of some rows."""
+        if is_whole:
+            self._whole += rows
+        else:
+            self._shorter += rows
+
+    def _holds(self, reads: Place | None) -> bool:
+        watched = any(map(is_hooked, (None, *self._inside)))
         if reads is not None:
             place = self._network.get_submodule(reads.layer)
             watched = watched or (place in self._inside and place is not self._site)
-        self._deviated = self._deviated or self._state() != self._before
-        if watched or self._deviated or not is_plain_context():
-            return None
-        return Replay(self._calls, rows)
+        self.has_deviated = self.has_deviated or self._state() != self._before
+        return not (watched or self.has_deviated) and is_plain_context()
 
     def deviates(self) -> None:
         """Begin no pass at the site any more."""
-        self._deviated = True
+        self.has_deviated = True
 
     def _state(self) -> list[tuple[int, int]]:
         """Return what changes if parameters or buffers are written to or replaced."""
         held = [part for module in self._inside for part in (*module._parameters.values(), *module._buffers.values())]
         return [(part.data_ptr(), -1 if part.is_inference() else part._version) for part in held if part is not None]
+
+
+def is_hooked(module: nn.Module | None) -> bool:
+    """Tell whether somebody looks at the passes of a module; None for those who look at all modules."""
+    if module is not None:
+        return bool(module._forward_hooks or module._forward_pre_hooks)
+    every = vars(nn.modules.module)  # torch 2.6 has no function that asks for all
+    return any(every[f"_global_{when}_hooks"] for when in ("forward", "forward_pre"))
 
 
 def is_plain_context() -> bool:

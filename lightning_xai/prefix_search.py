@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai._guard import compiled_types, forward
+from lightning_xai._guard import forward
 from lightning_xai.bound_model import Arguments, Binding, BoundModel
-from lightning_xai.multiplications import count_multiplications
-from lightning_xai.operation_kinds import LINEAR, kind_of
-from lightning_xai.operations import Operations
-from lightning_xai.prefix import Kept, Opaque, Prefix, is_plain_context, mapped
+from lightning_xai.operations import tensors_in
+from lightning_xai.prefix import Kept, Prefix, is_hooked, is_plain_context, mapped
+from lightning_xai.prefix_proof import (
+    ChangedAttributes,
+    Leaf,
+    Rehearsal,
+    Trace,
+    storages_of,
+    version,
+    versions,
+    written,
+)
+from lightning_xai.prefix_recording import Call, Counter, Recording
+from lightning_xai.rows import row_difference
 from lightning_xai.sites import Place
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 _log = logging.getLogger(__name__)
 
@@ -42,108 +50,6 @@ class _Mark:
     is_read: bool
 
 
-@dataclass
-class _Call:
-    """A call of a module.
-
-    Attributes:
-        module: The module's dotted name.
-        began: When, by a clock that counts the beginnings and ends of calls.
-        ended: When it ended.
-        output: What it returned, copied; None if that holds more than plain tensors and constants.
-        cost: The multiplications inside.
-    """
-
-    module: str
-    began: int
-    ended: int
-    output: Any
-    cost: float
-
-
-class _Counter(Operations):
-    """Counts multiplications, and knows the results of linear operations."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.total = 0.0
-        self.linear: Any = WeakTensorKeyDictionary()
-
-    def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            self.total += count_multiplications(func, args, kwargs, result.numel())
-            if kind_of(func) in LINEAR:
-                self.linear[result] = None
-        return result
-
-
-class Recording:
-    """Records the calls of modules that end before a site is reached, that of the site itself the last.
-
-    Args:
-        network: The network.
-        site: The site.
-        counter: Counts the multiplications of the pass.
-
-    Attributes:
-        calls: The calls.
-        site: What the site's module returned there; None before.
-        is_linear: Whether the tensor there is the result of a linear operation.
-    """
-
-    def __init__(self, network: nn.Module, site: Place, counter: _Counter | None = None) -> None:
-        self.calls: list[_Call] = []
-        self.site: Tensor | None = None
-        self.is_linear = False
-        self._network, self._place, self._counter = network, site, counter
-        self._clock, self._runs = 0, 0
-        self._open: list[tuple[str, int, float]] = []
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> Self:
-        hidden: tuple[type[nn.Module], ...] = (torch.jit.ScriptModule, *compiled_types())
-        for name, module in self._network.named_modules():
-            if name and self.looks_at(name) and not isinstance(module, hidden):
-                self._hooks.callback(module.register_forward_pre_hook(partial(self._begin, name)).remove)
-                self._hooks.callback(module.register_forward_hook(partial(self._end, name)).remove)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._hooks.close()
-
-    def looks_at(self, name: str) -> bool:  # noqa: ARG002 - some do not look at all
-        """Tell whether a module is looked at."""
-        return True
-
-    def copied(self, name: str, output: Any) -> Any:  # noqa: ARG002 - some ask for the name
-        """Copy what a call returned; None if that holds more than plain tensors and constants."""
-        try:
-            return mapped(output, _copied)
-        except Opaque:
-            return None
-
-    def _begin(self, name: str, _module: nn.Module, _args: Any) -> None:
-        self._clock += 1
-        self._open.append((name, self._clock, self._counter.total if self._counter else 0.0))
-
-    def _end(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        if self.site is not None:
-            return
-        self._clock += 1
-        while self._open[-1][0] != name:  # one that has raised never ends
-            self._open.pop()
-        _, began, count = self._open.pop()
-        cost = self._counter.total - count if self._counter else 0.0
-        self.calls.append(_Call(name, began, self._clock, self.copied(name, output), cost))
-        if name == self._place.layer:
-            if self._runs == (self._place.call or 0):
-                found = self._place.read(output)
-                self.is_linear = self._counter is not None and found in self._counter.linear
-                self.site = found.detach().clone()
-            self._runs += 1
-
-
 class _Keeping(Recording):
     """Records the calls of a plan, and copies what will be read of what they return.
 
@@ -156,31 +62,58 @@ class _Keeping(Recording):
     def __init__(self, network: nn.Module, plan: PrefixPlan, samples: int) -> None:
         super().__init__(network, plan.site)
         self._plan, self._samples = plan, samples
-        self._names = {name for name, _ in plan.calls}
+        self._names = {call.module for call in plan.calls}
         self._outputs: list[tuple[str, Any]] | None = []
+        # What is read of what was returned, with its version then and the copy.
+        self._read: dict[Leaf, tuple[Tensor, int, Tensor]] = {}
+        self._exposed: dict[int | Leaf, Tensor] = {}
+        self._before: dict[int | Leaf, int] = {}
 
     def looks_at(self, name: str) -> bool:
         return name in self._names or name == self._plan.site.layer
 
+    def began(self, name: str, given: Any) -> None:
+        """Remember what a call of the plan could write to."""
+        if name in self._names and not self._is_inside():
+            read = {leaf: tensor for leaf, (tensor, *_) in self._read.items()}
+            self._exposed = dict(enumerate(tensors_in(given))) | read
+            self._before = versions(self._exposed)
+
     def copied(self, name: str, output: Any) -> Any:
         """Keep what a call of the plan returned, unless it lies in another one or the plan does not hold."""
-        around = any(opened in self._names for opened, *_ in self._open)
-        if name not in self._names or around or self._outputs is None:
+        if name not in self._names or self._is_inside() or self._outputs is None:
             return None
         place = len(self._outputs)
-        planned, marks = self._plan.calls[place] if place < len(self._plan.calls) else ("", ())
-        try:
-            self._outputs.append((name, _kept(output, marks, self._samples)))
-        except ValueError:
-            planned = ""
-        if name != planned:
+        planned = self._plan.calls[place] if place < len(self._plan.calls) else None
+        has_written = written(self._exposed, self._before)
+        # What is written to may depend on the samples.
+        if planned is None or name != planned.module or not has_written <= planned.writes:
             self._outputs = None
+            return None
+        try:
+            kept = _kept(output, planned.marks, self._samples)
+        except ValueError:
+            self._outputs = None
+            return None
+        self._outputs.append((name, kept))
+        for number, (tensor, part) in enumerate(zip(_leaves(output), _leaves(kept), strict=True)):
+            if isinstance(part, Kept) and part.is_read:
+                self._read[place, number] = tensor, version(tensor), part.value
         return None
+
+    def _is_inside(self) -> bool:
+        return any(opened in self._names for opened, *_ in self._open)
 
     def prefix(self) -> Prefix | None:
         """Return what was kept; None if the pass was not as planned."""
         if self._outputs is None or len(self._outputs) != len(self._plan.calls):
             return None
+        for tensor, before, value in self._read.values():
+            # Not every write counts a version up, as those through .data and numpy.
+            if version(tensor) == before and not torch.equal(
+                *(_as_real(part).nan_to_num() for part in (tensor, value))
+            ):
+                return None
         return Prefix(self._network, self._plan.site, self._outputs, self._plan.share)
 
 
@@ -206,12 +139,24 @@ def _kept(output: Any, marks: Sequence[_Mark | None], samples: int) -> Any:
     return mapped(output, keep)
 
 
-def _copied(leaf: Any) -> Any:
-    if type(leaf) in (Tensor, nn.Parameter) and not leaf.is_inference():
-        return leaf.detach().clone()
-    if leaf is None or isinstance(leaf, bool | int | float | str | torch.Size):
-        return leaf
-    raise Opaque
+class _IncomparableError(Exception):
+    """Says that nothing finite was there to compare, so that another batch may tell."""
+
+
+@dataclass(frozen=True)
+class _PlannedCall:
+    """A call that is left out.
+
+    Attributes:
+        module: The module's dotted name.
+        marks: What is known of each tensor that it returns; None for constants.
+        writes: What it writes to: tensors by their number among its arguments, and what earlier calls return, by the
+            number of the call and the place there. Nothing else reads them afterwards.
+    """
+
+    module: str
+    marks: tuple[_Mark | None, ...]
+    writes: frozenset[int | Leaf]
 
 
 @dataclass(frozen=True)
@@ -220,16 +165,16 @@ class PrefixPlan:
 
     Attributes:
         site: The site.
-        calls: Per call the module and what is known of each tensor that it returns; None for constants.
+        calls: These.
         share: The share of the multiplications of a whole pass that is left.
     """
 
     site: Place
-    calls: tuple[tuple[str, tuple[_Mark | None, ...]], ...]
+    calls: tuple[_PlannedCall, ...]
     share: float
 
 
-# Plans by the network and what it is given; None where passes have to be whole.
+# Plans by the network, what it is given and who looks at it; None where passes have to be whole.
 _plans: WeakKeyDictionary[nn.Module, dict[Any, PrefixPlan | None]] = WeakKeyDictionary()
 
 
@@ -258,11 +203,15 @@ def _plan(network: nn.Module, arguments: Arguments, site: Place) -> PrefixPlan |
     if not plain or not is_plain_context() or any(type(part).__name__.startswith("FSDP") for part in network.modules()):
         return None
     samples = len(arguments.source()[0])
-    key = site, arguments.explained, arguments.form(), samples > 1
+    hooked = tuple(name for name, module in [("", None), *network.named_modules()] if is_hooked(module))
+    key = site, arguments.explained, arguments.form(), samples > 1, hooked
     known = _plans.setdefault(network, {})
     if key not in known:
         few = arguments.at(torch.tensor([0, samples - 1]))
-        known[key] = plan = _searched(network, replace(arguments, values=few), site)
+        try:
+            known[key] = plan = _searched(network, replace(arguments, values=few), site)
+        except _IncomparableError:
+            return None
         if plan is not None:
             left = f"{100 * plan.share:.0f} % of the multiplications are left"
             _log.info("Passes begin at %r: %s.", site.layer, left)
@@ -273,7 +222,8 @@ def _searched(network: nn.Module, few: Arguments, site: Place) -> PrefixPlan | N
     """Find the plan by two samples; None if there is none that pays and holds."""
     rows = torch.tensor([1, 1, 0])
     source = few.source()[0]
-    counter = _Counter(network)
+    attributes = ChangedAttributes(network.modules())
+    counter = Counter(network)
     with Recording(network, site, counter) as whole, counter:
         expected = forward(BoundModel(network, Binding(few, rows=rows)), source[rows.to(source.device)])
     before = sum(call.cost for call in _outermost(whole.calls))
@@ -295,36 +245,49 @@ def _searched(network: nn.Module, few: Arguments, site: Place) -> PrefixPlan | N
     share = 1 - sum(call.cost for call in chosen) / counter.total
     if share > 1 - _LEAST:
         return None
-    prefix = Prefix(network, site, [(call.module, kept[call.began]) for call in chosen], share)
-    if prefix.replay(None, None) is None:
+    outputs = [(call.module, kept[call.began]) for call in chosen]
+    if not Prefix(network, site, outputs, share).share(None) < 1:
         return None
-    bound = BoundModel(network, Binding(few, site, rows=rows, prefix=prefix))
-    try:
-        found = forward(bound, site.units_first(whole.site))
-    except Exception as error:  # whole passes work, as was seen: what is wrong is to begin at the site
-        _log.debug("Passes that begin at %r fail: %r.", site.layer, error)
+    storages = storages_of(network)
+    traces: list[Trace] = []
+    found: list[Any] = []
+    inside = {module for call in chosen for module in network.get_submodule(call.module).modules()}
+    # The shorter one first: what it finds of earlier passes is of other rows.
+    for is_whole in (False, True):
+        traces.append(Trace(storages))
+        prefix = Rehearsal(network, site, outputs, traces[-1], is_whole=is_whole)
+        bound = BoundModel(network, Binding(few, site, rows=rows, prefix=prefix))
+        try:
+            with nullcontext() if is_whole else attributes.withheld(inside), traces[-1]:
+                found.append(forward(bound, site.units_first(whole.site)))
+        except Exception as error:  # whole passes work, as was seen: what is wrong is to begin at the site
+            _log.debug("Passes that begin at %r fail: %r.", site.layer, error)
+            return None
+        if prefix.has_deviated:
+            return None
+    if not _agree(tensors_in(found[0]), tensors_in(expected)):
         return None
-    if prefix.share == 1 or not _agree(found, expected):
-        return None
-    return PrefixPlan(site, tuple((call.module, _marks(kept[call.began])) for call in chosen), share)
+    calls = tuple(
+        _PlannedCall(call.module, _marks(kept[call.began]), writes)
+        for call, writes in zip(chosen, traces[1].writes, strict=True)
+    )
+    return PrefixPlan(site, calls, share)
 
 
-def _outermost(calls: Iterable[_Call], chosen: Container[int] | None = None) -> list[_Call]:
+def _outermost(calls: Iterable[Call], chosen: Container[int] | None = None) -> list[Call]:
     """The calls that lie in no other one of them, or of those that began when ``chosen`` says."""
-    found: list[_Call] = []
+    found: list[Call] = []
     for call in sorted(calls, key=lambda call: call.began):
         if (not found or call.began > found[-1].ended) and (chosen is None or call.began in chosen):
             found.append(call)
     return found
 
 
-def _same_call(call: _Call, other: _Call, rows: Tensor) -> Any:
+def _same_call(call: Call, other: Call, rows: Tensor) -> Any:
     """What a call of two samples returned, to be kept, if it is what another one returned for ``rows`` of them."""
     if call.output is None or other.output is None:
         return None
-    others: list[Any] = []
-    mapped(other.output, others.append)
-    rest = iter(others)
+    rest = iter(_leaves(other.output))
     same = True
 
     def keep(leaf: Any) -> Any:
@@ -335,7 +298,8 @@ def _same_call(call: _Call, other: _Call, rows: Tensor) -> Any:
             return leaf
         width = 0 if leaf.shape == peer.shape or not leaf.ndim else len(leaf) // 2
         found = Kept(leaf, 2, width, True)
-        same = same and _agree(found.at(rows) if len(leaf) == 2 * width else leaf, peer)
+        value = found.at(rows) if len(leaf) == 2 * width else leaf
+        same = same and _agree([value], [peer])
         found.is_read = None
         return found
 
@@ -344,32 +308,31 @@ def _same_call(call: _Call, other: _Call, rows: Tensor) -> Any:
 
 
 def _marks(output: Any) -> tuple[_Mark | None, ...]:
+    return tuple(_Mark(leaf.width, bool(leaf.is_read)) if isinstance(leaf, Kept) else None for leaf in _leaves(output))
+
+
+def _leaves(output: Any) -> list[Any]:
     leaves: list[Any] = []
     mapped(output, leaves.append)
-    return tuple(_Mark(leaf.width, bool(leaf.is_read)) if isinstance(leaf, Kept) else None for leaf in leaves)
+    return leaves
 
 
-def _agree(found: Any, expected: Any) -> bool:
-    """Whether two results are the same, to rounding."""
-    if isinstance(expected, Tensor):
-        return isinstance(found, Tensor) and _close(found, expected)
-    if type(found) is not type(expected):
+def _agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether tensors are the same, to rounding.
+
+    Raises:
+        _IncomparableError: If there is no number by which that could be told.
+    """
+    if len(found) != len(expected):
         return False
-    if isinstance(expected, Mapping):
-        return [*found] == [*expected] and all(_agree(found[key], expected[key]) for key in expected)
-    if isinstance(expected, tuple | list):
-        return len(found) == len(expected) and all(map(_agree, found, expected))
-    return expected is None or (isinstance(expected, bool | int | float | str) and bool(found == expected))
+    for one, other in zip(map(_as_real, found), map(_as_real, expected), strict=True):
+        if other.is_floating_point() and other.numel() and not bool(other.isfinite().any()):
+            raise _IncomparableError
+        allowed = _ROUNDING.get(other.dtype, _COARSE) if other.is_floating_point() else 0.0
+        if one.dtype != other.dtype or row_difference([other], [one]) > allowed:
+            return False
+    return True
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    if not expected.is_floating_point():
-        return torch.equal(found, expected)
-    number = expected.isfinite()
-    if not torch.equal(number, found.isfinite()):
-        return False
-    allowed = _ROUNDING.get(expected.dtype, _COARSE)
-    found, expected = found[number], expected[number]
-    return not expected.numel() or bool((found - expected).abs().max() <= allowed * expected.abs().max())
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -35,6 +35,8 @@ BASE |= {
     "multiplications",
     "places",
     "prefix",
+    "prefix_proof",
+    "prefix_recording",
     "prefix_search",
     "present",
     "reading",

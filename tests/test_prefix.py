@@ -12,6 +12,7 @@ from lightning_xai.binding import bind
 from lightning_xai.perturbation import importance, kinds, speed, synergy
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
 from lightning_xai.scores import Unit
+from lightning_xai.sites import Place
 
 ZERO = kinds.Constant(0.0)
 ROWS = torch.tensor([2, 0, 0, 1, 2])
@@ -228,9 +229,198 @@ class Centres(nn.Module):
         return x - x.mean(0)
 
 
-@pytest.mark.parametrize(("make", "special"), [(Recalls, Remembers()), (WritesBack, nn.ReLU(inplace=True))])
+class RemembersOutput(Remembers):
+    """Leaves what it returns, too."""
+
+    def forward(self, x):
+        self.left = x.tanh()
+        return self.left
+
+
+class Counted(Around):
+    """Multiplies by a number that a module leaves."""
+
+    def forward(self, x):
+        return super().forward(x) * self.special.left
+
+
+class LeavesNumber(nn.Module):
+    def forward(self, x):
+        self.left = 1.5 * float(self.training) + 0.5
+        return x.tanh()
+
+
+class Chooses(Around):
+    """Takes one of two parameters, the same at first, by what a module has appended to a list."""
+
+    def __init__(self, special):
+        super().__init__(special)
+        self.gates = nn.ParameterList([torch.ones(()), torch.ones(())])
+
+    def forward(self, x):
+        found = super().forward(x)
+        return found * self.gates[len(self.special.left) % 2]
+
+
+class Appends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = []
+
+    def forward(self, x):
+        self.left.append(1)
+        return x.tanh()
+
+
+class ReadsBuffer(Around):
+    def forward(self, x):
+        return super().forward(x) * self.special.seen
+
+
+class WritesBuffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.ones(()))
+
+    def forward(self, x):
+        self.seen.fill_(2.0)
+        return x.tanh()
+
+
+class WritesFunction(nn.Module):
+    """Writes to its input in some way."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+
+    def forward(self, x):
+        self.write(x)
+        return x.tanh()
+
+
+WRITES = [
+    lambda x: x.mul_(2),
+    lambda x: x[:, :2].zero_(),
+    lambda x: torch.mul(x, 2, out=x),
+    lambda x: x.data.clamp_(min=0),
+    lambda x: x.masked_fill_(torch.zeros(len(x), 1, dtype=torch.bool), 0.0),
+    lambda x: setattr(x, "data", x.data * 2),
+    lambda x: x.set_(x * 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "special"),
+    [
+        (Recalls, Remembers()),
+        (Recalls, RemembersOutput()),
+        (Counted, LeavesNumber()),
+        (Chooses, Appends()),
+        (ReadsBuffer, WritesBuffer()),
+        (WritesBack, nn.ReLU(inplace=True)),
+        *((WritesBack, WritesFunction(write)) for write in WRITES),
+    ],
+)
 def test_what_modules_leave_beside_what_they_return_takes_whole_passes(make, special):
     assert check(make(special).double(), Inputs(torch.randn(3, 4).double(), at="site")).share == 1
+
+
+class Shortcut(nn.Module):
+    """The sum of a way through a site and of one around it, whose input a module before the site has written to."""
+
+    def __init__(self, special, gate):
+        super().__init__()
+        self.first, self.special, self.site, self.out = nn.Linear(4, 4), special, Block(), nn.Linear(4, 2)
+        self.gate = nn.Parameter(torch.tensor(gate))
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.out(self.site(self.special(hidden)) + self.gate * hidden)
+
+
+@pytest.mark.parametrize("gate", [0.0, float("nan")])
+def test_a_gate_that_training_opens_does_not_show_a_write_too_late(gate):
+    model = Shortcut(nn.Hardtanh(inplace=True), gate).double()
+    x = torch.randn(3, 4).double() * torch.tensor([[0.1], [9.0], [0.1]])  # only the middle sample is changed
+    bind(model, Inputs(x, at="site"))
+    with torch.no_grad():
+        model.gate.fill_(1.0)
+        found = importance(model, Inputs(x, at="site"), 0, regions=1, perturbation=ZERO, score="probability")
+        bound, values = bind(model, Inputs(x, at="site"))
+        assert torch.equal(bound(values), bound.whole()(values))
+        hidden = model.first(x).clamp(-1, 1)
+        expected = torch.stack(
+            [
+                model.out(model.site(hidden) + hidden).softmax(1)[:, 0]
+                - model.out(model.site(hidden).index_fill(1, torch.tensor(j), 0.0) + hidden).softmax(1)[:, 0]
+                for j in range(4)
+            ],
+            1,
+        )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+
+
+def test_a_write_into_what_nobody_else_reads_is_left_out():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    assert check(model, Inputs(torch.randn(3, 4).double(), at="3")).share == pytest.approx(8 / 40)
+
+
+def test_a_view_of_what_a_module_returns_is_told_apart_from_what_it_is_written_over():
+    class Views(Around):
+        def forward(self, x):
+            hidden = self.first(x)
+            same = self.special(hidden)  # an identity: one memory, two names
+            found = self.site(same.tanh())
+            if self.writes:
+                same += found
+            return self.out(hidden * found)
+
+    for writes, shorter in ((False, True), (True, False)):
+        model = Views(nn.Identity()).double()
+        model.writes = writes
+        assert (check(model, Inputs(torch.randn(3, 4).double(), at="site")).share < 1) == shorter
+
+
+@pytest.mark.parametrize(("again", "shorter"), [(False, True), (True, False)])
+def test_a_copy_that_is_a_view_in_the_shorter_pass_is_followed(again, shorter):
+    class Transposes(nn.Module):
+        def forward(self, x):
+            return x.tanh().mT
+
+    class Copies(Around):
+        def forward(self, x):
+            found = self.special(self.first(x))
+            copied = found.contiguous()  # a copy of what lies transposed; what is kept may lie otherwise
+            copied += 1
+            return self.out(self.site(copied.mT) + 0 * (found if again else copied).mT)
+
+    bound = check(Copies(Transposes()).double(), Inputs(torch.randn(3, 2, 4).double(), at=Site("site", axis=-1)))
+    assert (bound.share < 1) == shorter
+
+
+@pytest.mark.parametrize("write", [lambda x: x.clamp_(max=1), lambda x: x.data.clamp_(max=1)])
+def test_a_write_that_only_some_samples_need_is_seen_in_their_batch(write):
+    model = Shortcut(WritesFunction(lambda x: write(x) if bool((x > 1).any()) else None), 1.0).double()
+    x = torch.rand(3, 4).double() / 8
+    nn.init.eye_(model.first.weight)
+    nn.init.zeros_(model.first.bias)
+    assert check(model, Inputs(x, at="site")).share < 1
+    assert check(model, Inputs(x * torch.tensor([[1.0], [99.0], [1.0]]), at="site")).share == 1
+    assert check(model, Inputs(x, at="site")).share < 1
+
+
+def test_nothing_to_compare_proves_nothing_and_is_asked_again():
+    class Overflows(Around):
+        factor = float("nan")
+
+        def forward(self, x):
+            return super().forward(x) * self.factor
+
+    model, x = Overflows(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    assert not begins(model, x)[0]
+    model.factor = 1.0
+    assert begins(model, x)[0]
 
 
 @pytest.mark.parametrize("special", [Noise(), Centres()])
@@ -251,6 +441,58 @@ def test_a_look_at_a_module_takes_whole_passes():
         handle.remove()
         bound(values)
     assert len(seen) == 1
+
+
+def test_the_share_is_that_of_the_passes_that_were_made():
+    model, x = Around(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    share = bind(model, x)[0].share
+    bound, values = bind(model, x)
+    handle = model.first.register_forward_hook(lambda *_: None)
+    assert bound.share == 1
+    with torch.no_grad():
+        bound(values)
+        handle.remove()
+        assert bound.share == 1
+        bound(values)
+    assert bound.share == pytest.approx((1 + share) / 2)
+    bound, values = bind(model, x)
+    with torch.no_grad(), torch.autocast("cpu"):
+        bound(values)
+    assert bound.share == 1
+    assert bind(model, x)[0].reading(Place("first")).share == 1
+
+
+def test_a_hook_at_the_first_batch_is_no_verdict_on_the_next():
+    model, x = Around(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    handle = model.first.register_forward_hook(lambda *_: None)
+    assert not begins(model, x)[0]
+    handle.remove()
+    assert begins(model, x)[0]
+
+
+def test_a_score_of_a_layer_before_the_site_is_refused():
+    model, x = Around(nn.Tanh()).double(), Inputs(torch.randn(3, 4).double(), at="site")
+    for layer in ("first", "special"):
+        with pytest.raises(ValueError, match=f"reads layer '{layer}', which runs before 'site'"):
+            GradientXInput(score=Unit(layer, 0))(model, x)
+
+
+def test_a_site_in_a_loop_over_samples_is_refused():
+    class Loop(nn.Module):
+        def __init__(self, calls):
+            super().__init__()
+            self.inner, self.calls = nn.Linear(4, 4), calls
+
+        def forward(self, images):
+            for _ in range(self.calls):
+                images = [self.inner(image) for image in images]
+            return torch.stack(images)
+
+    images = [torch.randn(4).double() for _ in range(3)]
+    with pytest.raises(ValueError, match="'inner' runs once for one sample and 2 times for two"):
+        bind(Loop(1).double(), Inputs(images, at="inner"))
+    with pytest.raises(ValueError, match="'inner' runs 2 times for one sample and 4 times for two"):
+        bind(Loop(2).double(), Inputs(images, at="inner"))
 
 
 def test_parameters_that_are_exchanged_take_whole_passes():
