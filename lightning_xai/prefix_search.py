@@ -21,6 +21,7 @@ from lightning_xai.prefix_proof import (
     Leaf,
     Rehearsal,
     Trace,
+    same_steps,
     storages_of,
     version,
     versions,
@@ -265,7 +266,7 @@ def _searched(network: nn.Module, few: Arguments, site: Place) -> PrefixPlan | N
             return None
         if prefix.has_deviated:
             return None
-    if not _agree(tensors_in(found[0]), tensors_in(expected)):
+    if not same_steps(*traces) or not _agree(tensors_in(found[0]), tensors_in(expected)):
         return None
     calls = tuple(
         _PlannedCall(call.module, _marks(kept[call.began]), writes)
