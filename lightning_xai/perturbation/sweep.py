@@ -275,11 +275,6 @@ class _Sweep:
         # The clean inputs are repeated to the size of a perturbed pass: batches of another size are rounded otherwise.
         with active(watches):
             output, copies = self.engine.clean(self.samples, per_pass, watches)
-        if self.first and network.batches.limit > 1:
-            # Only what is scored: a matrix of samples by samples may stand beside it.
-            read = list(dict.fromkeys(request.score for request in requests))
-            alone = network.batches.alone
-            check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         for watch in watches:
             watch.on_clean(samples, self.samples.model, self.samples.inputs)
         repeated = torch.arange(samples).repeat(copies)
@@ -287,6 +282,11 @@ class _Sweep:
         of = (model, self.samples.inputs)
         scores = {r.score: r.score.bind(output, wanted, copies * samples, of=of) for r in requests}
         clean = {score: _nan_unless_finite(bound(output))[:samples] for score, bound in scores.items()}
+        if self.first and network.batches.limit > 1:
+            # Only what is scored: a matrix of samples by samples may stand beside it.
+            read = list(dict.fromkeys(request.score for request in requests))
+            alone = network.batches.alone
+            check_alone(self.samples.model, self.samples.inputs, output, copies * samples, alone, read)
         if copies > 1:
             scores = {score: bound.at(self.samples.rows) for score, bound in scores.items()}
         del output

@@ -96,7 +96,8 @@ def test_maps_and_passes_are_shared_with_other_metrics():
     update_together(metrics, model, x, y, ids)
     assert model.explained == N
     # Both metrics ask for the same. The random sets, and the first step of both curves, are one feature.
-    assert model.scored == N * (1 + J + (2 * K - 1 - 2) + 1)
+    # And the first time, a sample alone tells whether they are independent.
+    assert model.scored == N * (1 + J + (2 * K - 1 - 2) + 1) + 1
     by_itself = Faithfulness(GradientXInput(), WINDOWS, BLUR, share=0.01)
     by_itself.update(model, x, y, ids)
     close(metrics["one"].compute()["srg"], by_itself.compute()["srg"])

@@ -79,9 +79,14 @@ def check_integrated_gradients(plain: Plain) -> None:
 def check_smoothgrad(plain: Plain) -> None:
     found = SmoothGrad(Saliency(absolute=False, score=plain.score), draws=2)(plain.model, plain.given, plain.target)
     x, total = plain.columns(plain.x), torch.zeros_like(plain.x)
+    mask = plain.values.get("attention_mask")
     for draw in range(2):
-        noise = [torch.randn(x.shape[1:], generator=keyed_generator(0, sample, draw)) for sample in range(2)]
-        total += plain.gradient(plain.back(x + 0.1 * torch.stack(noise).to(x)))
+        noise = torch.zeros(x.shape)
+        for sample in range(2):  # what is there of it, in the order of its cells
+            there = ... if mask is None else (slice(None), mask[sample].bool())
+            shape = noise[sample][there].shape
+            noise[sample][there] = torch.randn(shape, generator=keyed_generator(0, sample, draw))
+        total += plain.gradient(plain.back(x + 0.1 * noise.to(x)))
     equal(found, total / 2, plain.tolerance)
 
 

@@ -39,7 +39,7 @@ def arms(kind, x, sample_ids=IDS):
     network, whole = Recorder(), Windows(x.shape[2:] or x.shape[1:])
     ask = {"score": "value", "sample_ids": sample_ids, "chunk_size": len(x)}
     importance(network, x, 0, regions=whole, perturbation=kind, **ask)
-    _clean, *perturbed = network.seen
+    _clean, *perturbed = (seen for seen in network.seen if len(seen) == len(x))  # and once a sample alone
     return torch.stack([arm.unsqueeze(1) if x.ndim == 2 else arm for arm in perturbed])
 
 
@@ -423,7 +423,8 @@ def test_a_random_factor_is_one_number_per_window():
     ones = torch.ones(2, 2, 4, 6, dtype=torch.float64)
     kind = kinds.RandomScale(low=2.0, high=4.0)
     importance(network, ones, 0, regions=Windows(2), perturbation=kind, score="value", chunk_size=2)
-    factors = [arm[arm != 1].view(2, -1) for arm in network.seen[1:]]
+    _clean, *perturbed = (seen for seen in network.seen if len(seen) == 2)
+    factors = [arm[arm != 1].view(2, -1) for arm in perturbed]
     for factor in factors:
         assert factor.shape == (2, 8)
         assert torch.equal(factor, factor[:, :1].expand_as(factor))
