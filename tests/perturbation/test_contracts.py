@@ -37,7 +37,7 @@ class Recorder(nn.Module):
 def arms(kind, x, sample_ids=IDS):
     """What a network sees when one window covers everything, [A, N, C, *S]; C = 1 for a table."""
     network, whole = Recorder(), Windows(x.shape[2:] or x.shape[1:])
-    ask = {"score": "value", "sample_ids": sample_ids, "chunk_size": len(x)}
+    ask = {"score": "value", "sample_ids": sample_ids, "chunk_size": len(x), "engine": "dense"}
     importance(network, x, 0, regions=whole, perturbation=kind, **ask)
     _clean, *perturbed = (seen for seen in network.seen if len(seen) == len(x))  # and once a sample alone
     return torch.stack([arm.unsqueeze(1) if x.ndim == 2 else arm for arm in perturbed])
@@ -421,8 +421,8 @@ def test_uniform_noise_has_its_moments():
 def test_a_random_factor_is_one_number_per_window():
     network = Recorder()
     ones = torch.ones(2, 2, 4, 6, dtype=torch.float64)
-    kind = kinds.RandomScale(low=2.0, high=4.0)
-    importance(network, ones, 0, regions=Windows(2), perturbation=kind, score="value", chunk_size=2)
+    ask = {"score": "value", "chunk_size": 2, "engine": "dense"}
+    importance(network, ones, 0, regions=Windows(2), perturbation=kinds.RandomScale(low=2.0, high=4.0), **ask)
     _clean, *perturbed = (seen for seen in network.seen if len(seen) == 2)
     factors = [arm[arm != 1].view(2, -1) for arm in perturbed]
     for factor in factors:
