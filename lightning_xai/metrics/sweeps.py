@@ -13,7 +13,8 @@ from lightning_xai.binding import bind
 from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import shared_explanations
-from lightning_xai.perturbation.sweep import CaptureRequest, Pairing, Plan, Request, SweepResult, check_sweep, sweep
+from lightning_xai.perturbation.pairing import Pairing
+from lightning_xai.perturbation.sweep import CaptureRequest, Plan, Request, SweepResult, check_sweep, sweep
 from lightning_xai.regions import BoundRegions, Regions, Segments
 from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target

@@ -25,6 +25,7 @@ from lightning_xai.perturbation.engine import Engine, Features, Samples
 from lightning_xai.perturbation.incremental.engine import Incremental
 from lightning_xai.perturbation.kinds.base import COMBINATIONS, Perturbation, as_perturbation
 from lightning_xai.perturbation.network import Network
+from lightning_xai.perturbation.pairing import Pairing, SamplePairing, count_of, of_rows, per_sample
 from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
 from lightning_xai.present import bind_present
 from lightning_xai.reading import reading
@@ -34,8 +35,6 @@ from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score,
 from lightning_xai.scores.target import target_at
 
 ENGINES = ("auto", "dense", "incremental")
-
-Pairing = int | tuple[int, ...] | str | FeatureSets | CellMasks | None
 
 # A sweep that captures makes its clean pass as large as a perturbed one: with this many of these that costs little.
 _PASSES_PER_CLEAN_PASS = 16
@@ -168,7 +167,7 @@ def sweep(
     with isolated_eval(model):
         values = detach_for_autograd(values)
         bound = bind_present(plan.regions, model, values)
-        pairings = {r: _per_sample(r.pairing, bound.count, len(values)) for r in requests}
+        pairings = {r: per_sample(r.pairing, bound.count, len(values)) for r in requests}
         network = Network(model, values, plan.chunk_size, [request.capture for request in captures])
         copies = max(bound.count, evaluations(requests, bound.count))
         engine: Engine = Dense(network)
@@ -184,7 +183,7 @@ def sweep(
             places = torch.arange(len(own), device=own.device)
             samples = Samples(own, bound.rows(rows), ids[rows], places, at_rows(model, rows))
             wanted = target_at(target, rows)
-            chosen = {r: _of_rows(pairing, rows) for r, pairing in pairings.items()}
+            chosen = {r: of_rows(pairing, rows) for r, pairing in pairings.items()}
             block = _Sweep(samples, engine, rows.start == 0).run(wanted, chosen, captures)
             network.finish()
             return block
@@ -221,7 +220,7 @@ def check_sweep(
         with forward_context():
             output = model(first.clone())
         for request in requests:
-            _per_sample(request.pairing, bound.count, len(values))
+            per_sample(request.pairing, bound.count, len(values))
             if not request.perturbation.windowed:
                 request.perturbation.arms(first.unsqueeze(1) if first.ndim == 2 else first)
             wanted = target_at(target, slice(1))
@@ -233,16 +232,7 @@ def check_sweep(
 def evaluations(requests: Iterable[Request], count: int) -> int:
     """Count the perturbed inputs that the requests need per sample over ``count`` features, each once."""
     needed = {(request.perturbation, request.pairing) for request in requests}
-    return sum(kind.arm_count * _evaluations(pairing, count) for kind, pairing in needed)
-
-
-def _evaluations(pairing: Pairing, count: int) -> int:
-    if isinstance(pairing, FeatureSets):
-        return max(pairing.sample.bincount().tolist(), default=0)
-    if isinstance(pairing, CellMasks):
-        return 1
-    sizes: dict[Pairing, int] = {None: count, "all": count * (count - 1) // 2}
-    return sizes.get(pairing, count - 1)
+    return sum(kind.arm_count * count_of(pairing, count) for kind, pairing in needed)
 
 
 @dataclass(frozen=True)
@@ -264,7 +254,7 @@ class _Sweep:
     first: bool
 
     def run(
-        self, target: Target, requests: dict[Request, _SamplePairing], captures: Sequence[CaptureRequest] = ()
+        self, target: Target, requests: dict[Request, SamplePairing], captures: Sequence[CaptureRequest] = ()
     ) -> _Block:
         """Return the clean scores, the arms [A, n, F] of every request, and the results of the captures."""
         network, samples = self.engine.network, len(self.samples.ids)
@@ -323,7 +313,7 @@ class _Sweep:
         return -(-count // -(-count // most))
 
     def _paired_scores(
-        self, kind: Perturbation, pairing: _SamplePairing, bound_scores: list[BoundScore], buffer: CaptureBuffer | None
+        self, kind: Perturbation, pairing: SamplePairing, bound_scores: list[BoundScore], buffer: CaptureBuffer | None
     ) -> Tensor:
         """The arms [scores, A, n, F] of the features of a pairing."""
         count = self.samples.regions.count
@@ -361,34 +351,6 @@ class _Sweep:
 
 def _nan_unless_finite(scores: Tensor) -> Tensor:
     return torch.where(scores.isfinite(), scores, float("nan"))
-
-
-_SamplePairing = Tensor | str | FeatureSets | CellMasks | None
-
-
-def _of_rows(pairing: _SamplePairing, rows: slice) -> _SamplePairing:
-    if isinstance(pairing, FeatureSets | CellMasks):
-        return pairing.within(rows)
-    return pairing[rows] if isinstance(pairing, Tensor) else pairing
-
-
-def _per_sample(pairing: Pairing, count: int, samples: int) -> _SamplePairing:
-    """A pairing, with its anchor spread over the samples."""
-    if isinstance(pairing, FeatureSets | CellMasks):
-        pairing.check(samples, count)
-        return pairing
-    if pairing is None or pairing == "all":
-        return pairing
-    anchors = torch.tensor(pairing)
-    if anchors.ndim == 0:
-        anchors = anchors.expand(samples)
-    if anchors.shape != (samples,):
-        raise ValueError(f"anchor must be one feature or one per sample, got {anchors.numel()} for {samples} samples.")
-    if int(anchors.min()) < 0 or int(anchors.max()) >= count:
-        raise ValueError(
-            f"anchor {sorted(set(anchors.tolist()))} is out of range: there are {count} features, 0 to {count - 1}."
-        )
-    return anchors
 
 
 def _cat(blocks: Sequence[_Block], bound: BoundRegions, engine: Engine, share: float) -> SweepResult:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.perturbation.sweep import Pairing, Plan, Request, SweepResult, sweep
+from lightning_xai.perturbation.pairing import Pairing
+from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import ScoreLike, Target
 
