@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 # How large the largest activation of a pass may be. On a CPU it should stay in the cores' caches, beyond that fresh
 # pages cost more than a larger pass gains; on a GPU only memory limits it.
 _CPU_BYTES, _DEVICE_BYTES = 4 * 2**20, 512 * 2**20
-# Every pass reads all weights: where they are large, two rows are too few for what that costs.
-_FEWEST_ROWS, _MOST_ROWS = range(2, 5), 1024
-_WEIGHTS_PER_ROW = 12 * 2**20
+_FEWEST_ROWS, _MOST_ROWS = 2, 1024
+# Every pass reads all weights: where they are larger than this, passes of twice the size are worth it.
+_HEAVY_WEIGHTS = 16 * 2**20
 _MESSAGES = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
 
 # The size that was found when memory ran out, so that the next batch does not run out of it again. Inputs of another
@@ -41,7 +41,8 @@ class Batches:
         model: The network, in the mode and context in which it is to be called.
         inputs: Inputs [N, ...] of the model.
         chunk_size: The most rows of a pass; found from the size of the activations unless given.
-        cpu_bytes: How large the largest activation of a pass may be on a CPU; 4 MiB unless given.
+        cpu_bytes: How large the largest activation of a pass may be on a CPU; unless given 4 MiB, or 8 MiB where the
+            weights are heavy.
         probe: Called instead of the model to measure the activations, if it runs the model on one sample itself.
 
     Attributes:
@@ -76,8 +77,9 @@ class Batches:
                 outputs: list[Any] = []
                 largest = largest_activation(at_rows(model, slice(1)), inputs[:1], probe, outputs=outputs)
                 self.alone = outputs[0] if outputs else None
-            budget = (cpu_bytes or _CPU_BYTES) if inputs.device.type == "cpu" else _DEVICE_BYTES
-            chunk_size = min(max(budget // largest, _fewest_rows(model)), _MOST_ROWS)
+            heavy = 2 if sum(weight.nbytes for weight in model.parameters()) > _HEAVY_WEIGHTS else 1
+            budget = (cpu_bytes or heavy * _CPU_BYTES) if inputs.device.type == "cpu" else _DEVICE_BYTES
+            chunk_size = min(max(budget // largest, heavy * _FEWEST_ROWS), _MOST_ROWS)
         else:
             as_integer("chunk_size", chunk_size, least=1)
             probe()
@@ -125,11 +127,6 @@ class Batches:
         _log.warning("Memory ran out in a pass of %d rows; going on with at most %d (chunk_size).", rows, self.limit)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _fewest_rows(model: nn.Module) -> int:
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return min(max(-(-weights // _WEIGHTS_PER_ROW), _FEWEST_ROWS.start), _FEWEST_ROWS.stop - 1)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -184,13 +184,13 @@ def test_a_model_that_returns_nothing_has_not_run_out_of_memory(x):
 
 
 @pytest.mark.parametrize(
-    ("budget", "per_row", "largest"),
-    [(1, 10**6, 2), (1, 200, 3), (1, 1, 4), (8 * 10 * 8, 1, 8), (10**9, 10**6, 20)],
+    ("budget", "heavy", "largest"),
+    [(1, 472, 2), (1, 471, 4), (8 * 10 * 8, 472, 8), (4 * 10 * 8, 471, 8), (10**9, 472, 20)],
 )
-def test_chunks_found_automatically(x, budget, per_row, largest, monkeypatch):
+def test_chunks_found_automatically(x, budget, heavy, largest, monkeypatch):
     """The budget is in bytes of the largest activation; a row's are the ten inputs, the weights are 59, of 8 bytes."""
     monkeypatch.setattr(batching, "_CPU_BYTES", budget)
-    monkeypatch.setattr(batching, "_WEIGHTS_PER_ROW", per_row)
+    monkeypatch.setattr(batching, "_HEAVY_WEIGHTS", heavy)
     model = Counter()
     found = importance(model, x, 1, regions=REGIONS, perturbation=TWO_SIDED)
     assert max(model.rows) == largest
