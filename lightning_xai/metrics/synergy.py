@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
+from lightning_xai.evaluation.features import tolerance
 from lightning_xai.metrics.base import BatchExplanation, precise
 from lightning_xai.metrics.maps import SCORE
 from lightning_xai.metrics.sweeps import SweepMetric, check_shared
@@ -117,10 +118,16 @@ class Synergy(SweepMetric):
             number = values.isfinite()
             self.add_to_state(f"{name}_sum", torch.where(number, values, 0.0).sum(0))
             self.add_to_state(f"{name}_count", number.sum(0))
-        interaction = precise(found.tensors["interaction"]).flatten(1)
+        interaction, joint = (precise(found.tensors[name]).flatten(1) for name in ("interaction", "joint"))
         count, total = interaction.isfinite().sum(1), interaction.abs().nansum(1)
-        redundant = torch.where(total > 0, interaction.clamp(min=0).nansum(1) / total, 0.0)
         self.add_to_state("mean_abs_sum", (total / count.clamp(min=1)).sum())
+        # What lies within the rounding of the scores has no sign.
+        assert found.score is not None
+        size = precise(found.score).abs() + joint.nan_to_num().abs().amax(1)
+        rounded = interaction.abs() <= tolerance(found.tensors["interaction"]) * size.nan_to_num().unsqueeze(1)
+        signed = torch.where(rounded, 0.0, interaction)
+        total = signed.abs().nansum(1)
+        redundant = torch.where(total > 0, signed.clamp(min=0).nansum(1) / total, 0.0)
         self.add_to_state("redundant_sum", redundant.sum())
         self.add_to_state("measured", (count > 0).sum())
 

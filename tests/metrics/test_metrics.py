@@ -172,6 +172,26 @@ def test_speed_of_one_perturbation_and_its_strengths(cnn, batch):
     equal(updated(one, cnn, batch).compute(), updated(several, cnn, batch).compute())
 
 
+class Product(nn.Module):
+    """The product of two columns, times a number, and the sum of all, times another."""
+
+    def __init__(self, product, total):
+        super().__init__()
+        self.product, self.total = product, total
+
+    def forward(self, x):
+        return self.product * x[:, :1] * x[:, 1:2] + self.total * x.sum(1, keepdim=True) + 0.1
+
+
+@pytest.mark.parametrize(("product", "total", "share"), [(1.0, 0.0, 0.0), (-1.0, 0.0, 1.0), (0.0, 1.0, 0.0)])
+def test_an_interaction_within_the_rounding_of_the_scores_is_none(product, total, share):
+    x = torch.tensor([[3.0, 0.1, 0.7], [0.3, 0.2, 0.9]])
+    metric = Synergy(Windows(1), kinds.Constant(0.0), score="value")
+    metric.update(Product(product, total), x, 0)
+    assert metric.compute()["interaction_mean_abs"] > 0
+    assert metric.compute()["redundant_share"] == share
+
+
 @every_kind
 @every_region
 @pytest.mark.parametrize("anchor", [None, 0, 1])
