@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval, observe_modules
+from lightning_xai.batching import is_out_of_memory
 from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
 from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
@@ -104,6 +105,8 @@ def _check_alone(network: nn.Module, arguments: Arguments, constant: Sequence[Ke
         parts = [output] if isinstance(output, list) else [part for part in tensors_in(output) if part.ndim]
         alone = any(len(part) == 1 for part in parts)
     except Exception as raised:  # what a network raises for one of two streams is its own
+        if is_out_of_memory(raised):
+            raise
         alone, error = False, raised
     if not alone and lists:
         key = lists[0]

@@ -107,6 +107,15 @@ def test_several_leaves_have_a_map_each():
     close(found["0.age"], AGE * age)
 
 
+def test_running_out_of_memory_says_nothing_of_a_list():
+    class Full(nn.Module):
+        def forward(self, streams):
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        Saliency()(Full(), Inputs([draw(2, 3), draw(2, 3)]), 1)
+
+
 def test_two_streams_of_one_shape_are_told_from_a_list_of_samples():
     class Streams(nn.Module):
         def __init__(self):
