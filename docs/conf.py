@@ -68,7 +68,7 @@ _UNDERNEATH = "Reference Bound Layer RegionsLike ScoreLike Target Ids Weights Tr
 _EVALUATION = "MapLike InputsLike ExplainedBatch FeatureMap CurveSets CoreRequests SweepUse Unpack"
 _OPTIONS = "CurveOptions DropOptions MaskOptions SubsetOptions"
 _PLACES = """SubFigure dict[str collections.abc.Hashable AblationPlan lightning_xai.scores.target.BoundTarget
-lightning_xai.sites.Place lightning_xai.bound_model.Arguments
+lightning_xai.sites.Place lightning_xai.inputs.bound_model.Arguments
 lightning_xai.units.dissection.Overlap lightning_xai.units.ablation.AblationPlan"""
 nitpick_ignore = [("py:class", name) for name in f"{_UNDERNEATH} {_EVALUATION} {_OPTIONS} {_PLACES}".split()]
 nitpick_ignore_regex = [(r"py:\w+", r"lightning_xai\.([\w.]+\.)?_\w+"), (r"py:class", r".*~typing\.Any")]

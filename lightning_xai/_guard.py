@@ -21,7 +21,7 @@ from lightning_xai._compiled import compiled_types as compiled_types
 from lightning_xai._compiled import eager
 from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
-from lightning_xai.bound_model import BoundModel
+from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.sites import Place, named_layer
 
 _around_calls: ContextVar[Callable[[], AbstractContextManager[Any]]] = ContextVar("around_calls", default=nullcontext)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_xai.bound_model import network_of
+from lightning_xai.inputs.bound_model import network_of
 
 _OWN = frozenset(vars(nn.Module()))  # what torch keeps of every module
 _CONTAINERS = (list, dict, set, deque)

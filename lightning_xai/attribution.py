@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_fields, check_inputs, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval
 from lightning_xai.batching import Batches
-from lightning_xai.binding import bind, restored
-from lightning_xai.bound_model import at_rows, explained_arguments, split_columns
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
-from lightning_xai.reading import reading
+from lightning_xai.inputs.binding import bind, restored
+from lightning_xai.inputs.bound_model import at_rows, explained_arguments, split_columns
+from lightning_xai.inputs.reading import reading
 from lightning_xai.scores import BoundScore, CombClasses, ScoreLike, Target, as_score, as_target
 from lightning_xai.scores.target import target_at
 

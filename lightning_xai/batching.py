@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer
 from lightning_xai._guard import forward_context
-from lightning_xai.bound_model import at_rows, network_of
+from lightning_xai.inputs.bound_model import at_rows, network_of
 from lightning_xai.operations import largest_activation
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward, forward_context, isolated_eval
-from lightning_xai.bound_model import at_rows, network_of
-from lightning_xai.operation_kinds import arguments, operation_name
+from lightning_xai.inputs.bound_model import at_rows, network_of
+from lightning_xai.operations.kinds import arguments, operation_name
 
 DEPENDENT = (
     "the samples of a batch depend on each other: one gets another output among others than without them, as nodes of "

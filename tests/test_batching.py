@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lightning_xai.batching import Batches
-from lightning_xai.binding import bind
 from lightning_xai.inputs import Inputs
+from lightning_xai.inputs.binding import bind
 
 X = torch.zeros(10, 3)
 

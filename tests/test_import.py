@@ -57,6 +57,7 @@ LAZY = [
     "lightning_xai.units",
 ]
 LAZY += ["lightning_xai.metrics", "lightning_xai.figures", "lightning_xai.callbacks"]
+LAZY += ["lightning_xai.axes", "lightning_xai.operations"]
 
 
 @pytest.mark.parametrize("package", [*LAZY, "lightning_xai.units.maximization"])

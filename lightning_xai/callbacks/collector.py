@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs
 from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows, shown_inputs
 from lightning_xai.callbacks.batch import Unpack, Unpacked, check_options, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures
@@ -28,6 +26,8 @@ from lightning_xai.callbacks.records import (
 )
 from lightning_xai.callbacks.writer import ShardWriter
 from lightning_xai.inputs import Inputs
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows, shown_inputs
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.metrics.sweeps import shared_sweeps, update_together
 from lightning_xai.metrics.synchronisation import compute_together

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.attribution import Attribution
-from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import MapLike
 from lightning_xai.evaluation.refusals import contributions
 from lightning_xai.evaluation.single import feature_drops
 from lightning_xai.evaluation.subsets import check_subsets, set_size, subset_drops
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.present import bind_present
 from lightning_xai.regions import RegionsLike, as_regions

@@ -12,9 +12,9 @@ from torch.nn import functional
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import BoundModel
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.perturbation.kinds.base import MaskPerturbation
 from lightning_xai.perturbation.sets import cell_features
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep

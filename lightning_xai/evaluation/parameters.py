@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_xai._checks import unknown
 from lightning_xai._guard import forward, isolated_eval, keyed_generator, observe_modules, uncompiled
 from lightning_xai._state import held_attributes
-from lightning_xai.bound_model import network_of
+from lightning_xai.inputs.bound_model import network_of
 from lightning_xai.operations import unwrapped
 
 _PARAMETRISED = "parametrizations"  # the child in which torch keeps what a module's tensors are made of

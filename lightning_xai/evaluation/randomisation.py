@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_known
 from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
-from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.masking import pooled
@@ -21,8 +20,9 @@ from lightning_xai.evaluation.parameters import check_replaceable, layers_of, ne
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.evaluation.similarity import check_similarity, map_similarity
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.reading import reading
 from lightning_xai.present import without_absent
-from lightning_xai.reading import reading
 from lightning_xai.scores import Target, as_score, as_target
 
 ORDERS = ("top_down", "bottom_up", "independent")

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_inputs, check_number
 from lightning_xai._guard import forward, isolated_eval, keyed_generator
 from lightning_xai.attribution import Attribution
-from lightning_xai.binding import bind
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.reading import reading
 from lightning_xai.present import absent_cells, draws_of_present, without_absent
-from lightning_xai.reading import reading
 from lightning_xai.scores import BoundScore, Target, as_score
 
 _SMALLEST = 1e-6

@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.results import Number, PerUnit, Result
 from lightning_xai.scores import Target

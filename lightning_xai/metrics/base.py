@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_xai._checks import check_inputs
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.results import Labels, Number, Result, Table, tables
 from lightning_xai.scores import Target, as_target, check_range
 from lightning_xai.scores.target import target_at

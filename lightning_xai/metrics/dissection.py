@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.binding import bind
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import absent_cells

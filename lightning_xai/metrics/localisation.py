@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_number
 from lightning_xai.attribution import Attribution
-from lightning_xai.binding import bind
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.localisation import pointing, relevance_mass, relevance_rank
 from lightning_xai.evaluation.masking import is_blank, pooled
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric, measure_results

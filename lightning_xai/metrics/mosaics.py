@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai.attribution import Attribution
-from lightning_xai.bound_model import BoundModel
 from lightning_xai.evaluation.mosaics import check_difull, difull, gridpg
 from lightning_xai.evaluation.refusals import an_attribution
+from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.measures import MeasureMetric, measure_results
 from lightning_xai.results import Number, Result

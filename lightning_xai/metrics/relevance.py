@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag
 from lightning_xai.attribution import Attribution
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.maps import SCORE, MapMetric, map_results

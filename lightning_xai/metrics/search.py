@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.activation import ACTIVATION
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.operations import unwrapped

@@ -9,8 +9,8 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.binding import bind
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import shared_explanations
 from lightning_xai.perturbation.pairing import Pairing

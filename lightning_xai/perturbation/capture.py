@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.next_operation import CallSite
+from lightning_xai.operations.next_operation import CallSite
 from lightning_xai.sites import Place
 
 

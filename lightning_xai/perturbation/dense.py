@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.engine import Engine, Features, Samples, all_finite, mask_broken
 from lightning_xai.perturbation.kinds.base import Perturbation

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network

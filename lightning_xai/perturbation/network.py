@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import BoundModel, at_rows
+from lightning_xai.inputs.bound_model import BoundModel, at_rows
 from lightning_xai.perturbation.capture import Capture, Watch
 
 _progress: ContextVar[Callable[[int], object] | None] = ContextVar("progress", default=None)

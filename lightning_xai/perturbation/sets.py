@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.perturbation.engine import Samples
 from lightning_xai.perturbation.kinds.base import Keys, MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network

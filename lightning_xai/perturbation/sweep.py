@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, isolated_eval
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
+from lightning_xai.inputs.reading import reading
 from lightning_xai.perturbation.capture import Capture, CaptureBuffer, CaptureResult, active
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
@@ -28,7 +29,6 @@ from lightning_xai.perturbation.network import Network
 from lightning_xai.perturbation.pairing import Pairing, SamplePairing, count_of, of_rows, per_sample
 from lightning_xai.perturbation.sets import CellMasks, FeatureSets, SampleRows
 from lightning_xai.present import bind_present
-from lightning_xai.reading import reading
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.rows import check_alone
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target

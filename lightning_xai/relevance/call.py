@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operation_kinds import arguments, is_in_place, kind_of, operation_name
+from lightning_xai.operations.kinds import arguments, is_in_place, kind_of, operation_name
 from lightning_xai.relevance.functions import Rewired, scaled
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lightning_xai._checks import as_integer
 from lightning_xai._guard import forward, hook_outputs, observe_modules
 from lightning_xai.attribution import Explanation
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.present import without_absent
 from lightning_xai.relevance.layer import GradientCAM, LayerAttribution, upsampled
 from lightning_xai.scores import Logit, RawOutput, Target

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_xai._guard import forward_context, observe_modules
-from lightning_xai.axes import AxisFacts, facts_of
-from lightning_xai.bound_model import at_rows
+from lightning_xai.axes.facts import AxisFacts, facts_of
+from lightning_xai.axes.shadows import Shadow, ShadowedPass
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import check_visible, unwrapped
-from lightning_xai.shadows import Shadow, ShadowedPass
 
 # A linear layer is a branch of a block or the classifier itself; the others are what stands before them.
 _PASSED_OVER = (nn.Linear, nn.Identity, _DropoutNd)

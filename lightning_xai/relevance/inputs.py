@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai.operation_kinds import KINDS
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import KINDS
 from lightning_xai.relevance.call import Call
 
 _RELOCATING = frozenset({"cumsum", "scatter_add", "index_add", "cross"})

@@ -13,7 +13,7 @@ from lightning_xai._checks import as_integer, check_known
 from lightning_xai._guard import forward, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import at_rows
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.relevance.gradients import gradient
 from lightning_xai.relevance.references import Reference, as_reference, at_reference

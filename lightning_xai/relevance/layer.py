@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.axes import AxisFacts, follow_channels
-from lightning_xai.bound_model import at_rows
-from lightning_xai.layout import traced_output, unplaced
+from lightning_xai.axes.facts import AxisFacts, follow_channels
+from lightning_xai.axes.layout import traced_output, unplaced
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import present_at, without_absent
 from lightning_xai.relevance.default_layer import default_layer

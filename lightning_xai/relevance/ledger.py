@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operation_kinds import KINDS
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import KINDS
 from lightning_xai.relevance.call import Call, is_live
 from lightning_xai.relevance.functions import relevance_sum, tapped
 from lightning_xai.relevance.step import Absorbed

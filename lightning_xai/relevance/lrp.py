@@ -16,9 +16,9 @@ from torch.utils.checkpoint import CheckpointError
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
 from lightning_xai.attribution import Explanation, ScoreAttribution
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import check_visible, unwrapped
 from lightning_xai.relevance import composites
 from lightning_xai.relevance.composites import Composite, as_composite

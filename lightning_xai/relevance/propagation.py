@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from lightning_xai.operation_kinds import (
+from lightning_xai.inputs.places import replaced_output
+from lightning_xai.operations import Operations, tensors_in
+from lightning_xai.operations.kinds import (
     HOMOGENEOUS,
     KINDS,
     LINEAR,
@@ -22,8 +24,6 @@ from lightning_xai.operation_kinds import (
     kind_of,
     operation_name,
 )
-from lightning_xai.operations import Operations, tensors_in
-from lightning_xai.places import replaced_output
 from lightning_xai.relevance import chain, functions
 from lightning_xai.relevance.call import Call, Operation, alias_of, is_live, kind_in
 from lightning_xai.relevance.composites import Composite

@@ -12,7 +12,7 @@ from lightning_xai._checks import as_integer
 from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.batching import Batches
-from lightning_xai.bound_model import at_rows, column_widths
+from lightning_xai.inputs.bound_model import at_rows, column_widths
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import absent_cells, draws_of_present, without_absent
 from lightning_xai.relevance.gradients import Saliency

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai.operation_kinds import KINDS, MIXING, kind_of
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import KINDS, MIXING, kind_of
 from lightning_xai.relevance.call import Call, Operation, is_rectifier
 from lightning_xai.relevance.inputs import InputTracker
 from lightning_xai.relevance.ledger import Recorder

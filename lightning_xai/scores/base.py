@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer
-from lightning_xai.bound_model import BoundModel
+from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.present import present_positions
 from lightning_xai.scores.output_axes import class_axis_of
 from lightning_xai.scores.target import BoundTarget, Target, as_target, check_range

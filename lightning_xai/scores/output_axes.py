@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import isolated_eval
-from lightning_xai.axes import output_facts
-from lightning_xai.bound_model import BoundModel, network_of
+from lightning_xai.axes.facts import output_facts
+from lightning_xai.inputs.bound_model import BoundModel, network_of
 from lightning_xai.operations import unwrapped
 from lightning_xai.rows import Picks
 

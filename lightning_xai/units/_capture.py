@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.batching import Batches
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import present_at
 from lightning_xai.scores import RawOutput, Target, as_target

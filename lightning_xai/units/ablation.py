@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
+from lightning_xai.axes.layout import place_of_units
 from lightning_xai.batching import Batches, is_out_of_memory
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
-from lightning_xai.layout import place_of_units
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import absent_cells, present_at
 from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score, as_target

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lightning_xai._checks import check_inputs, check_model
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import Inputs, as_inputs
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.present import present_at
 from lightning_xai.sites import Layer, Site, layer_name

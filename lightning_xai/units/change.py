@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.next_operation import CallSite
+from lightning_xai.operations.next_operation import CallSite
 from lightning_xai.perturbation.capture import Capture, Watch
 from lightning_xai.present import present_at
 from lightning_xai.sites import Layer, Place

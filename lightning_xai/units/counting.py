@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer, check_model
 from lightning_xai._files import write_csv
 from lightning_xai._guard import forward_context, isolated_eval
-from lightning_xai.operation_kinds import arguments, operation_name
 from lightning_xai.operations import Operations, check_visible, unwrapped
+from lightning_xai.operations.kinds import arguments, operation_name
 from lightning_xai.units.field import per_axis
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")

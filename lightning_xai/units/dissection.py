@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from lightning_xai._checks import check_known
 from lightning_xai._files import write_csv
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.present import absent_cells
 from lightning_xai.sites import Layer
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions

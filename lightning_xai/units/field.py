@@ -13,11 +13,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
-from lightning_xai.layout import unplaced
-from lightning_xai.operation_kinds import KINDS, arguments, operation_name
+from lightning_xai.axes.layout import unplaced
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import Operations, tensors_in, unwrapped
+from lightning_xai.operations.kinds import KINDS, arguments, operation_name
 from lightning_xai.sites import Layer
 from lightning_xai.units._capture import with_positions
 

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from lightning_xai._checks import check_known
 from lightning_xai._guard import forward_context, hook_outputs, uncompiled
-from lightning_xai.axes import follow_channels
-from lightning_xai.bound_model import at_rows
-from lightning_xai.layout import places_of_units, unplaced
-from lightning_xai.next_operation import CallSite, NextOperation, next_operations
-from lightning_xai.operation_kinds import operation_name
+from lightning_xai.axes.facts import follow_channels
+from lightning_xai.axes.layout import places_of_units, unplaced
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import Operations, unwrapped
+from lightning_xai.operations.kinds import operation_name
+from lightning_xai.operations.next_operation import CallSite, NextOperation, next_operations
 from lightning_xai.sites import Layer, Place, Site
 
 Function = Callable[[Tensor], Tensor]

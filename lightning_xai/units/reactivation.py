@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_known, check_model, unknown
 from lightning_xai._guard import detach_for_autograd, isolated_eval
-from lightning_xai.binding import bind
-from lightning_xai.bound_model import at_rows
 from lightning_xai.inputs import InputsLike
+from lightning_xai.inputs.binding import bind
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.perturbation.capture import Capture, CaptureResult
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import CaptureRequest, Plan, sweep

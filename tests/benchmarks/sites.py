@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, resnet18
 
 from lightning_xai import Inputs, Windows
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation import importance, kinds
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
 

@@ -48,7 +48,7 @@ NO_QUANTITY = {
     "lightning_xai.attribution.ScoreAttribution": "what those share that have a score",
     "lightning_xai.attribution.Explanation": "carries what an attribution found",
     "lightning_xai.relevance.gradients.GradientAttribution": "what the gradient methods share",
-    "lightning_xai.inputs.Inputs": "says what is explained",
+    "lightning_xai.inputs.inputs.Inputs": "says what is explained",
     "lightning_xai.sites.Site": "says where it is explained",
     "lightning_xai.scores.target.as_target": "brings arguments into one form",
     "lightning_xai.scores.target.check_range": "checks arguments",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lightning_xai.multiplications import count_multiplications, shape_of
+from lightning_xai.operations.multiplications import count_multiplications, shape_of
 from lightning_xai.perturbation.incremental.record import Call, Record, Ref
 
 # What else costs time, in multiplications that take as long on a CPU: making a number, moving one, calling a function.

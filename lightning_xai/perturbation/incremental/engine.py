@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
-from lightning_xai.bound_model import BoundModel
+from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.operations import tensors_in
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.dense import Dense

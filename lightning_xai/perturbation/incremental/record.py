@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._guard import compiled_types, hook_outputs
-from lightning_xai.next_operation import CallSite
-from lightning_xai.operation_kinds import arguments, is_in_place, operation_name
 from lightning_xai.operations import Operations, tensors_in, unwrapped
+from lightning_xai.operations.kinds import arguments, is_in_place, operation_name
+from lightning_xai.operations.next_operation import CallSite
 from lightning_xai.sites import Place
 
 Tap = Place | CallSite

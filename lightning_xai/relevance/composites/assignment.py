@@ -9,8 +9,8 @@ from typing import NoReturn
 from torch import nn
 
 from lightning_xai._checks import unknown
-from lightning_xai.operation_kinds import KINDS
 from lightning_xai.operations import module_names
+from lightning_xai.operations.kinds import KINDS
 from lightning_xai.relevance import rules
 from lightning_xai.relevance.call import Operation
 from lightning_xai.relevance.composites.patterns import PLACES, Composite, first_match, is_function, matches

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch.nn import functional
 
-from lightning_xai.operation_kinds import KIND_OF, KINDS, LINEAR, NAMES
+from lightning_xai.operations.kinds import KIND_OF, KINDS, LINEAR, NAMES
 from lightning_xai.relevance.call import Operation
 from lightning_xai.relevance.rules import Rule, rules_for
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_xai._checks import check_fields
-from lightning_xai.operation_kinds import LINEAR
+from lightning_xai.operations.kinds import LINEAR
 from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.record import run_linear
 from lightning_xai.relevance.step import SignedWeights, Step

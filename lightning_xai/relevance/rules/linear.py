@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.operation_kinds import LINEAR
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import LINEAR
 from lightning_xai.relevance.call import Call
 from lightning_xai.relevance.maps import divided, where_negative
 from lightning_xai.relevance.record import run_linear

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operation_kinds import HOMOGENEOUS
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import HOMOGENEOUS
 from lightning_xai.relevance import chain
 from lightning_xai.relevance.call import Call, is_live
 from lightning_xai.relevance.functions import at_zero, passing_factor

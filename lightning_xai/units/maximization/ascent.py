@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known, check_model
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
-from lightning_xai.layout import place_of_units, unplaced
+from lightning_xai.axes.layout import place_of_units, unplaced
 from lightning_xai.operations import unwrapped
 from lightning_xai.sites import Place
 from lightning_xai.units._capture import capture, rows_of_units

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.operation_kinds import arguments
+from lightning_xai.operations.kinds import arguments
 from lightning_xai.perturbation.incremental.gathering import Layout, Rows, Window, table
 from lightning_xai.perturbation.incremental.geometry import Boxes, union
 from lightning_xai.perturbation.incremental.record import Call, PerRow, Record, Ref, leaves, mapped

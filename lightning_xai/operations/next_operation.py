@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_xai._guard import hook_outputs
-from lightning_xai.operation_kinds import KINDS, is_in_place, kind_of, operation_name
 from lightning_xai.operations import Operations, check_visible, tensors_in
+from lightning_xai.operations.kinds import KINDS, is_in_place, kind_of, operation_name
 from lightning_xai.sites import Place
 
 

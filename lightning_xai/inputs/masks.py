@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.bound_model import Arguments
-from lightning_xai.leaves import Path
+from lightning_xai.inputs.bound_model import Arguments
+from lightning_xai.inputs.leaves import Path
 from lightning_xai.sites import Key
 
 _MASK, _DECODER = "attention_mask", "decoder_"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import isolated_eval
-from lightning_xai.binding import place_of
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows
+from lightning_xai.inputs.binding import place_of
+from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel, at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.scores import Score
 

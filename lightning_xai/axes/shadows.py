@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai.operation_kinds import KINDS, kind_of, operation_name
+from lightning_xai.axes.shadow_rules import UNIT_AXES, ShadowCall, elementwise, rule_of
 from lightning_xai.operations import Operations, tensors_in
-from lightning_xai.shadow_rules import UNIT_AXES, ShadowCall, elementwise, rule_of
+from lightning_xai.operations.kinds import KINDS, kind_of, operation_name
 
 Shadow = tuple[Tensor, ...]
 """Tensors of one shape: the row, then one coordinate per spatial axis of the input; NaN where constants stand."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward_context
-from lightning_xai.axes import TracedOutput, follow_channels, output_facts, trace_axes
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows
+from lightning_xai.axes.facts import TracedOutput, follow_channels, output_facts, trace_axes
+from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel, at_rows
 from lightning_xai.operations import unwrapped
 from lightning_xai.sites import Layer, Place, as_site, layer_name
 

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import check_model, unknown
 from lightning_xai._guard import detach_for_autograd, forward, isolated_eval, observe_modules
+from lightning_xai.axes.layout import place_of_units, unplaced
 from lightning_xai.batching import is_out_of_memory
-from lightning_xai.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
-from lightning_xai.following import following_arguments
 from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
-from lightning_xai.layout import place_of_units, unplaced
-from lightning_xai.leaves import tensors_held
-from lightning_xai.masks import Masks
+from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
+from lightning_xai.inputs.following import following_arguments
+from lightning_xai.inputs.leaves import tensors_held
+from lightning_xai.inputs.masks import Masks
+from lightning_xai.inputs.places import LayerOutput, times
 from lightning_xai.operations import tensors_in, unwrapped
-from lightning_xai.places import LayerOutput, times
-from lightning_xai.prefix_search import keeping
+from lightning_xai.prefix.search import keeping
 from lightning_xai.sites import Key, Place, Site, layer_name, named_layer
 
 # What batches hold for the loss; dropped unless the network takes it.

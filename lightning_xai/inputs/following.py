@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward
-from lightning_xai.bound_model import Arguments, Binding, BoundModel
+from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel
 from lightning_xai.rows import DEPENDENT, REMEDY, rounding_of, row_difference, rows_of
 from lightning_xai.sites import Key
 

@@ -21,11 +21,11 @@ from lightning_xai._guard import (
     observe_modules,
     uncompiled,
 )
-from lightning_xai.bound_model import at_rows
-from lightning_xai.operation_kinds import KINDS, operation_name
+from lightning_xai.axes.shadow_rules import compact, marginal, spread
+from lightning_xai.axes.shadows import Shadow, ShadowedPass
+from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import Operations, tensors_in, unwrapped
-from lightning_xai.shadow_rules import compact, marginal, spread
-from lightning_xai.shadows import Shadow, ShadowedPass
+from lightning_xai.operations.kinds import KINDS, operation_name
 from lightning_xai.sites import Place, named_layer
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def axis_facts(model: nn.Module, inputs: InputsLike) -> AxisTable:
     1  [2 rows, 4 units, 5 positions], grid 5
     2  [2 rows, 4 ?, 3 ?]
     """
-    from lightning_xai.binding import bind  # which looks for the axes of a site here
+    from lightning_xai.inputs.binding import bind  # which looks for the axes of a site here
 
     model, values = bind(unwrapped(model), inputs)
     with isolated_eval(model), torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.next_operation import CallSite, next_operations
+from lightning_xai.operations.next_operation import CallSite, next_operations
 from lightning_xai.sites import Place
 from lightning_xai.units.layers import hook_preactivations, preactivation_sites
 

@@ -9,7 +9,7 @@ from torch import nn
 from lightning_xai import Inputs, Segments, Site
 from lightning_xai._guard import set_forward_context
 from lightning_xai.axes import axis_facts
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation import importance, kinds, synergy
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
 from lightning_xai.rows import rounding_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.operation_kinds import KINDS, arguments, is_in_place, kind_of, operation_name
 from lightning_xai.operations import tensors_in
+from lightning_xai.operations.kinds import KINDS, arguments, is_in_place, kind_of, operation_name
 
 # A position is where the middle of its kernel lies: a tap counts 1/16 of its neighbour that is nearer to the middle.
 # A flat kernel would give all cells of a 2 x 2 map the same mean.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_xai._guard import forward_context
-from lightning_xai.places import Deviation
+from lightning_xai.inputs.places import Deviation
 from lightning_xai.sites import Place
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from lightning_xai.sites import Place
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from lightning_xai.prefix import Replay
+    from lightning_xai.prefix.replay import Replay
 
 _REPLACED: Any = WeakTensorKeyDictionary()
 

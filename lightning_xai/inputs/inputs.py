@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer, unknown
-from lightning_xai.bound_model import Arguments, Containers, stacked
-from lightning_xai.leaves import Path, key_of, leaves_of
+from lightning_xai.inputs.bound_model import Arguments, Containers, stacked
+from lightning_xai.inputs.leaves import Path, key_of, leaves_of
 from lightning_xai.sites import Key, SiteLike, as_site
 
 _LABELS = "labels"  # with them, networks of transformers return a loss, too

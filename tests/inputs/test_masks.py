@@ -8,7 +8,7 @@ from draws import close
 from torch import nn
 
 from lightning_xai import Inputs, Site
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation import importance, kinds
 from lightning_xai.present import absent_cells
 from lightning_xai.relevance import GradientXInput

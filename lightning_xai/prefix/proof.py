@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from lightning_xai.operations import tensors_in
-from lightning_xai.prefix import Placeholder, Prefix, Replay, mapped
+from lightning_xai.prefix.replay import Placeholder, Prefix, Replay, mapped
 from lightning_xai.sites import Place
 
 # The tensor that a call returns (the call's number and its place there), or the address of a storage.

@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lightning_xai._guard import SCRIPTED, compiled_types, count_forwards
-from lightning_xai.bound_model import BoundModel
-from lightning_xai.operation_kinds import by_position, operation_name
+from lightning_xai.inputs.bound_model import BoundModel
+from lightning_xai.operations.kinds import by_position, operation_name
 
 # What asks about a tensor, or takes it out of the pass: no operation of the network.
 _QUERY_NAMES = """get set size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward
-from lightning_xai.bound_model import Arguments, Binding, BoundModel
+from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel
 from lightning_xai.operations import tensors_in
-from lightning_xai.prefix import Kept, Prefix, is_hooked, is_plain_context, mapped
-from lightning_xai.prefix_proof import (
+from lightning_xai.prefix.proof import (
     ChangedAttributes,
     Leaf,
     Rehearsal,
@@ -27,7 +26,8 @@ from lightning_xai.prefix_proof import (
     versions,
     written,
 )
-from lightning_xai.prefix_recording import Call, Counter, Recording
+from lightning_xai.prefix.recording import Call, Counter, Recording
+from lightning_xai.prefix.replay import Kept, Prefix, is_hooked, is_plain_context, mapped
 from lightning_xai.rows import row_difference
 from lightning_xai.sites import Place
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._compiled import uncompiled
-from lightning_xai.leaves import Path, rebuilt
-from lightning_xai.places import Deviation, LayerOutput, LayerReached, Substitution
+from lightning_xai.inputs.leaves import Path, rebuilt
+from lightning_xai.inputs.places import Deviation, LayerOutput, LayerReached, Substitution
 from lightning_xai.sites import Key, Place
 
 if TYPE_CHECKING:
-    from lightning_xai.prefix import Prefix, Replay
+    from lightning_xai.prefix.replay import Prefix, Replay
 
 
 @dataclass(frozen=True)

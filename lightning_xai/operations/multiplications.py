@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_xai.operation_kinds import arguments, operation_name
+from lightning_xai.operations.kinds import arguments, operation_name
 
 _PRODUCTS = frozenset({"matmul", "mm", "bmm", "addmm", "baddbmm"})
 

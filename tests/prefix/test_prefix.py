@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_xai import Inputs, Site
 from lightning_xai._guard import watch_writes
-from lightning_xai.binding import bind
+from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation import importance, kinds, speed, synergy
 from lightning_xai.relevance import LRP, GradientXInput, IntegratedGradients, SmoothGrad, composites
 from lightning_xai.scores import Unit

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_xai._guard import compiled_types
-from lightning_xai.multiplications import count_multiplications
-from lightning_xai.operation_kinds import LINEAR, kind_of
 from lightning_xai.operations import Operations
-from lightning_xai.prefix import Opaque, mapped
+from lightning_xai.operations.kinds import LINEAR, kind_of
+from lightning_xai.operations.multiplications import count_multiplications
+from lightning_xai.prefix.replay import Opaque, mapped
 from lightning_xai.sites import Place
 
 if TYPE_CHECKING:

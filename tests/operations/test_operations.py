@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_xai.operation_kinds import KINDS, is_in_place, kind_of, operation_name
 from lightning_xai.operations import Operations, check_visible, largest_activation, unwrapped
+from lightning_xai.operations.kinds import KINDS, is_in_place, kind_of, operation_name
 
 
 class Listed(Operations):

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from lightning_xai import Inputs, Site
 from lightning_xai.axes import axis_facts
-from lightning_xai.binding import bind
 from lightning_xai.evaluation.core import core_measures
+from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics import Importance
 from lightning_xai.perturbation import Windows, importance, kinds
 from lightning_xai.relevance import LRP, GradCAM, GradientXInput, IntegratedGradients, Saliency, SmoothGrad, composites
