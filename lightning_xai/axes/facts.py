@@ -21,7 +21,7 @@ from lightning_xai._guard import (
     observe_modules,
     uncompiled,
 )
-from lightning_xai.axes.shadow_rules import compact, marginal, spread
+from lightning_xai.axes.means import compact, marginal, spread
 from lightning_xai.axes.shadows import Shadow, ShadowedPass
 from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.operations import Operations, tensors_in, unwrapped

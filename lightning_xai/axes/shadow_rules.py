@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from lightning_xai.axes.means import (
+    INTERPOLATIONS,
+    POOLINGS,
+    along_space,
+    expands,
+    filled,
+    mean,
+    per_axis,
+    resized,
+    spread,
+    spread_windows,
+    valid_mean,
+    varies,
+    windows,
+)
 from lightning_xai.operations import tensors_in
 from lightning_xai.operations.kinds import KINDS, arguments, is_in_place, kind_of, operation_name
-
-# A position is where the middle of its kernel lies: a tap counts 1/16 of its neighbour that is nearer to the middle.
-# A flat kernel would give all cells of a 2 x 2 map the same mean.
-_FALLOFF = 16.0
-_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-_TRANSPOSED = ("stride", "padding", "output_padding", "dilation")
-_POOLINGS: dict[int, Callable[..., Tensor]]
-_POOLINGS = {n: getattr(functional, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)}
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-_INTERPOLATIONS: dict[int, Callable[..., Tensor]]
-_INTERPOLATIONS = {n: partial(functional.interpolate, mode=mode) for n, mode in _MODES.items()}
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ def rule_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 def elementwise(call: ShadowCall) -> list[Tensor] | None:
     """The operand that varies most: what is pooled and broadcast, such as a gate, varies less."""
     shadows = [shadow for tensor in tensors_in([call.args, call.kwargs]) if (shadow := call.of(tensor)) is not None]
-    if not all(_expands(shadow.shape, call.shape) for shadow in shadows):
+    if not all(expands(shadow.shape, call.shape) for shadow in shadows):
         return None
     best = max(shadows, key=spread) if len(shadows) > 1 else shadows[0]
     if call.is_row:  # a class token is a constant that belongs to a row once it is added to something that does
         for shadow in shadows:
-            best = best if shadow is best else _filled(best, shadow)
+            best = best if shadow is best else filled(best, shadow)
     return [best.expand(call.shape)] * len(call.results)
 
 
@@ -168,6 +170,12 @@ def attended(call: ShadowCall) -> Tensor | None:
     return _product(call, call.of(given["query"]), call.of(given["value"]))
 
 
+def missing_like(call: ShadowCall, tensor: Tensor) -> Tensor:
+    """The shadow of a constant."""
+    known = next(found for part in tensors_in([call.args, call.kwargs]) if (found := call.of(part)) is not None)
+    return torch.full((), float("nan"), dtype=known.dtype, device=tensor.device).expand(tensor.shape)
+
+
 def _factors(call: ShadowCall) -> tuple[Tensor, Tensor]:
     first, second = call.args[1:3] if call.name in ("addmm", "baddbmm") else call.args[:2]
     return (second, first) if call.name == "rmatmul" else (first, second)
@@ -180,7 +188,7 @@ def _product(call: ShadowCall, first: Tensor | None, second: Tensor | None) -> T
         best = columns if rows is None else rows
     elif varies(rows, -2) or not varies(columns, -1):
         # A class token is of no place, but belongs to a row.
-        best = _filled(rows, columns) if call.is_row else rows
+        best = filled(rows, columns) if call.is_row else rows
     else:
         best = columns
     return None if best is None else best.expand(call.shape)
@@ -208,8 +216,8 @@ def convolved(call: ShadowCall) -> Tensor | None:
     if found is None or len(call.shape) != axes + 2:
         return None
     kernel = tuple(given["weight"].shape[2:])
-    windows = _spread_windows if "transpose" in call.name else _windows
-    return _along_space(mean(found, 1), call.shape, windows(call.shape, kernel, given))
+    make = spread_windows if "transpose" in call.name else windows
+    return along_space(mean(found, 1), call.shape, make(call.shape, kernel, given))
 
 
 def pooled(call: ShadowCall) -> list[Tensor] | None:
@@ -220,8 +228,8 @@ def pooled(call: ShadowCall) -> list[Tensor] | None:
         return None
     kernel = per_axis(given.get("kernel_size", 1), axes)
     given = {**given, "stride": given.get("stride") or kernel}
-    windows = _resized(call.shape, _POOLINGS) if "adaptive" in call.name else _windows(call.shape, kernel, given)
-    return [_along_space(found, call.shape, windows)] * len(call.results)
+    combine = resized(call.shape, POOLINGS) if "adaptive" in call.name else windows(call.shape, kernel, given)
+    return [along_space(found, call.shape, combine)] * len(call.results)
 
 
 def interpolated(call: ShadowCall) -> Tensor | None:
@@ -229,13 +237,13 @@ def interpolated(call: ShadowCall) -> Tensor | None:
     found = call.of(call.args[0])
     if found is None or not 3 <= len(call.shape) <= 5:
         return None
-    return _along_space(found, call.shape, _resized(call.shape, _INTERPOLATIONS))
+    return along_space(found, call.shape, resized(call.shape, INTERPOLATIONS))
 
 
 def folded(call: ShadowCall) -> Tensor | None:
     """The same call, divided by what it makes of ones: the mean of what falls together."""
     found = call.of(call.args[0])
-    return None if found is None else _valid_mean(found, lambda v: call.func(v, *call.args[1:], **call.kwargs))
+    return None if found is None else valid_mean(found, lambda v: call.func(v, *call.args[1:], **call.kwargs))
 
 
 _BY_KIND: dict[str, Rule] = {
@@ -310,132 +318,3 @@ _NAMELESS_VALUE = {
     "index_fill": _nan_in(3, "value"),
     "scatter": _nan_in(3, "src"),
 }
-
-
-# Arithmetic
-
-
-def mean(values: Tensor, axis: int) -> Tensor:
-    """The mean along an axis, which is kept, without what is NaN."""
-    return values.narrow(axis, 0, 1) if values.stride(axis) == 0 else values.nanmean(axis, keepdim=True)
-
-
-def compact(values: Tensor) -> Tensor:
-    """The values without the copies that an expansion shows."""
-    for axis, stride in enumerate(values.stride()):
-        values = values.narrow(axis, 0, 1) if stride == 0 and values.shape[axis] > 1 else values
-    return values
-
-
-def _filled(values: Tensor, others: Tensor) -> Tensor:
-    """The values, with others where they are NaN."""
-    values, others = compact(values), compact(others)
-    return torch.where(values.isnan(), others, values)
-
-
-def marginal(values: Tensor, axis: int) -> Tensor:
-    """The mean over all axes but one."""
-    others = [other for other in range(values.ndim) if other != axis % values.ndim]
-    return compact(values).nanmean(others) if others else values
-
-
-def spread(values: Tensor) -> float:
-    """The largest value minus the smallest, 0 if there is none."""
-    values = compact(values)
-    there = values[values.isfinite()]
-    return float(there.max() - there.min()) if there.numel() else 0.0
-
-
-def varies(values: Tensor, axis: int) -> bool:
-    """Whether the mean over the other axes changes along an axis."""
-    return spread(marginal(values, axis)) > 1e-6
-
-
-def per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    """A number, or one per axis, as one per axis."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
-    return values * axes if len(values) == 1 else values
-
-
-def missing_like(call: ShadowCall, tensor: Tensor) -> Tensor:
-    """The shadow of a constant."""
-    known = next(found for part in tensors_in([call.args, call.kwargs]) if (found := call.of(part)) is not None)
-    return torch.full((), float("nan"), dtype=known.dtype, device=tensor.device).expand(tensor.shape)
-
-
-def _valid_mean(values: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """A weighted mean over what is not NaN, by a linear map with weights that are not negative."""
-    there = values.isfinite()
-    return combine(values.nan_to_num(0.0)) / combine(there.to(values.dtype))
-
-
-def _expands(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Whether a tensor of a shape can be expanded to another one."""
-    tail = list(to)[len(to) - len(shape) :]
-    return len(shape) <= len(to) and all(one in (1, other) for one, other in zip(shape, tail, strict=True))
-
-
-def _taps(kernel: Sequence[int], like: Tensor) -> Tensor:
-    """The weights of a kernel [1, 1, *kernel], which fall off from its middle."""
-    weights = torch.ones((1, 1), dtype=like.dtype, device=like.device)
-    for length in kernel:
-        away = (torch.arange(length, dtype=like.dtype, device=like.device) - (length - 1) / 2).abs()
-        weights = weights.unsqueeze(-1) * _FALLOFF ** -(away - away.min())
-    return weights
-
-
-_Windows = Callable[[Tensor, list[int]], Tensor]
-"""Takes values [M, 1, *lengths] and which spatial axes these are."""
-
-
-def _along_space(values: Tensor, shape: Sequence[int], windows: _Windows) -> Tensor:
-    """Combine windows along the spatial axes that hold more than copies; along the others the result is constant."""
-    values = compact(values)
-    live = [axis for axis in range(values.ndim - 2) if values.shape[2 + axis] > 1]
-    if live:
-        found = windows(values.reshape(-1, 1, *(values.shape[2 + axis] for axis in live)), live)
-        lengths = dict(zip(live, found.shape[2:], strict=True))
-        values = found.view(*values.shape[:2], *(lengths.get(axis, 1) for axis in range(values.ndim - 2)))
-    return values.expand(shape)
-
-
-def _windows(shape: Sequence[int], kernel: Sequence[int], given: dict[str, Any]) -> _Windows:
-    """Weighted means over the windows of a convolution or a pooling, without the padding."""
-    stride, dilation = (per_axis(given.get(key, 1), len(kernel)) for key in ("stride", "dilation"))
-    padding = given.get("padding", 0)
-    if isinstance(padding, str):
-        padding = [(k - 1) * d // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    before = per_axis(padding, len(kernel))
-
-    def combine(values: Tensor, live: list[int]) -> Tensor:
-        pads: list[int] = []
-        for place, axis in reversed(list(enumerate(live))):  # the last axis is padded first
-            reach = (shape[2 + axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1
-            pads += [before[axis], reach - values.shape[2 + place] - before[axis]]
-        weight, step = _taps([kernel[axis] for axis in live], values), [stride[axis] for axis in live]
-        convolve = partial(_CONVOLUTIONS[len(live)], stride=step, dilation=[dilation[axis] for axis in live])
-        return _valid_mean(functional.pad(values, pads, value=float("nan")), lambda part: convolve(part, weight))
-
-    return combine
-
-
-def _spread_windows(_shape: Sequence[int], kernel: Sequence[int], given: dict[str, Any]) -> _Windows:
-    """Weighted means over what a transposed convolution adds up."""
-    steps = {key: per_axis(given[key], len(kernel)) for key in _TRANSPOSED if key in given}
-
-    def combine(values: Tensor, live: list[int]) -> Tensor:
-        weight = _taps([kernel[axis] for axis in live], values)
-        own = {key: [step[axis] for axis in live] for key, step in steps.items()}
-        convolve = getattr(functional, f"conv_transpose{len(live)}d")
-        return _valid_mean(values, lambda part: convolve(part, weight, **own))
-
-    return combine
-
-
-def _resized(shape: Sequence[int], resize: dict[int, Callable[..., Tensor]]) -> _Windows:
-    """Values at another size."""
-
-    def combine(values: Tensor, live: list[int]) -> Tensor:
-        return _valid_mean(values, lambda part: resize[len(live)](part, [shape[2 + axis] for axis in live]))
-
-    return combine
