@@ -1,0 +1,13 @@
+from lightning_xai.regions.base import BoundRegions as BoundRegions
+from lightning_xai.regions.base import Regions as Regions
+from lightning_xai.regions.segments import BoundSegments as BoundSegments
+from lightning_xai.regions.segments import Segments as Segments
+from lightning_xai.regions.selection import Custom as Custom
+from lightning_xai.regions.selection import Fraction as Fraction
+from lightning_xai.regions.selection import Random as Random
+from lightning_xai.regions.selection import Selection as Selection
+from lightning_xai.regions.selection import Slice as Slice
+from lightning_xai.regions.windows import BoundWindows as BoundWindows
+from lightning_xai.regions.windows import RegionsLike as RegionsLike
+from lightning_xai.regions.windows import Windows as Windows
+from lightning_xai.regions.windows import as_regions as as_regions
