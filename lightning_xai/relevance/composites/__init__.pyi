@@ -1,10 +1,11 @@
 from lightning_xai.relevance.call import Operation as Operation
+from lightning_xai.relevance.composites.backprop import Deconvnet as Deconvnet
+from lightning_xai.relevance.composites.backprop import GuidedBackprop as GuidedBackprop
 from lightning_xai.relevance.composites.patterns import Composite as Composite
 from lightning_xai.relevance.composites.patterns import RuleList as RuleList
 from lightning_xai.relevance.composites.patterns import first_match as first_match
 from lightning_xai.relevance.composites.patterns import matches as matches
 from lightning_xai.relevance.composites.presets import AttnLRP as AttnLRP
-from lightning_xai.relevance.composites.presets import Deconvnet as Deconvnet
 from lightning_xai.relevance.composites.presets import DeepTaylor as DeepTaylor
 from lightning_xai.relevance.composites.presets import EpsilonAlpha2Beta1 as EpsilonAlpha2Beta1
 from lightning_xai.relevance.composites.presets import EpsilonAlpha2Beta1Flat as EpsilonAlpha2Beta1Flat
@@ -12,5 +13,4 @@ from lightning_xai.relevance.composites.presets import EpsilonGammaBox as Epsilo
 from lightning_xai.relevance.composites.presets import EpsilonPlus as EpsilonPlus
 from lightning_xai.relevance.composites.presets import EpsilonPlusFlat as EpsilonPlusFlat
 from lightning_xai.relevance.composites.presets import ExcitationBackprop as ExcitationBackprop
-from lightning_xai.relevance.composites.presets import GuidedBackprop as GuidedBackprop
 from lightning_xai.relevance.composites.presets import as_composite as as_composite
