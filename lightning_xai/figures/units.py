@@ -12,8 +12,9 @@ from torch.nn import functional
 from lightning_xai.figures import canvas
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.regions import Regions
+from lightning_xai.units.concepts import NO_CONCEPT
 from lightning_xai.units.counts import ReactivationResult
-from lightning_xai.units.dissection import NO_CONCEPT, DissectionResult
+from lightning_xai.units.dissection import DissectionResult
 from lightning_xai.units.field import ReceptiveField
 from lightning_xai.units.search import NO_SAMPLE, SearchResult
 

@@ -19,8 +19,8 @@ from lightning_xai.results import Entries, Labels, Matrix, Number, PerUnit, Resu
 from lightning_xai.scores import Target
 from lightning_xai.sites import Layer, as_layer
 from lightning_xai.units._capture import activation_site, read_batch, with_positions
+from lightning_xai.units.concepts import Concepts
 from lightning_xai.units.dissection import (
-    Concepts,
     DissectionResult,
     Overlap,
     area_where_present,

@@ -22,7 +22,7 @@ from lightning_xai.scores import BoundScore, Score, ScoreLike, Target, as_score,
 from lightning_xai.scores.target import target_at
 from lightning_xai.sites import Layer, Place, as_layer
 from lightning_xai.units._capture import CPU_BYTES, ActivationResult, capture, check_finite, rows_of_units
-from lightning_xai.units.groups import UnitGroups, _membership
+from lightning_xai.units.groups import UnitGroups, membership_of
 from lightning_xai.units.layers import preactivation_sites
 
 ENGINES = ("auto", "replay", "repeat")
@@ -77,7 +77,7 @@ class AblationPlan:
             if units.units != count:
                 raise ValueError(f"units has groups of {units.units} units, layer {self.layer!r} has {count}.")
             return units.membership.cpu()
-        return _membership([[unit] if isinstance(unit, int) else unit for unit in units], count)
+        return membership_of([[unit] if isinstance(unit, int) else unit for unit in units], count)
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity

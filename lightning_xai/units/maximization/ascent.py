@@ -16,8 +16,10 @@ from lightning_xai.axes.layout import place_of_units, unplaced
 from lightning_xai.operations import unwrapped
 from lightning_xai.sites import Place
 from lightning_xai.units._capture import capture, rows_of_units
-from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization, Regularizer, Transform
+from lightning_xai.units.maximization.images import Bounds, Fourier, Parametrization
 from lightning_xai.units.maximization.objectives import Objective
+from lightning_xai.units.maximization.regularizers import Regularizer
+from lightning_xai.units.maximization.transforms import Transform
 
 OPTIMIZERS = ("adam", "sgd")
 
