@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_xai.app.data import MNISTSample
 from lightning_xai.app.models import DemoCNN
-from lightning_xai.evaluation import spearman_drift
+from lightning_xai.evaluation import first_stable_epoch, spearman_drift
 from lightning_xai.relevance import GradientXInput, pool_features
 
 torch.manual_seed(0)
@@ -24,6 +24,10 @@ figure, axes = subplots(1, 1, width=4.5, height=2.2)
 before = [spearman_drift(now, then).mean() for then, now in itertools.pairwise(maps)]
 axes.plot(steps[1:], before, color=COLOURS[0], label="from ten steps before")
 axes.plot(steps, [spearman_drift(now, maps[-1]).mean() for now in maps], color=COLOURS[1], label="from the last step")
+stable = first_stable_epoch(steps[1:], before)
+axes.axhline(0.1, color="0.6", linewidth=0.8)
+axes.axvline(stable, color="0.6", linewidth=0.8, linestyle=":")
+axes.text(stable + 1, 0.5, f"first stable: {stable}", fontsize=7)
 axes.set_xlabel("step of the training")
 axes.set_ylabel("drift, 1 unrelated")
 axes.set_ylim(0)
