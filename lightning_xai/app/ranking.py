@@ -105,11 +105,14 @@ def _short(choices: Sequence[Sequence[str]]) -> list[str]:
 def terminal_tables(comparison: Comparison, title: str, width: int) -> list[Table]:
     """Lay a comparison out as tables that fit a width: measures as columns, attributions as rows, the best in bold."""
     scores = comparison.scores()
-    first = max(map(len, ("attribution", *scores)))
+    first = min(max(map(len, ("attribution", *scores))), width // 3)
     tables: list[Table] = []
-    for some in _fitting(comparison, scores, width - first - _BORDER):
-        columns = [Column(Text(heading(name, comparison.measures[name])), justify="right") for name in some]
-        head = Column("attribution", min_width=min(first, width // 3))
+    for some in _fitting(comparison, scores, width - first - _BORDER - 1):
+        columns = [
+            Column(Text(heading(name, comparison.measures[name])), justify="right", width=needed)
+            for name, needed in some.items()
+        ]
+        head = Column("attribution", width=first)
         tables.append(Table(head, *columns, title=None if tables else title, title_justify="left"))
         for one, measured in scores.items():
             style = "dim" if one in comparison.floors else ""
@@ -117,19 +120,19 @@ def terminal_tables(comparison: Comparison, title: str, width: int) -> list[Tabl
     return tables
 
 
-def _fitting(comparison: Comparison, scores: Mapping[str, Mapping[str, Score]], width: int) -> list[list[str]]:
-    """Split the measures so that their columns fit a width."""
-    parts: list[list[str]] = [[]]
+def _fitting(comparison: Comparison, scores: Mapping[str, Mapping[str, Score]], width: int) -> list[dict[str, int]]:
+    """Split the measures, with the widths of their columns, so that they fit a width."""
+    parts: list[dict[str, int]] = [{}]
     left = width
     for name, measure in comparison.measures.items():
         words = heading(name, measure).split()
         lines = [line for measured in scores.values() for line in _in_terminal(measured[name]).plain.splitlines()]
-        needed = max(map(len, (*words, *lines))) + _BORDER
-        if parts[-1] and needed > left:
-            parts.append([])
+        needed = max(map(len, (*words, *lines)))
+        if parts[-1] and needed + _BORDER > left:
+            parts.append({})
             left = width
-        parts[-1].append(name)
-        left -= needed
+        parts[-1][name] = needed
+        left -= needed + _BORDER
     return parts
 
 

@@ -276,6 +276,7 @@ def _quantity(
     picture = place / f"{name}.png"
     return {
         "name": name,
+        "title": name if compared is None else compared.title,
         "equation": convert(metric.formula, display="block") if metric.formula else "",
         "interpretation": metric.interpretation,
         "made": how_made(metric.made),

@@ -30,6 +30,7 @@ from rich.table import Column, Table
 
 from lightning_xai._checks import IncompatibleError, as_flag, check_known
 from lightning_xai._files import write_text
+from lightning_xai.app.attributions import attribution_of, build_attribution, side_by_side
 from lightning_xai.app.errors import build, check_arguments
 from lightning_xai.app.folder import (
     OUTPUTS,
@@ -43,12 +44,10 @@ from lightning_xai.app.pages import format_number
 from lightning_xai.app.ranking import read_comparisons, terminal_tables
 from lightning_xai.app.report import latest, listed, shown_numbers, write_report
 from lightning_xai.app.rules import rules_of
-from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.monitor import ExplanationMonitor
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.metrics.drift import Drift
 from lightning_xai.perturbation.kinds import Perturbation
-from lightning_xai.scores import CombClasses, Probability
 
 Numbers = dict[str, dict[str, float]]
 
@@ -94,6 +93,7 @@ def run(config: DictConfig) -> Numbers:
     for name in ("folder", "checkpoint"):  # from where the command was given, also with hydra.job.chdir=true
         if config[name] is not None:
             config[name] = to_absolute_path(str(config[name]))  # a name such as 3 is read as a number
+    config = side_by_side(config)
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_unused(folder)
@@ -179,7 +179,7 @@ def build_monitor(config: DictConfig) -> ExplanationMonitor:
         if "perturbations" in entry:
             missing.pop("strengths", None)
         if isinstance(entry.get("attribution"), DictConfig):
-            missing["attribution"] = _attribution(entry.attribution, config)
+            missing["attribution"] = attribution_of(entry.attribution, config)
             entry.pop("attribution")
         try:
             metrics[str(name)] = build(f"metrics.{name}", entry, **missing)
@@ -210,42 +210,6 @@ def saved_arguments(entry: DictConfig, checkpoint: str | None) -> dict[str, Any]
     saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("hyper_parameters", {})
     taken = inspect.signature(get_object(entry._target_)).parameters
     return {name: value for name, value in saved.items() if name in taken and name not in entry}
-
-
-def build_attribution(config: DictConfig) -> Attribution:
-    """Build the attribution of a config: LRP by the config's rule, of the config's score unless it names its own.
-
-    A probability is flat where the network is sure, and comb_classes where nothing is perturbed: of these, the logit
-    is explained, except by what perturbs, over the config's regions.
-
-    Raises:
-        ValueError: If there is a rule, and the attribution takes none.
-    """
-    chosen = get_object(config.attribution._target_)
-    if config.get("rule") is not None and "composite" not in inspect.signature(chosen).parameters:
-        raise ValueError(
-            f"rule=... says how attribution=lrp passes relevance on, and {chosen.__name__} has no rules: leave out "
-            f"rule=... or attribution=..."
-        )
-    return _attribution(config.attribution, config)
-
-
-def _attribution(entry: DictConfig, config: DictConfig) -> Attribution:
-    """Build an attribution, with what its entry leaves null from the config."""
-    entry, choices = deepcopy(entry), deepcopy(config)
-    OmegaConf.set_struct(choices, False)
-    choices.perturbation.pop("strengths", None)
-    for part in (entry, entry.get("attribution")):  # and one inside it
-        if part is None:
-            continue
-        perturbs = "perturbation" in part
-        for name in ("regions", "perturbation", "score"):
-            if part.get(name, ...) is None:
-                part[name] = deepcopy(choices[name])
-                if name == "score" and not perturbs and get_object(part.score._target_) in (Probability, CombClasses):
-                    part.score._target_ = "lightning_xai.scores.Logit"
-    attribution: Attribution = instantiate(entry)
-    return attribution
 
 
 def _trainer(config: DictConfig, monitor: ExplanationMonitor) -> Trainer:
@@ -353,7 +317,7 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
 def _print_rankings(folder: Path) -> None:
     """Print what compares several attributions of this run."""
     for place in latest(folder / "figures"):
-        for name, comparison in read_comparisons(place).items():
+        for comparison in read_comparisons(place).values():
             if len(comparison.results) > 1:
-                for table in terminal_tables(comparison, name, Console().width):
+                for table in terminal_tables(comparison, f"Ranking: {comparison.title}", Console().width):
                     _print(table)

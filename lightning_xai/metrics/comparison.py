@@ -116,6 +116,12 @@ class Comparison:
         return [name for name in self.results if name not in self.floors]
 
     @property
+    def title(self) -> str:
+        """Whom it compares, in a few words."""
+        first, *others = self.results
+        return " and ".join([first, *(others if len(others) < 2 else [f"{len(others)} others"])])
+
+    @property
     def ranks(self) -> dict[str, list[str]]:
         """The attributions from best to worst by every measure that has a better end.
 

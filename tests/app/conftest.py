@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 
 from lightning_xai import Pictures, Windows, explain
+from lightning_xai.app.attributions import side_by_side
 from lightning_xai.app.main import main
 from lightning_xai.app.report import write_report
 from lightning_xai.metrics import Importance, Synergy
@@ -38,7 +39,7 @@ def composed(tmp_path):
 def compose_once(*overrides):
     """Composing takes longer than what most tests do with a config, and many want the same."""
     with initialize_config_module("lightning_xai.conf", version_base="1.3"):
-        return compose("config", ["folder=run", *overrides])
+        return side_by_side(compose("config", ["folder=run", *overrides]))
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from lightning_xai import ExplanationMonitor, Pictures, Segments, Windows, regions, relevance, scores
-from lightning_xai.app.run import build_attribution, build_monitor
+from lightning_xai.app.attributions import build_attribution
+from lightning_xai.app.run import build_monitor
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation import RandomMap
 from lightning_xai.metrics import Importance, Relevance, Speed, Synergy
@@ -218,6 +219,23 @@ def test_the_floor_is_measured_like_the_attribution(composed):
     assert metrics["random"].attribution == RandomMap(seed=0)
     assert metrics["random"].question == metrics["faithfulness"].question
     assert metrics["random"].core.steps == 4
+
+
+DEFAULT_METRICS = ["importance", "speed", "synergy", "relevance", "reactivation", "faithfulness", "random"]
+
+
+@pytest.mark.parametrize("name", DEFAULT_METRICS)
+def test_every_default_metric_can_be_left_out_alone(name, composed):
+    every = build_monitor(composed()).metrics
+    left = build_monitor(composed(f"~metrics.{name}")).metrics
+    assert [*left] == [other for other in every if other != name]
+    assert {other: metric.question for other, metric in left.items() if hasattr(metric, "question")} == {
+        other: metric.question for other, metric in every.items() if hasattr(metric, "question") and other != name
+    }
+
+
+def test_the_default_metrics_are_those_that_can_be_left_out(composed):
+    assert [*composed().metrics] == DEFAULT_METRICS
 
 
 def test_drift_of_a_network_that_is_explained_once_is_said(composed, capsys):

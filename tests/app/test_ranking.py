@@ -88,11 +88,11 @@ def test_the_last_pass_of_a_stage_counts(a_job):
     assert ranking.comparison.made_by["lrp"] == "later"
 
 
-@pytest.mark.parametrize("width", [40, 60, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_tables_fit_the_terminal(width):
-    several = {f"measure_{number}": MEASURES["srg"] for number in range(9)}
-    results = {name: dict.fromkeys(several, 0.123) | {"srg_error": 0.01} for name in ("lrp", "cam")}
-    found = Comparison(results, several, {}, {"lrp": "LRP()", "cam": "CAM()"})
+    several = {f"measure of {'more ' * number}": MEASURES["srg"] for number in range(9)}
+    results = {name: dict.fromkeys(several, 0.123) | {"srg_error": 0.01} for name in ("integrated_gradients", "cam")}
+    found = Comparison(results, several, {}, dict.fromkeys(results, "CAM()"))
     tables = terminal_tables(found, "ranking", width)
     assert sum(len(table.columns) - 1 for table in tables) == 9
     console = Console(width=width, record=True, file=io.StringIO())
@@ -113,19 +113,19 @@ def test_a_page_shows_ranks_errors_and_the_floor():
 
 
 def test_a_run_ranks_the_attributions_that_it_measures(command, here):
-    saliency = "attribution:{_target_:lightning_xai.relevance.Saliency}"
-    other = f"+metrics.saliency={{_target_:lightning_xai.metrics.Faithfulness,{saliency}}}"
-    code, out, err = command(*OWN, "metrics=faithfulness", "attribution=gradient_x_input", other)
+    code, out, err = command(*OWN, "metrics=comparison", "metrics.faithfulness.attribution=[gradient_x_input,saliency]")
     assert (code, err) == (0, "")
     (place,) = (here / "run" / "figures").iterdir()
     (found,) = read_comparisons(place).values()
-    assert (found.attributions, found.floors) == (["faithfulness", "saliency"], ("random",))
-    assert {path.name for path in place.glob("*.png")} == {"faithfulness.png"}
+    assert (found.attributions, found.floors) == (["gradient_x_input", "saliency"], ("random",))
+    assert {path.name for path in place.glob("*.png")} == {"gradient_x_input.png"}
     assert "srg ↑" in out
+    assert "Ranking: gradient_x_input and 2 others" in out
     assert out.count("symmetric relevance gain") == 0  # in the ranking alone
     page = (here / "run" / "report.html").read_text()
     assert page.count('class="ranking"') == 1
-    assert 'id="validate-epoch0-step3-faithfulness"' in page
+    assert 'id="validate-epoch0-step3-gradient_x_input"' in page
+    assert "<h2>gradient_x_input and 2 others</h2>" in page
     assert 'id="validate-epoch0-step3-random"' not in page
     numbers = json.loads((here / "run" / "results.json").read_text())
     assert numbers["random"]["srg"] == pytest.approx(found.results["random"]["srg"], rel=1e-6)
