@@ -1,4 +1,4 @@
-"""Compiled modules, and how to run what they were made from."""
+"""What was made of modules: compiled ones, and how to run what they were made from, and sharded ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def compiled_types() -> tuple[type[nn.Module], ...]:
     """What ``torch.compile`` makes of a module; none while nothing has been compiled: it takes seconds to import."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return (compiler.OptimizedModule,) if compiler is not None else ()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a module in ``model`` is sharded, so that its passes wait for those of other processes."""
+    return any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
 
 def eager() -> AbstractContextManager[Any]:

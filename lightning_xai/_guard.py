@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_xai._checks import check_model
 from lightning_xai._compiled import compiled_types as compiled_types
-from lightning_xai._compiled import eager
+from lightning_xai._compiled import eager, is_sharded
 from lightning_xai._compiled import uncompiled as uncompiled
 from lightning_xai._state import WriteWatch, held_state, is_watched
 from lightning_xai.inputs.bound_model import BoundModel
@@ -89,8 +89,7 @@ def watch_writes(model: nn.Module, inputs: Tensor) -> None:
 
     Models whose modules are sharded are left out, as their passes wait for those of other processes.
     """
-    sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
-    if not (is_watched(model) or sharded):
+    if not (is_watched(model) or is_sharded(model)):
         with isolated_eval(model), WriteWatch(model):
             forward(model.whole() if isinstance(model, BoundModel) else model, inputs)
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer
 from lightning_xai._guard import detach_for_autograd
 from lightning_xai.evaluation.localisation import Objects
 from lightning_xai.inputs import Inputs, as_inputs
@@ -172,16 +171,3 @@ def copy_containers(batch: Any) -> Any:
                 copied[key] = copy_containers(value)
         return copied
     return copy.copy(batch) if is_dataclass(batch) else batch
-
-
-def check_options(max_samples: int, target: str | int, unpack: Unpack | None = None) -> None:
-    """Refuse a number of samples, a target or a function of the batch that is not valid.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    as_integer("max_samples", max_samples, least=1)
-    if unpack is not None and not callable(unpack):
-        raise TypeError(f"unpack must be a function of a batch, got {unpack!r}.")
-    if not isinstance(target, int) and target not in ("label", "predicted"):
-        raise ValueError(f"target must be 'label', 'predicted' or a class index, got {target!r}.")

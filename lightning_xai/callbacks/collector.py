@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._files import check_file_name
 from lightning_xai._guard import isolated_eval, watch_writes
-from lightning_xai.callbacks.batch import Unpack, Unpacked, check_options, read_batch, unpack_batch
+from lightning_xai.callbacks.batch import Unpack, Unpacked, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
-from lightning_xai.callbacks.failures import Failures
+from lightning_xai.callbacks.failures import Failures, warn_once
+from lightning_xai.callbacks.kept import Kept
+from lightning_xai.callbacks.options import check_metrics, check_options
 from lightning_xai.callbacks.order import Order
 from lightning_xai.callbacks.records import (
     NO_LABELS,
@@ -30,7 +31,6 @@ from lightning_xai.inputs.binding import bind
 from lightning_xai.inputs.bound_model import at_rows, shown_inputs
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric
 from lightning_xai.metrics.sweeps import shared_sweeps, update_together
-from lightning_xai.metrics.synchronisation import compute_together
 from lightning_xai.perturbation.sweep import evaluations
 from lightning_xai.scores import TargetRangeError, as_target
 
@@ -84,8 +84,8 @@ class Collector:
         self._in_time = in_time
         self._writer = writer
         self.seen = 0
-        self.left = False  # whether there were samples beyond those that are asked for
-        self._warned = set() if warned is None else warned
+        self._kept = Kept()
+        self.warned = set() if warned is None else warned
         for metric in self.metrics.values():
             metric.reset()
 
@@ -98,30 +98,33 @@ class Collector:
         """
         with torch.inference_mode(False), torch.no_grad(), self.failures.contain("every metric", self.metrics):
             parts = read_batch(self.unpack, batch)
-            inputs, labels = parts.inputs, parts.labels
-            places = torch.arange(self.seen, self.seen + len(inputs))
+            places = torch.arange(self.seen, self.seen + len(parts.inputs))
+            self.seen += len(places)
             positions = self.order.positions(places)
-            self.seen += len(inputs)
-            self.left |= bool((positions >= self.max_samples).any())
-            wanted = (positions >= 0) & (positions < self.max_samples)
-            targets = self._targets(labels, len(inputs))
-            finite, labelled = _usable(inputs, targets)
-            self._exclude(wanted & ~finite, BROKEN)
-            self._exclude(wanted & finite & ~labelled, UNLABELLED)
-            chosen = (wanted & finite & labelled).nonzero().flatten()
-            if not len(chosen) and self._has_shapes():
-                return
-            model, values = bind(model, inputs)
-            masks = self._masks(parts, values)
-            if len(chosen):
-                _watch(at_rows(model, chosen), values[chosen])
-                ids = self.order.ids(places) if parts.ids is None else parts.ids.cpu()
-                numbers = label_numbers(labels, len(inputs))
-                for rows in self._within_time(places, chosen):
-                    own, some = at_rows(model, rows), [_picked(each, rows) for each in (targets, ids, numbers, masks)]
-                    self._explain(own, values[rows], *some)
-            else:
-                self._stand_in(model, values, masks)
+            if self.order.open and bool(((positions >= self.max_samples) & (places < self.max_samples)).any()):
+                self._kept.add(model, places, batch)
+            self._add(model, parts, places, self._asked_for(positions))
+
+    def catch_up(self, model: nn.Module, lengths: Sequence[int]) -> None:
+        """Explain what lay beyond this process' share but is asked for, as others have less than theirs.
+
+        Args:
+            model: The network; left as it was.
+            lengths: How many samples each process has met, as :meth:`met` counts them.
+        """
+        if not self.order.open:
+            return
+        at_last = replace(self.order, lengths=tuple(lengths))
+        with torch.inference_mode(False), torch.no_grad(), self.failures.contain("every metric", self.metrics):
+            for places, batch in self._kept.take(model):
+                begun = self._asked_for(self.order.positions(places))
+                late = self._asked_for(at_last.positions(places)) & ~begun
+                if late.any():
+                    self._add(model, read_batch(self.unpack, batch), places, late)
+
+    def met(self) -> int:
+        """Count the samples that this process has met; more than are asked for need not be told apart."""
+        return min(self.seen, self.max_samples if self.order.length is None else self.order.length)
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """Raise the errors of explaining a batch, without explaining it; labels beyond the last class are one."""
@@ -144,22 +147,16 @@ class Collector:
                     check_class_names(self._class_names, classes)
 
     def done(self) -> bool:
-        """Tell whether every sample that is asked for has been seen."""
-        return int(self.order.positions(torch.tensor([self.seen]))) >= self.max_samples and self._has_shapes()
+        """Tell whether every sample that may be asked for has been seen."""
+        reached = self.seen if self.order.open else int(self.order.positions(torch.tensor([self.seen])))
+        return reached >= self.max_samples and self._has_shapes()
 
     def warn_of_fewer(self, results: Results) -> None:
         """Warn if fewer samples than asked for were explained, though this process had more of them."""
         counts = next(iter(results.values()), {})
-        met = sum(counts.get(name, self.max_samples) for name in ("samples", "excluded", "skipped"))
-        if self.left and met < self.max_samples:
-            warn_once(self._warned, UNEVEN.format(met=met, asked=self.max_samples))
-
-    def compute(self, *, alone: bool = False) -> Results:
-        """Compute the results of every metric: numbers as Python numbers, the rest as tensors on the CPU.
-
-        With several processes this synchronises them, so all must call it, unless each is to answer ``alone``.
-        """
-        return compute_collected({0: self}, alone=alone)[0]
+        explained = sum(counts.get(name, self.max_samples) for name in ("samples", "excluded", "skipped"))
+        if self._kept.lost and explained < self.max_samples:
+            warn_once(self.warned, UNEVEN.format(met=explained, asked=self.max_samples, why=self._kept.lost))
 
     def discard(self) -> None:
         """Remove what this process wrote."""
@@ -186,6 +183,31 @@ class Collector:
         """Count the samples of a data loader that are asked for."""
         dataset = getattr(dataloader, "dataset", None)
         return min(self.max_samples, len(dataset)) if isinstance(dataset, Sized) else self.max_samples
+
+    def _asked_for(self, positions: Tensor) -> Tensor:
+        return (positions >= 0) & (positions < self.max_samples)
+
+    def _add(self, model: nn.Module, parts: Unpacked, places: Tensor, wanted: Tensor) -> None:
+        """Explain the wanted samples of a batch."""
+        inputs, labels = parts.inputs, parts.labels
+        targets = self._targets(labels, len(inputs))
+        finite, labelled = _usable(inputs, targets)
+        self._exclude(wanted & ~finite, BROKEN)
+        self._exclude(wanted & finite & ~labelled, UNLABELLED)
+        chosen = (wanted & finite & labelled).nonzero().flatten()
+        if not len(chosen) and self._has_shapes():
+            return
+        model, values = bind(model, inputs)
+        masks = self._masks(parts, values)
+        if not len(chosen):
+            self._stand_in(model, values, masks)
+            return
+        _watch(at_rows(model, chosen), values[chosen])
+        ids = self.order.ids(places) if parts.ids is None else parts.ids.cpu()
+        numbers = label_numbers(labels, len(inputs))
+        for rows in self._within_time(places, chosen):
+            own, some = at_rows(model, rows), [_picked(each, rows) for each in (targets, ids, numbers, masks)]
+            self._explain(own, values[rows], *some)
 
     def _targets(self, labels: Any, samples: int) -> Any:
         if self.target != "label":
@@ -228,7 +250,7 @@ class Collector:
         if self.target == "label" and not isinstance(target, Tensor):
             for about in list(found.values())[:1]:
                 if about.classes != 1:  # else there is one output to explain
-                    warn_once(self._warned, NO_OUTPUT if is_regression(about, labels) else NO_LABELS)
+                    warn_once(self.warned, NO_OUTPUT if is_regression(about, labels) else NO_LABELS)
         names, self._class_names = self._class_names, None  # once is enough
         with self.failures.contain("what the classes are called"):
             for about in found.values():
@@ -248,7 +270,7 @@ class Collector:
             if self._in_time(block):
                 yield rows
             else:
-                warn_once(self._warned, OUT_OF_TIME)
+                warn_once(self.warned, OUT_OF_TIME)
                 for metric in self.metrics.values():
                     metric.skip(len(rows))
 
@@ -282,7 +304,7 @@ class Collector:
     def _exclude(self, samples: Tensor, reason: str) -> None:
         count = int(samples.sum())
         if count:
-            warn_once(self._warned, reason)
+            warn_once(self.warned, reason)
             for metric in self.metrics.values():
                 metric.exclude(count)
 
@@ -296,12 +318,8 @@ UNLABELLED = (
     "samples whose label is no class of the model (as -100 or 255 often mark) are left out; `excluded` counts them."
 )
 UNEVEN = (
-    "{met} of the {asked} samples that are asked for are explained: every process explains its share of max_samples, "
-    "and some have less data than that. Raise max_samples, or split the data evenly."
-)
-UNMOVED = (
-    "the maps of {!r} are exactly 0 everywhere: the score does not change with the inputs, as a saturated softmax does "
-    "not; try score='logit', or another perturbation."
+    "{met} of the {asked} samples that are asked for are explained: some processes have less data than their share of "
+    "max_samples, and others could not explain more than theirs, as {why}. Raise max_samples, or split the data evenly."
 )
 OUT_OF_TIME = "the time to explain is up before the last sample that is asked for; `skipped` counts those left."
 INFERENCE_TENSOR = "the model keeps a tensor that was made in inference mode; use Trainer(inference_mode=False)."
@@ -332,63 +350,3 @@ def _in_words(error: Exception) -> Exception:
 
 def _picked(target: Any, chosen: Tensor) -> Any:
     return target[chosen.to(target.device)] if isinstance(target, Tensor) else target
-
-
-def compute_collected(collectors: Mapping[int, Collector], *, alone: bool = False) -> dict[int, Results]:
-    """Compute the results of several collectors: numbers as Python numbers, the rest as tensors on the CPU.
-
-    With several processes this synchronises them once for all, so all must call it, unless each answers ``alone``.
-    """
-    metrics = {(index, name): metric for index, some in collectors.items() for name, metric in some.metrics.items()}
-    failures = {index: some.failures for index, some in collectors.items()}
-    failed = {(index, name): cause for index, some in failures.items() for name, cause in some.causes.items()}
-    known = set(failed)
-
-    def handle(place: tuple[int, str], error: Exception) -> None:
-        index, name = place
-        if not failures[index].add(name, error, [name]):
-            raise error
-
-    with torch.inference_mode(False), torch.no_grad():
-        computed = compute_together(metrics, alone=alone, failed=failed, on_error=handle)
-        found = {place: _plain(result) for place, result in computed.items()}
-    for index, name in failed.keys() - known:
-        failures[index].note(name, failed[index, name])
-    for (index, name), result in found.items():
-        strength = result.get("map_abs")
-        if isinstance(strength, Tensor) and strength.isfinite().any() and not strength.nan_to_num().any():
-            warn_once(collectors[index]._warned, UNMOVED.format(name))
-    return {
-        index: {name: found[index, name] for name in collector.metrics if (index, name) in found}
-        for index, collector in collectors.items()
-    }
-
-
-def check_metrics(metrics: Mapping[str, ExplanationMetric]) -> None:
-    """Refuse anything but a dict of explanation metrics by name.
-
-    Raises:
-        TypeError: If it is something else.
-        ValueError: If it is empty, or a name cannot be that of a file.
-    """
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"metrics must be a dict by name, e.g. {{'importance': Importance(...)}}, got {metrics!r}.")
-    if not metrics:
-        raise ValueError("metrics is empty: name at least one, e.g. {'importance': Importance(...)}.")
-    for name, metric in metrics.items():
-        check_file_name("metric", name)
-        if name == "samples":
-            raise ValueError("metric 'samples' needs another name: samples.png shows the samples with their maps.")
-        if not isinstance(metric, ExplanationMetric):
-            raise TypeError(f"metrics[{name!r}] must be one of lightning_xai.metrics, got {type(metric).__name__}.")
-
-
-def warn_once(warned: set[str], message: str) -> None:
-    """Warn, unless the same warning was given."""
-    if message not in warned:
-        warned.add(message)
-        warnings.warn(message, UserWarning, stacklevel=2)
-
-
-def _plain(result: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: value.detach().cpu() if value.ndim else value.item() for name, value in result.items()}

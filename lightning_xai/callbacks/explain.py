@@ -17,6 +17,7 @@ from lightning_xai._checks import as_flag, check_model
 from lightning_xai.callbacks.batch import Unpack
 from lightning_xai.callbacks.budget import TimeBudget, check_seconds
 from lightning_xai.callbacks.collector import Collector, Results
+from lightning_xai.callbacks.exchange import compute_collected
 from lightning_xai.callbacks.outputs import draw, write_tables
 from lightning_xai.callbacks.writer import ShardWriter, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
@@ -94,7 +95,7 @@ def explain(
                 break
     if collector.seen == 0:
         raise ValueError("dataloader gave no batch.")
-    results = collector.compute(alone=True)
+    results = compute_collected({0: collector}, alone=True)[0]
     if maps is not None:
         figures = maps.with_name("figures")
         for name, figure in draw(collector, results, pictures):

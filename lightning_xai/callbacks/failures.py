@@ -96,3 +96,10 @@ class Failures:
             except (OSError, ValueError) as unwritten:  # a full disk, a bad name: the warning is all that is left
                 where = f" (its traceback could not be written: {unwritten})\n{trace}"
         warnings.warn(message + where, UserWarning, stacklevel=2)
+
+
+def warn_once(warned: set[str], message: str) -> None:
+    """Warn, unless the same warning was given."""
+    if message not in warned:
+        warned.add(message)
+        warnings.warn(message, UserWarning, stacklevel=2)

@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai._guard import set_forward_context
-from lightning_xai.callbacks.batch import Unpack, check_options, copy_containers
+from lightning_xai.callbacks.batch import Unpack, copy_containers
 from lightning_xai.callbacks.budget import check_seconds
-from lightning_xai.callbacks.collector import (
-    Collector,
-    Results,
-    check_metrics,
-    compute_collected,
-)
+from lightning_xai.callbacks.collector import Collector, Results
 from lightning_xai.callbacks.dependents import check_dependents
+from lightning_xai.callbacks.exchange import compute_collected
 from lightning_xai.callbacks.logging import log_figure, log_number
+from lightning_xai.callbacks.options import check_metrics, check_options
 from lightning_xai.callbacks.outputs import draw, write_tables
 from lightning_xai.callbacks.run import PREFIX, Run
 from lightning_xai.callbacks.writer import passes
@@ -278,6 +275,8 @@ class ExplanationMonitor(Callback):
         run, self._run = self._run, None
         if run is None:
             return
+        with self._precision(trainer):
+            run.catch_up(self.network(pl_module))
         run.close()
         self.results = {}
         computed = compute_collected(run.collectors)

@@ -64,6 +64,11 @@ class Order:
     indices: Tensor | None = None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def open(self) -> bool:
+        """Whether it is known only at the end how many samples the processes have."""
+        return self.world > 1 and self.total is None and self.lengths is None
+
     def positions(self, places: Tensor) -> Tensor:
         """Turn places in this process' data [N] into positions in the whole, -1 for what is not to be explained here.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -14,9 +14,9 @@ from lightning.pytorch import Trainer
 from torch import distributed, nn
 
 from lightning_xai.callbacks.budget import TimeBudget, shared_store
-from lightning_xai.callbacks.collector import Collector, warn_once
+from lightning_xai.callbacks.collector import Collector
 from lightning_xai.callbacks.dependents import metrics_depended_on
-from lightning_xai.callbacks.failures import Failures
+from lightning_xai.callbacks.failures import Failures, warn_once
 from lightning_xai.callbacks.loaders import Loaders
 from lightning_xai.callbacks.progress import BarTask
 from lightning_xai.callbacks.writer import ShardWriter, new_run, pass_name, remove_pass
@@ -87,16 +87,32 @@ class Run:
             for note in collector.order.notes:
                 warn_once(self.monitor.warned, note)
             if collector.done():
-                collector.left = True
                 return
         if self.bar is None and self.trainer.progress_bar_callback is not None:
             with collector.failures.contain("the progress bar"):
                 samples = sum(map(collector.expected, self.loaders.flattened)) / self.trainer.world_size
                 work = collector.work(network, batch)
                 self.bar = BarTask(self.trainer, round(work * samples)) if work else None
+        with self._explaining():
+            collector.add(network, batch)
+
+    def catch_up(self, network: nn.Module) -> None:
+        """Explain what waited until it is known how many samples each process has; all must call it."""
+        if self.trainer.world_size == 1:
+            return
+        met = {index: collector.met() for index, collector in self.collectors.items()}
+        everywhere: list[Any] = [None] * self.trainer.world_size
+        distributed.all_gather_object(everywhere, met)
+        with self._explaining():
+            for index, collector in self.collectors.items():
+                collector.catch_up(network, [elsewhere[index] for elsewhere in everywhere])
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Count the time that it takes, and show how far it is."""
         progress = nullcontext() if self.bar is None else progress_to(self.bar.advance)
         with progress, nullcontext() if self.budget is None else self.budget.running():
-            collector.add(network, batch)
+            yield
 
     def keep_histories(self, index: int, found: Iterable[str]) -> None:
         """Keep what metrics that found something want to look back on; of epochs of a training only."""

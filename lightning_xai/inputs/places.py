@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_xai._compiled import is_sharded
 from lightning_xai.sites import Place
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class LayerOutput(_LayerHook):
         super().__init__(network, place)
         self._site = site
         # Parameters of a sharded module stay gathered if its pass does not end.
-        self._to_the_end = to_the_end or any(type(module).__name__.startswith("FSDP") for module in network.modules())
+        self._to_the_end = to_the_end or is_sharded(network)
 
     def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
         if self._site is not None and not self._site.is_reached:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._compiled import is_sharded
 from lightning_xai._guard import forward
 from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel
 from lightning_xai.operations import tensors_in
@@ -201,7 +202,7 @@ def keeping(network: nn.Module, arguments: Arguments, site: Place | None) -> Ite
 
 def _plan(network: nn.Module, arguments: Arguments, site: Place) -> PrefixPlan | None:
     plain = all(type(part.data) is Tensor for part in (*network.parameters(), *network.buffers()))
-    if not plain or not is_plain_context() or any(type(part).__name__.startswith("FSDP") for part in network.modules()):
+    if not plain or not is_plain_context() or is_sharded(network):
         return None
     samples = len(arguments.source()[0])
     hooked = tuple(name for name, module in [("", None), *network.named_modules()] if is_hooked(module))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
+from lightning_xai._compiled import is_sharded
 from lightning_xai.inputs.places import replaced_output
 from lightning_xai.operations import Operations, tensors_in
 from lightning_xai.operations.kinds import (
@@ -66,8 +67,7 @@ class Propagation(Operations):
 
     def __init__(self, model: nn.Module, composite: Composite, ledger: Recorder | None = None) -> None:
         super().__init__(model)
-        sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
-        self.trace = Trace(ledger, sharded=sharded)
+        self.trace = Trace(ledger, sharded=is_sharded(model))
         self._assignment = Assignment(composite, model)
         self.joins_rows = False
         self._observed = False

@@ -12,6 +12,8 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lightning_xai import ExplanationMonitor, Windows, load_explanations
+from lightning_xai.callbacks.collector import Collector
+from lightning_xai.callbacks.order import Order
 from lightning_xai.metrics import Importance, Speed, Synergy
 from lightning_xai.perturbation import kinds
 
@@ -136,10 +138,10 @@ class Listening(ExplanationMonitor):
         before = len(CALLS)
         super().on_validation_epoch_end(*args, **kwargs)
         met = [name for name in CALLS[before:] if name != "barrier"]
-        # The layouts of all states, then sums and maxima by type; none of these metrics gathers anything.
-        assert met[0] == "all_gather_object", met
-        assert set(met[1:]) == {"all_reduce"}, met
-        assert len(met) <= 5, met
+        # How many samples each has, the layouts of all states, then sums and maxima by type: nothing is gathered.
+        assert met[:2] == ["all_gather_object"] * 2, met
+        assert set(met[2:]) == {"all_reduce"}, met
+        assert len(met) <= 6, met
 
 
 def listen(monkeypatch):
@@ -159,7 +161,7 @@ def test_processes_meet_once_at_the_end_of_an_epoch(found, monkeypatch):
 
 def test_meeting_once_for_every_state_is_noticed(found, monkeypatch):
     listen(monkeypatch)
-    module = sys.modules["lightning_xai.callbacks.collector"]
+    module = sys.modules["lightning_xai.callbacks.exchange"]
     one_by_one = lambda metrics, **_: {name: metric.compute() for name, metric in metrics.items()}  # noqa: E731
     monkeypatch.setattr(module, "compute_together", one_by_one)
     with pytest.raises(Exception, match="all_gather"):
@@ -216,31 +218,97 @@ def test_iterable_data_are_taken_to_be_split(found):
     same(*(found(name, how, data=DataLoader(Split(), 4)) for name, how in (("one", {}), ("two", two()))))
 
 
-class Alone(Split):
-    """Gives all samples to the first process."""
+def in_turns(lengths):
+    """The places of this process in data of which the processes take turns; all of them in a process by itself."""
+    turns = [rank for turn in range(max(lengths)) for rank, own in enumerate(lengths) if turn < own]
+    alone = not distributed.is_initialized()
+    return [place for place, rank in enumerate(turns) if alone or rank == distributed.get_rank()]
+
+
+class Ragged(IterableDataset):
+    """Gives the processes as many samples as it is told."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
 
     def __iter__(self):
-        rank = distributed.get_rank() if distributed.is_initialized() else 0
-        yield from zip(*samples(), strict=True) if rank == 0 else ()
+        inputs, labels = samples()
+        yield from ((inputs[place], labels[place]) for place in in_turns(self.lengths))
 
 
-class Strict(ExplanationMonitor):
-    """Says in the first process what it has warned of."""
+class RaggedBatches:
+    """The same of a data set that can be indexed, in batches that do not say how many samples they have."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
+
+    def __iter__(self):
+        mine = in_turns(self.lengths)
+        yield from (mine[start : start + 3] for start in range(0, len(mine), 3))
+
+    def __len__(self):
+        return -(len(in_turns(self.lengths)) // -3)
+
+
+def unequal_counts(found, data, max_samples, **processes):
+    """The same numbers as one process, every sample once."""
+    few = {"max_samples": max_samples, "of": ["zero"], "data": data}
+    one, more = found("one", {}, **few), found("two", {**two(), **processes}, **few)
+    assert one[0].keys() == more[0].keys()
+    for key, value in one[0].items():
+        close(more[0][key], value, rtol=1e-6)
+    assert more[0]["val/zero/samples"] == min(max_samples, SAMPLES)
+    (maps,) = more[1].values()
+    assert len(set(maps["sample_id"].tolist())) == min(max_samples, SAMPLES)
+
+
+@pytest.mark.filterwarnings("ignore:iterable data are taken to be split")
+@pytest.mark.parametrize("max_samples", [8, 2 * SAMPLES])
+@pytest.mark.parametrize("lengths", [(SAMPLES, 0), (1, SAMPLES - 1), (SAMPLES - 4, 4)], ids=str)
+def test_what_one_process_does_not_have_is_explained_by_another(found, lengths, max_samples):
+    unequal_counts(found, DataLoader(Ragged(*lengths), 3), max_samples)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:the sampler RaggedBatches is taken to give", "ignore:the data loader draws its samples in an order of its"
+)
+def test_batches_that_do_not_say_how_many_samples_they_have(found):
+    data = loader().dataset
+    batches = DataLoader(data, batch_sampler=RaggedBatches(SAMPLES - 2, 2))
+    unequal_counts(found, batches, 8, use_distributed_sampler=False)
+
+
+class Replaced(ExplanationMonitor):
+    """Other weights come before the end of the epoch; the first process says what it has warned of."""
 
     def on_validation_epoch_end(self, trainer, pl_module):
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.data.add_(1.0)  # by .data, as averaged weights are put back
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             super().on_validation_epoch_end(trainer, pl_module)
         fewer = [str(warning.message) for warning in said if "asked for" in str(warning.message)]
-        expected = trainer.global_rank == 0 and trainer.world_size == 2 and self.max_samples == 8
+        expected = trainer.global_rank == 0 and self.max_samples == 8
         assert [message.partition(":")[0] for message in fewer] == (
             ["4 of the 8 samples that are asked for are explained"] if expected else []
         )
+        assert all("WeightAveraging" in message for message in fewer)
 
 
 @pytest.mark.filterwarnings("ignore:iterable data are taken to be split")
-def test_a_process_without_data_leaves_its_share_and_it_is_said(found):
-    for max_samples, explained in ((8, 4), (2 * SAMPLES, SAMPLES)):
-        logged, _ = found(f"{max_samples}", two(), data=DataLoader(Alone(), 4), monitor=Strict, max_samples=max_samples)
-        assert logged["val/zero/samples"] == explained
-    found("one", {}, data=DataLoader(Alone(), 4), monitor=Strict, max_samples=8)
+@pytest.mark.parametrize(("max_samples", "explained"), [(8, 4), (2 * SAMPLES, SAMPLES)])
+def test_what_is_explained_late_is_not_explained_with_other_weights(found, max_samples, explained):
+    data = DataLoader(Ragged(SAMPLES, 0), 4)
+    logged, _ = found("two", two(), data=data, monitor=Replaced, max_samples=max_samples, of=["zero"])
+    assert logged["val/zero/samples"] == explained
+
+
+def test_no_more_batches_are_kept_than_could_be_asked_for():
+    order = Order(world=3, rank=1)
+    collector = Collector(metrics(), max_samples=7, order=order)
+    (inputs, labels), model = samples(), Still()
+    for start in range(0, SAMPLES, 2):
+        collector.add(model, (inputs[start : start + 2], labels[start : start + 2]))
+    kept = [places.tolist() for places, _ in collector._kept.take(model)]
+    assert kept == [[2, 3], [4, 5], [6, 7]]  # of 0 and 1 the positions are 1 and 4
