@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_xai._compiled import is_sharded
@@ -39,8 +38,7 @@ class Kept:
             self.lost = SHARDED
             return
         self._weights = self._weights or _norms(model)
-        batch = apply_to_collection(move_data_to_device(batch, torch.device("cpu")), Tensor, torch.clone)
-        self._batches.append((places, batch))
+        self._batches.append((places, move_data_to_device(batch, torch.device("cpu"))))
 
     def take(self, model: nn.Module) -> Iterator[tuple[Tensor, Any]]:
         """Hand out each batch with its places, unless the model has got other weights in the meantime."""
