@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import isolated_eval
 from lightning_xai.axes.facts import output_places
-from lightning_xai.inputs.bound_model import BoundModel, network_of
+from lightning_xai.inputs.bound_model import BoundModel
+from lightning_xai.network_facts import NetworkFacts, question_of
 from lightning_xai.operations import unwrapped
 from lightning_xai.regions import BoundRegions, Regions
 from lightning_xai.sites import Place
@@ -102,7 +102,7 @@ def draws_of_present(
 
 
 # Where positions lie in the input, by network, shape and what is read: it is the same for every batch.
-_places: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[Tensor, ...] | None]] = WeakKeyDictionary()
+_places: NetworkFacts[tuple[Tensor, ...] | None] = NetworkFacts()
 
 
 def present_positions(
@@ -129,9 +129,7 @@ def present_positions(
     if absent is None:
         return None
     assert isinstance(model, BoundModel)
-    known = _places.setdefault(network_of(model), {})
-    binding = model.binding
-    question = (inputs.shape[1:], binding.arguments.form(), binding.site, binding.reads, axis, key)
+    known, question = _places.of(model), (question_of(model, inputs), axis, key)
     if question not in known:
         with isolated_eval(model), torch.no_grad():
             known[question] = output_places(model, inputs.detach(), pick, axis)

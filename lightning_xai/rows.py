@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import forward, forward_context, isolated_eval
-from lightning_xai.inputs.bound_model import at_rows, network_of
+from lightning_xai.inputs.bound_model import at_rows
+from lightning_xai.network_facts import NetworkFacts
 from lightning_xai.operations.kinds import arguments, operation_name
 
 DEPENDENT = (
@@ -29,7 +29,7 @@ class Picks(Protocol):
 
 
 # Networks whose samples were seen to be independent, by number of rows, shape, and what is read.
-_independent: WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
+_independent: NetworkFacts[bool] = NetworkFacts()
 
 
 def check_alone(
@@ -56,7 +56,7 @@ def check_alone(
         ValueError: If they differ.
     """
     question = (samples, inputs.shape[1:], *scores)
-    known = _independent.setdefault(network_of(model), set())
+    known = _independent.of(model)
     if question in known:
         return
     first = torch.zeros(1, dtype=torch.long)
@@ -75,7 +75,7 @@ def check_alone(
         again = first_row(forward(at_rows(model, first), inputs[:1]), 1)
         if same_rows(model, again, expected):
             raise ValueError(f"{DEPENDENT}. {REMEDY}")
-    known.add(question)
+    known[question] = True
 
 
 def check_independent(model: nn.Module, inputs: Tensor) -> None:

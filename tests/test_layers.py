@@ -19,6 +19,7 @@ BASE = {
     "axes",
     "batching",
     "inputs",
+    "network_facts",
     "operations",
     "prefix",
     "present",

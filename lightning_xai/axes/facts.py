@@ -24,6 +24,7 @@ from lightning_xai._guard import (
 from lightning_xai.axes.means import compact, marginal, spread
 from lightning_xai.axes.shadows import Shadow, ShadowedPass
 from lightning_xai.inputs.bound_model import at_rows
+from lightning_xai.network_facts import NetworkFacts, question_of
 from lightning_xai.operations import Operations, tensors_in, unwrapped
 from lightning_xai.operations.kinds import KINDS, operation_name
 from lightning_xai.sites import Place, named_layer
@@ -264,12 +265,16 @@ class _ChannelsFirst(Operations):
         return result
 
 
+# Layers that were seen to return [N, K] or [N, K, *S].
+_channels_first: NetworkFacts[bool] = NetworkFacts()
+
+
 @contextmanager
 def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[Place]) -> Iterator[set[Place]]:
     r"""Find layers that return [N, K] or, by what they are made of, [N, K, \*S], in a pass that is made anyway.
 
     It costs less than :func:`axis_facts`, and proves less: it follows convolutions, pooling, norms and what works cell
-    by cell, from the input on.
+    by cell, from the input on. What is known of all layers already costs nothing.
 
     Args:
         model: The network.
@@ -279,7 +284,11 @@ def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[Place])
     Yields:
         A set to which the layers are added as they run.
     """
-    proved: set[Place] = set()
+    known, question = _channels_first.of(model), question_of(model, inputs)
+    proved = {layer for layer in layers if known.get((layer, question))}
+    if len(proved) == len(layers):
+        yield proved
+        return
     following = _ChannelsFirst(model, inputs)
 
     def look(layer: Place, output: Tensor) -> None:
@@ -288,6 +297,7 @@ def follow_channels(model: nn.Module, inputs: Tensor, layers: Collection[Place])
 
     with hook_outputs(model, {layer: partial(look, layer) for layer in layers}), following:
         yield proved
+    known.update({(layer, question): True for layer in proved if layer.reshape is None})
 
 
 def facts_of(tensor: Tensor, shadow: Shadow | None) -> AxisFacts | None:

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from lightning_xai._guard import forward_context
 from lightning_xai.axes.facts import TracedOutput, follow_channels, output_facts, trace_axes
 from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel, at_rows
+from lightning_xai.network_facts import NetworkFacts, question_of
 from lightning_xai.operations import unwrapped
 from lightning_xai.sites import Layer, Place, as_site, layer_name
+
+_outputs: NetworkFacts[dict[str, TracedOutput]] = NetworkFacts()
 
 
 def place_of_units(model: nn.Module, inputs: Tensor, layer: Layer) -> Place:
@@ -54,7 +57,7 @@ def places_of_units(
     unknown = {place for place in places if place.axis is None and place not in proved}
     whole = {place.layer: _blocks_around(place.layer) for place in unknown if place.part is None and place.call is None}
     names = {*whole, *(block for blocks in whole.values() for block in blocks)}
-    traced = trace_axes(model, inputs, names) if names else {}
+    traced = _traced(model, inputs, frozenset(names)) if names else {}
     axes = {}
     for place in unknown:
         found = traced.get(place.layer) if place.layer in whole else traced_output(model, inputs, place)
@@ -65,11 +68,18 @@ def places_of_units(
 def traced_output(model: nn.Module, inputs: Tensor, place: Place) -> TracedOutput:
     """What is known of the output of a layer, a part of it, or one of several calls."""
     if place.part is None and place.call is None:
-        return trace_axes(model, inputs, [place.layer]).get(place.layer, TracedOutput(None, None))
+        return _traced(model, inputs, frozenset([place.layer])).get(place.layer, TracedOutput(None, None))
     network = unwrapped(model)
     if not isinstance(network, BoundModel):
         network = BoundModel(network, Binding(Arguments({0: inputs}, (0,))))
     return output_facts(network.reading(replace(place, axis=1, reshape=None)), inputs, lambda output: output)
+
+
+def _traced(model: nn.Module, inputs: Tensor, layers: frozenset[str]) -> dict[str, TracedOutput]:
+    known, question = _outputs.of(model), (layers, question_of(model, inputs))
+    if question not in known:
+        known[question] = trace_axes(model, inputs, layers)
+    return known[question]
 
 
 def _blocks_around(layer: str) -> list[str]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
-
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._guard import isolated_eval
 from lightning_xai.axes.facts import output_facts
-from lightning_xai.inputs.bound_model import BoundModel, network_of
+from lightning_xai.network_facts import NetworkFacts, question_of
 from lightning_xai.operations import unwrapped
 from lightning_xai.rows import Picks
 
-_known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], int]] = WeakKeyDictionary()
+_axes: NetworkFacts[int] = NetworkFacts()
 
 
 def class_axis_of(model: nn.Module, inputs: Tensor, score: Picks, ndim: int) -> int:
@@ -30,9 +27,7 @@ def class_axis_of(model: nn.Module, inputs: Tensor, score: Picks, ndim: int) -> 
         ValueError: If it cannot be told.
     """
     bound = unwrapped(model)
-    known = _known.setdefault(network_of(bound), {})
-    form = bound.binding.arguments.form() if isinstance(bound, BoundModel) else ()
-    question = (inputs.shape[1:], form, ndim, score)
+    known, question = _axes.of(bound), (question_of(bound, inputs), ndim, score)
     if question not in known:
         with isolated_eval(model), torch.no_grad():
             facts, convention = output_facts(model, inputs.detach(), score.pick)
