@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -22,18 +22,18 @@ def is_sharded(model: nn.Module) -> bool:
     return any(type(module).__name__.startswith("FSDP") for module in model.modules())
 
 
-def eager() -> AbstractContextManager[Any]:
-    """Run compiled code as it was written, so that nothing is compiled once more."""
-    return torch.compiler.set_stance("force_eager") if compiled_types() else nullcontext()
+_is_eager: ContextVar[bool] = ContextVar("is_eager", default=False)
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled modules inside ``model`` as they were written, so that their operations can be seen."""
-    for module in model.modules():
-        patched = hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # as Lightning compiles a module
-        if isinstance(module, compiled_types()) or getattr(module, "_compiled_call_impl", None) or patched:
-            with torch.compiler.set_stance("force_eager"):
-                yield
-            return
-    yield
+def eager() -> Iterator[None]:
+    """Run compiled code as it was written: it hides its operations, and has forgotten hooks that are set later."""
+    if _is_eager.get() or not compiled_types():
+        yield
+        return
+    token = _is_eager.set(True)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _is_eager.reset(token)

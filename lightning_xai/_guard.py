@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_xai._checks import check_model
 from lightning_xai._compiled import compiled_types as compiled_types
-from lightning_xai._compiled import eager, is_sharded
-from lightning_xai._compiled import uncompiled as uncompiled
+from lightning_xai._compiled import eager as eager
+from lightning_xai._compiled import is_sharded
 from lightning_xai._state import WriteWatch, held_state, is_watched
 from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.sites import Place, named_layer
@@ -140,7 +140,7 @@ def hook_outputs(model: nn.Module, taps: Mapping[str | Place, Callable[[Tensor],
         return None if value is None else place.write(output, value)
 
     with ExitStack() as stack:
-        stack.enter_context(uncompiled(model))  # compiled code has forgotten hooks that are set later
+        stack.enter_context(eager())  # compiled code has forgotten hooks that are set later
         for place in functions:
             module = named_layer(model, place.layer)
             if isinstance(module, torch.jit.ScriptModule):

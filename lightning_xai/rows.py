@@ -137,17 +137,20 @@ def nodes_behind(node: Any) -> Iterator[Any]:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
+            waiting += [following for following, _ in node.next_functions]
             yield node
 
 
 def may_join_rows(score: Tensor, leaf: Tensor) -> bool:
     """Whether a graph may join the rows of what was computed from a leaf; false alarms are rare."""
-    return any(_joins(node, leaf) for node in nodes_behind(score.grad_fn))
+    for node in nodes_behind(score.grad_fn):
+        what = _kind_of_node(node.name())
+        if what is not None and _joins(node, what, leaf):
+            return True
+    return False
 
 
-def _joins(node: Any, leaf: Tensor) -> bool:
-    what = _kind_of_node(node.name())
+def _joins(node: Any, what: str, leaf: Tensor) -> bool:
     if what == "product":
         summed, _ = node.next_functions[_PRODUCTS[node.name()]]
         return any(getattr(other, "variable", None) is leaf for other in nodes_behind(summed))

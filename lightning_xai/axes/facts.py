@@ -19,7 +19,6 @@ from lightning_xai._guard import (
     hook_outputs,
     isolated_eval,
     observe_modules,
-    uncompiled,
 )
 from lightning_xai.axes.means import compact, marginal, spread
 from lightning_xai.axes.shadows import Shadow, ShadowedPass
@@ -173,7 +172,7 @@ def trace_axes(model: nn.Module, inputs: Tensor, layers: Collection[str] | None 
                 facts = facts_of(output, shadows.shadow_of(output))
                 traced[names[name]] = TracedOutput(facts, shadows.unit_axis_of(output))
 
-    with uncompiled(model), observe_modules(model, see), shadows, forward_context():
+    with observe_modules(model, see), shadows, forward_context():
         model(rows)
     return traced
 
@@ -222,7 +221,7 @@ def _shadowed_output(
     model = at_rows(unwrapped(model), torch.zeros(_ROWS, dtype=torch.long))
     rows = inputs[:1].expand(_ROWS, *inputs.shape[1:]).clone()
     shadows = ShadowedPass(model, rows, columns=rows.ndim == 2)
-    with uncompiled(model), shadows, forward_context():
+    with shadows, forward_context():
         tensor = pick(model(rows))
     if not isinstance(tensor, Tensor):
         return None, None, None

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_xai._checks import unknown
-from lightning_xai._guard import forward, isolated_eval, keyed_generator, observe_modules, uncompiled
+from lightning_xai._guard import eager, forward, isolated_eval, keyed_generator, observe_modules
 from lightning_xai._state import held_attributes
 from lightning_xai.inputs.bound_model import network_of
 from lightning_xai.operations import unwrapped
@@ -75,7 +75,7 @@ def layers_of(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
     network = _network(model)
     ended: list[str] = []
     see, read = (lambda name, _: ended.append(name)), _Read()
-    with isolated_eval(model), uncompiled(network), observe_modules(network, see), read:
+    with isolated_eval(model), observe_modules(network, see), read:
         forward(model, inputs)
     called = {"", *(name for name in ended if _PARAMETRISED not in name.split("."))}
     # A module ends after those inside it, and begins before them.
@@ -132,7 +132,7 @@ def replaced_parameters(model: nn.Module) -> Iterator[Replace]:
     """
     network = _network(model)
     trained = {name: (parameter, parameter.data) for name, parameter in network.named_parameters()}
-    with uncompiled(network), held_attributes(network):
+    with eager(), held_attributes(network):
         replace = Replace(trained)
         try:
             yield replace

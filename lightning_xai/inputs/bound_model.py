@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._compiled import uncompiled
+from lightning_xai._compiled import eager
 from lightning_xai.inputs.leaves import Path, rebuilt
 from lightning_xai.inputs.places import Deviation, LayerOutput, LayerReached, Substitution
 from lightning_xai.sites import Key, Place
@@ -255,7 +255,7 @@ class BoundModel(nn.Module):
         binding = self.binding
         with ExitStack() as stack:
             if binding.site is not None or binding.reads is not None:
-                stack.enter_context(uncompiled(self.network))  # compiled code has forgotten hooks that are set later
+                stack.enter_context(eager())  # compiled code has forgotten hooks that are set later
             site = None
             if binding.site is not None:
                 site = stack.enter_context(Substitution(self.network, binding.site, x, replay))

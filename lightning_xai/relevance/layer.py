@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at, uncompiled
+from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.axes.facts import AxisFacts, follow_channels
 from lightning_xai.axes.layout import traced_output, unplaced
@@ -87,7 +87,7 @@ class LayerAttribution(ScoreAttribution, ABC):
         model = unwrapped(model)
         assert how.layer is not None
         place = unplaced(model, how.layer)
-        with isolated_eval(model), uncompiled(model), ExitStack() as stack:
+        with isolated_eval(model), ExitStack() as stack:
             if how.reshape is None and place.axis is not None:
                 how = replace(how, layer=place.layer, reshape=place.units_first)
             elif how.reshape is None:
@@ -110,7 +110,7 @@ class LayerAttribution(ScoreAttribution, ABC):
         if self.layer is not None:
             return self
         model = unwrapped(model)
-        with isolated_eval(model), uncompiled(model):
+        with isolated_eval(model):
             of = (model, inputs)
             name, facts = default_layer(*of, lambda output: self.score_of_rows(output, target, of))
         return replace(self, layer=name, reshape=facts.to_grid)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_xai._checks import check_inputs
-from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval, uncompiled
+from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.inputs import InputsLike
 from lightning_xai.inputs.binding import bind
@@ -52,7 +52,7 @@ def _propagate(
     network = unwrapped(model)
     check_visible(network)
     recorder = Recorder() if with_ledger else None
-    with isolated_eval(network, gradients=True), frozen(network), uncompiled(network):
+    with isolated_eval(network, gradients=True), frozen(network):
         leaf = detach_for_autograd(inputs).requires_grad_()
         layout = torch.channels_last if image_layout(leaf) else torch.contiguous_format
         fed = leaf.clone(memory_format=layout)

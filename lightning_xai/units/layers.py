@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_known
-from lightning_xai._guard import forward_context, hook_outputs, uncompiled
+from lightning_xai._guard import eager, forward_context, hook_outputs
 from lightning_xai.axes.facts import follow_channels
 from lightning_xai.axes.layout import places_of_units, unplaced
 from lightning_xai.inputs.bound_model import at_rows
@@ -184,7 +184,7 @@ def hook_preactivations(
             see(site, site.as_read(values))
 
     with ExitStack() as stack:
-        stack.enter_context(uncompiled(model))
+        stack.enter_context(eager())
         for site in sites:
             if site.module is not None:
                 stack.enter_context(hook_outputs(network, {site.module: partial(show, site)}))
