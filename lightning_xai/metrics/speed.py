@@ -12,7 +12,7 @@ from lightning_xai.metrics.base import BatchExplanation
 from lightning_xai.metrics.maps import MapMetric, map_results
 from lightning_xai.metrics.sweeps import SweepMetric
 from lightning_xai.perturbation.kinds import Perturbation, as_perturbation
-from lightning_xai.perturbation.speed import fit_slope, state_abscissae
+from lightning_xai.perturbation.speed import as_states, fit_slope, state_abscissae
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Map, Result
@@ -69,7 +69,7 @@ class Speed(MapMetric, SweepMetric):
     def __init__(
         self,
         regions: RegionsLike,
-        perturbations: str | Perturbation | Sequence[Perturbation],
+        perturbations: str | Perturbation | Sequence[str | Perturbation],
         strengths: Sequence[float] | None = None,
         *,
         abscissa: str = "index",
@@ -94,12 +94,12 @@ class Speed(MapMetric, SweepMetric):
 
 
 def _states(
-    perturbations: str | Perturbation | Sequence[Perturbation], strengths: Sequence[float] | None
+    perturbations: str | Perturbation | Sequence[str | Perturbation], strengths: Sequence[float] | None
 ) -> list[Perturbation]:
     if not isinstance(perturbations, str | Perturbation):
         if strengths is not None:
             raise ValueError("strengths goes with a single perturbation; perturbations already holds the states.")
-        return list(perturbations)
+        return as_states(perturbations)
     if strengths is None:
         kind = as_perturbation(perturbations)
         if kind.strength is None:

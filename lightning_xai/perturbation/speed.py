@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.inputs import InputsLike
-from lightning_xai.perturbation.kinds import Perturbation
+from lightning_xai.perturbation.kinds import Perturbation, as_perturbation
 from lightning_xai.perturbation.sweep import Plan, Request, sweep
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.scores import ScoreLike, Target
@@ -35,7 +35,7 @@ def speed(
     target: Target = None,
     *,
     regions: RegionsLike,
-    perturbations: Sequence[Perturbation],
+    perturbations: Sequence[str | Perturbation],
     abscissa: str = "index",
     score: ScoreLike = "probability",
     sample_ids: Tensor | Sequence[int] | None = None,
@@ -79,8 +79,9 @@ def speed(
         >>> fit.slope, fit.r_squared
         (tensor([[0.5000, 1.0000, 2.0000]]), tensor([[1., 1., 1.]]))
     """
-    abscissae = state_abscissae(perturbations, abscissa)
-    requests = [Request.of(perturbation, score) for perturbation in perturbations]
+    states = as_states(perturbations)
+    abscissae = state_abscissae(states, abscissa)
+    requests = [Request.of(state, score) for state in states]
     swept = sweep(model, inputs, target, requests, Plan(as_regions(regions), chunk_size, engine), sample_ids)
     return fit_slope(abscissae, torch.stack([swept.local(request) for request in requests]))
 
@@ -110,6 +111,17 @@ def _centered(points: Tensor, used: Tensor, count: Tensor) -> Tensor:
     return torch.where(used, points - mean, 0.0)
 
 
+def as_states(perturbations: Sequence[str | Perturbation]) -> list[Perturbation]:
+    """The states of a perturbation, each of which may be given by name.
+
+    Raises:
+        TypeError: If it is a single perturbation.
+    """
+    if isinstance(perturbations, str | Perturbation):
+        raise TypeError("perturbations must be a list of states, e.g. [kinds.Negative(d) for d in (0.1, 0.2, 0.3)].")
+    return [as_perturbation(state) for state in perturbations]
+
+
 def state_abscissae(perturbations: Sequence[Perturbation], abscissa: str) -> list[float]:
     """The abscissae of the states.
 
@@ -123,8 +135,6 @@ def state_abscissae(perturbations: Sequence[Perturbation], abscissa: str) -> lis
     """
     if abscissa not in _ABSCISSAE:
         raise ValueError(f"abscissa must be one of {', '.join(_ABSCISSAE)}, got {abscissa!r}.")
-    if isinstance(perturbations, Perturbation):
-        raise TypeError("perturbations must be a list of states, e.g. [kinds.Negative(d) for d in (0.1, 0.2, 0.3)].")
     if len(perturbations) < 2:
         raise ValueError(f"perturbations must be two states or more to fit a slope, got {len(perturbations)}.")
     if abscissa == "index":

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_xai.metrics import Speed
 from lightning_xai.perturbation import Windows, kinds, speed
 from lightning_xai.perturbation.speed import fit_slope
 
@@ -77,6 +78,18 @@ def test_states_that_make_no_line(states, abscissa, error, message):
         speed(nn.Linear(4, 2), torch.ones(1, 4), 0, regions=Windows(1), perturbations=states, abscissa=abscissa)
 
 
-def test_states_must_be_a_list():
+@pytest.mark.parametrize("state", [kinds.Negative(), "blur"])
+def test_states_must_be_a_list(state):
     with pytest.raises(TypeError, match=r"perturbations must be a list of states, e\.g\. \[kinds\.Negative"):
-        speed(torch.nn.Identity(), torch.ones(1, 2), 0, regions=Windows(1), perturbations=kinds.Negative())
+        speed(torch.nn.Identity(), torch.ones(1, 2), 0, regions=Windows(1), perturbations=state)
+
+
+@pytest.mark.parametrize("abscissa", ["index", "strength"])
+def test_states_may_be_given_by_name(abscissa):
+    model, x = nn.Linear(4, 2).double(), torch.randn(3, 4, dtype=torch.float64)
+    by_name = speed(model, x, 1, regions=1, perturbations=["negative", kinds.Blur(2.0)], abscissa=abscissa)
+    expected = speed(model, x, 1, regions=1, perturbations=[kinds.Negative(), kinds.Blur(2.0)], abscissa=abscissa)
+    close(by_name.slope, expected.slope)
+    metric = Speed(1, ["negative", kinds.Blur(2.0)], abscissa=abscissa)
+    metric.update(model, x, 1)
+    close(metric.compute()["map"], expected.slope.mean(0))
