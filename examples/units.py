@@ -94,7 +94,7 @@ def main(folder: Path = Path()) -> dict[str, dict[str, float]]:
     found = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, p=ABOVE)
     found.to_csv(folder / "units.csv")
     print(f"{int(found.is_detector.sum())} of {len(found.area)} units detect a concept (IoU > {found.detector})")
-    for row in found.table()[:8]:
+    for row in found.rows()[:8]:
         print(f"  unit {row.unit:2d}  {row.concept:10s} IoU {row.iou:.2f}")
 
     sets = {texture: found.strongest(texture, SILENCED) for texture in TEXTURES}
@@ -108,7 +108,7 @@ def main(folder: Path = Path()) -> dict[str, dict[str, float]]:
     groups = group_units(unit_activations(model, x, layer=LAYER), CoActivation(groups=4))
     grouped = dissect(model, x, masks, layer=LAYER, concepts=CONCEPTS, p=ABOVE, unit=groups)
     print("\ngroups of units that are active together:")
-    for row in grouped.table():
+    for row in grouped.rows():
         members = groups.membership[row.unit].nonzero().flatten().tolist()
         print(f"  {len(members):2d} units  {row.concept:10s} IoU {row.iou:.2f}")
 

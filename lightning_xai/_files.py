@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 TEMPORARY = ".*.xai-tmp"  # what a process that was killed has left
@@ -55,6 +56,24 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
         writer.writerow(columns)
         writer.writerows(rows)
     return path
+
+
+class CsvTable(ABC):
+    """Lists a result as rows under named columns, and writes them.
+
+    Class attributes:
+        columns: The names of the columns.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def rows(self) -> Sequence[Sequence[Any]]:
+        """Return the rows, an entry per column."""
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the names of the columns and the rows below them; folders are made."""
+        return write_csv(path, self.columns, self.rows())
 
 
 def check_file_name(argument: str, name: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping, MutableSequence, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_xai._checks import check_inputs
+from lightning_xai._files import write_csv
 from lightning_xai._guard import detach_for_autograd, forward_context, frozen, isolated_eval
 from lightning_xai.attribution import Explanation, ScoreAttribution
 from lightning_xai.inputs import InputsLike
@@ -31,6 +33,8 @@ from lightning_xai.relevance.rules import Bound
 from lightning_xai.relevance.trace import Row
 from lightning_xai.rows import check_independent
 from lightning_xai.scores import BoundScore, Score, Target, as_score
+
+_COLUMNS = ("module", "operation", "rule")
 
 
 @dataclass(eq=False)
@@ -216,8 +220,12 @@ class RuleTable:
 
     rows: tuple[tuple[str, str, str], ...]
 
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the table."""
+        return write_csv(path, _COLUMNS, self.rows)
+
     def __str__(self) -> str:
-        named = [("module", "operation", "rule"), *self.rows]
+        named = [_COLUMNS, *self.rows]
         widths = [max(len(row[column]) for row in named) for column in range(2)]
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in named)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_inputs, check_known
+from lightning_xai._files import CsvTable
 from lightning_xai._guard import detach_for_autograd, forward_context, hook_outputs, isolated_eval
 from lightning_xai.axes.layout import place_of_units
 from lightning_xai.batching import Batches, is_out_of_memory
@@ -81,7 +82,7 @@ class AblationPlan:
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class AblationResult:
+class AblationResult(CsvTable):
     r"""The scores and predictions of each sample when sets of units are silenced.
 
     Attributes:
@@ -93,6 +94,8 @@ class AblationResult:
         classes: The number of classes.
         engine: How it was computed, ``"replay"`` or ``"repeat"``.
     """
+
+    columns = ("unit", "class", "samples", "score_drop", "accuracy", "accuracy_drop")
 
     score_drop: Tensor
     prediction: Tensor
@@ -121,6 +124,17 @@ class AblationResult:
     def mean_score_drop(self) -> Tensor:
         """The mean drop of the score over the samples of each class [U, classes]; positive for a loss."""
         return per_class(self.score_drop, self.target, self.classes)
+
+    def rows(self) -> list[tuple[int, int, int, float, float, float]]:
+        """A row per unit, or set of units, and class that has samples."""
+        samples = torch.bincount(self.target, minlength=self.classes).tolist()
+        tables = (self.mean_score_drop.tolist(), self.accuracy.tolist(), self.accuracy_drop.tolist())
+        return [
+            (unit, label, samples[label], drop, accuracy, loss)
+            for unit, row in enumerate(zip(*tables, strict=True))
+            for label, (drop, accuracy, loss) in enumerate(zip(*row, strict=True))
+            if samples[label]
+        ]
 
 
 def per_class(values: Tensor, target: Tensor, classes: int) -> Tensor:

@@ -2,6 +2,7 @@ r"""Activations :math:`A_k` of units, and the thresholds :math:`T_k` that few of
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from lightning_xai._checks import check_inputs, check_model
+from lightning_xai._files import CsvTable
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.batching import Batches
 from lightning_xai.inputs import Inputs, as_inputs
@@ -23,12 +25,14 @@ from lightning_xai.units.groups import UnitGroups
 from lightning_xai.units.layers import Function, PreActivationSite, preactivation_sites
 from lightning_xai.units.quantile import DEFAULT_BUDGET, Quantile, UpperQuantile, check_share
 
+Unit = int | tuple[int, ...]
+
 UNITS = ("channel", "position")
 DEAD = ("exclude", "count")
 
 
 @dataclass(frozen=True, eq=False)
-class ThresholdResult:
+class ThresholdResult(CsvTable):
     r"""The activation thresholds of a layer's units.
 
     Attributes:
@@ -43,6 +47,8 @@ class ThresholdResult:
         nonfinite: How many activations were not finite; they are left out.
     """
 
+    columns = ("unit", "threshold", "dead")
+
     layer: str
     unit: str
     p: float
@@ -53,6 +59,15 @@ class ThresholdResult:
     count: int
     nonfinite: int
 
+    def rows(self) -> list[tuple[int | str, float, str]]:
+        """A row per unit."""
+        places = itertools.product(*map(range, self.value.shape))
+        values = zip(places, self.value.flatten().tolist(), strict=True)
+        dead = set(self.dead)
+        return [
+            (unit_name(as_unit(place)), value, "yes" if k in dead else "") for k, (place, value) in enumerate(values)
+        ]
+
     @staticmethod
     def of(found: Quantile, layer: str, unit: str | UnitGroups, p: float, shape: Sequence[int]) -> ThresholdResult:
         """The thresholds of units of a shape [K] or [K, *P] from their quantiles."""
@@ -60,6 +75,16 @@ class ThresholdResult:
         value, count = value.view(*shape), int(found.count.max())
         name = unit if isinstance(unit, str) else "group"
         return ThresholdResult(layer, name, p, value, found.exact, found.error, found.dead, count, found.nonfinite)
+
+
+def as_unit(place: Sequence[int]) -> Unit:
+    """A channel as a number; a position of one as both."""
+    return place[0] if len(place) == 1 else tuple(place)
+
+
+def unit_name(unit: Unit) -> int | str:
+    """A unit in a table: the number of a channel, or channel and position, ``"3/0/7"``."""
+    return unit if isinstance(unit, int) else "/".join(map(str, unit))
 
 
 @overload

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer, check_model
-from lightning_xai._files import write_csv
+from lightning_xai._files import CsvTable
 from lightning_xai._guard import forward_context, isolated_eval
 from lightning_xai.operations import Operations, check_visible, unwrapped
 from lightning_xai.operations.kinds import arguments, operation_name
 from lightning_xai.units.field import per_axis
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_COLUMNS = ("layer", "channels", "size", "positions")
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,14 @@ class LayerUnits:
 
 
 @dataclass(frozen=True)
-class UnitCount:
+class UnitCount(CsvTable):
     """The units of a network, convolution by convolution in the order in which they run.
 
     Attributes:
         layers: One entry per call of a convolution.
     """
+
+    columns = ("layer", "channels", "size", "positions")
 
     layers: tuple[LayerUnits, ...]
 
@@ -67,12 +67,8 @@ class UnitCount:
         table = [(part.layer, part.channels, "x".join(map(str, part.size)), part.positions) for part in self.layers]
         return [*table, ("total", self.channels, "", self.positions)]
 
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the table."""
-        return write_csv(path, _COLUMNS, self.rows())
-
     def __str__(self) -> str:
-        table = [[str(cell) for cell in row] for row in (_COLUMNS, *self.rows())]
+        table = [[str(cell) for cell in row] for row in (self.columns, *self.rows())]
         a, b, c, d = (max(map(len, column)) for column in zip(*table, strict=True))
         lines = [f"{name:<{a}}  {count:>{b}}  {size:<{c}}  {places:>{d}}" for name, count, size, places in table]
         return "\n".join(lines)

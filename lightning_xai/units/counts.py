@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai._checks import as_integer
-from lightning_xai._files import write_csv
-from lightning_xai.units.activation import ThresholdResult
-
-Unit = int | tuple[int, ...]
+from lightning_xai._files import CsvTable
+from lightning_xai.units.activation import ThresholdResult, Unit, as_unit, unit_name
 
 _MOST_PAIRS = 2**22
 
@@ -34,7 +32,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReactivationReport:
+class ReactivationReport(CsvTable):
     """The four answers.
 
     Attributes:
@@ -45,6 +43,8 @@ class ReactivationReport:
         units: The strongest units with their counts.
         pairs: The strongest pairs of a feature and a unit.
     """
+
+    columns = ("question", "feature", "unit", "value")
 
     total: int
     per_window: float
@@ -61,13 +61,9 @@ class ReactivationReport:
             ("per change", "", "", self.per_change),
         ]
         table += [("feature", feature, "", count) for feature, count in self.features]
-        table += [("unit", "", written(unit), count) for unit, count in self.units]
-        table += [("pair", pair.feature, written(pair.unit), pair.samples) for pair in self.pairs]
+        table += [("unit", "", unit_name(unit), count) for unit, count in self.units]
+        table += [("pair", pair.feature, unit_name(pair.unit), pair.samples) for pair in self.pairs]
         return table
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the table with the columns ``question``, ``feature``, ``unit``, ``value``."""
-        return write_csv(path, ("question", "feature", "unit", "value"), self.rows())
 
 
 class Pairs:
@@ -215,15 +211,5 @@ def strongest(counts: Tensor, n: int) -> list[tuple[tuple[int, ...], int]]:
     return [(_place(index, counts.shape), count) for index, count in found if count]
 
 
-def as_unit(place: Sequence[int]) -> Unit:
-    """A channel as a number; a position of one as both."""
-    return place[0] if len(place) == 1 else tuple(place)
-
-
 def _place(index: int, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(place) for place in torch.unravel_index(torch.tensor(index), tuple(shape)))
-
-
-def written(unit: Unit) -> int | str:
-    """A unit, or a place, for a table."""
-    return unit if isinstance(unit, int) else "/".join(map(str, unit))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_xai._checks import check_known
-from lightning_xai._files import write_csv
+from lightning_xai._files import CsvTable
 from lightning_xai.inputs import InputsLike
 from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.present import absent_cells
@@ -119,7 +118,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class DissectionResult:
+class DissectionResult(CsvTable):
     r"""Units against concepts: counts of cells, pooled over the data, and what follows from them.
 
     Two readings of the union are found in the literature. ``"all"``: over all samples. ``"present"``: over the samples
@@ -139,6 +138,8 @@ class DissectionResult:
 
     Source: :cite:`bau2017`, :cite:`bau2020`.
     """
+
+    columns = Row._fields
 
     concepts: Concepts
     threshold: Tensor
@@ -214,20 +215,16 @@ class DissectionResult:
         column = self.iou[:, list(self.concepts.names).index(concept)]
         return [int(unit) for unit in column.sort(descending=True, stable=True).indices[:n]]
 
-    def table(self) -> list[Row]:
+    def rows(self) -> list[Row]:
         """A row per unit, by falling IoU."""
         own = self.concepts.categories or self.concepts.names
         best, iou, is_detector = self.best.tolist(), self.best_iou, self.is_detector.tolist()
-        rows = []
+        table = []
         for unit in iou.sort(descending=True, stable=True).indices.tolist():
             concept = best[unit]
             name, category = ("", "") if concept == NO_CONCEPT else (self.concepts.names[concept], own[concept])
-            rows.append(Row(unit, name, category, float(iou[unit]), is_detector[unit], float(self.threshold[unit])))
-        return rows
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the table."""
-        return write_csv(path, Row._fields, self.table())
+            table.append(Row(unit, name, category, float(iou[unit]), is_detector[unit], float(self.threshold[unit])))
+        return table
 
 
 def dissect(
@@ -280,7 +277,7 @@ def dissect(
         >>> x = torch.tensor([[[[0.0, 0.0, 5.0, 5.0]]]])
         >>> masks = torch.tensor([[[-1, -1, -1, 0]]])
         >>> found = dissect(nn.Sequential(nn.Identity()), x, masks, layer="0", concepts=["peak"], threshold=1.0)
-        >>> found.iou, found.table()[0].concept
+        >>> found.iou, found.rows()[0].concept
         (tensor([[0.5000]], dtype=torch.float64), 'peak')
     """
     concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_integer
-from lightning_xai._files import write_csv
+from lightning_xai._files import CsvTable
 from lightning_xai.inputs import InputsLike
 from lightning_xai.sites import Layer
 from lightning_xai.units._capture import layer_reader
@@ -53,7 +52,7 @@ def peaks(maps: Tensor, there: Tensor | None = None) -> Peaks:
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity
-class SearchResult:
+class SearchResult(CsvTable):
     """The samples that activate each unit most, by falling activation, ties by smaller id.
 
     Attributes:
@@ -61,6 +60,8 @@ class SearchResult:
         sample_id: The samples [U, n]; -1 where there are fewer.
         position: Where in the layer's map [U, n, D]; -1 where there are fewer samples.
     """
+
+    columns = ("unit", "rank", "sample_id", "activation", "position")
 
     value: Tensor
     sample_id: Tensor
@@ -80,10 +81,6 @@ class SearchResult:
             for rank in range(self.n)
             if ids[unit][rank] != NO_SAMPLE
         ]
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the table."""
-        return write_csv(path, ("unit", "rank", "sample_id", "activation", "position"), self.rows())
 
     def packed(self) -> Tensor:
         """Values, ids and positions in one tensor [U, n, 2 + D] of doubles, which hold all of them exactly."""

@@ -43,7 +43,7 @@ def test_presets_explain_pickle_and_compare(preset):
     assert found.any()
 
 
-def test_the_table_of_a_preset():
+def test_the_table_of_a_preset(tmp_path):
     found = rule_table(settled(vgg()), draw(2, 3, 16, 16), composites.EpsilonPlusFlat(epsilon=0.25, conv_epsilon=0.5))
     assert str(found).splitlines() == [
         "module  operation   rule",
@@ -59,6 +59,8 @@ def test_the_table_of_a_preset():
         "12      relu        Pass()",
         "14      linear      Epsilon(epsilon=0.25)",
     ]
+    written = found.to_csv(tmp_path / "rules.csv").read_text(encoding="utf-8").splitlines()
+    assert written[:3] == ["module,operation,rule", "0,conv2d,Flat()", "1,batch_norm,folded into conv2d in '0'"]
 
 
 def test_patterns_by_place_name_wildcard_and_function():

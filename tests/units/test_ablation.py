@@ -1,6 +1,7 @@
 """Ablation: what silencing does, against networks that were changed by hand."""
 
 import copy
+import csv
 import itertools
 import pickle
 
@@ -232,3 +233,20 @@ def test_what_is_no_activation(cnn):
     cnn[0].weight.data[2] = float("nan")
     with pytest.raises(ValueError, match=r"layer '0' is NaN or infinite in the samples \[30\]"):
         ablate_units(cnn, x, y, layer="0", sample_ids=[30, 31, 32, 33, 34])
+
+
+def test_table_of_a_result_has_a_row_per_unit_and_class_with_samples(tmp_path):
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 3)).double()
+    model[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]).double()
+    model[1].bias.data = torch.tensor([0.0, 0.0, 0.5]).double()
+    x = torch.tensor([[1.0, 0.25], [0.75, 0.0], [0.0, 1.0]]).double()
+    found = ablate_units(model, x, torch.tensor([0, 0, 1]), layer="0", score="logit")
+    with found.to_csv(tmp_path / "new" / "units.csv").open() as file:
+        columns, *rows = csv.reader(file)
+    assert columns == ["unit", "class", "samples", "score_drop", "accuracy", "accuracy_drop"]
+    assert [tuple(map(float, row)) for row in rows] == [
+        (0, 0, 2, 0.875, 0.0, 1.0),
+        (0, 1, 1, 0.0, 1.0, 0.0),
+        (1, 0, 2, 0.0, 1.0, 0.0),
+        (1, 1, 1, 2.0, 0.0, 1.0),
+    ]

@@ -1,5 +1,6 @@
 """Thresholds: streams against sorting everything, layers against hooks by hand."""
 
+import csv
 import itertools
 from dataclasses import replace
 
@@ -439,3 +440,17 @@ def test_the_budget_that_an_error_names_is_enough():
     stream = UpperQuantile(0.5, budget=1024)
     stream.add(values)
     assert not stream.result().exact
+
+
+@pytest.mark.parametrize(
+    ("unit", "rows"),
+    [
+        ("channel", [["0", "3.0", ""], ["1", "0.0", "yes"]]),
+        ("position", [["0/0", "2.0", ""], ["0/1", "3.0", ""], ["1/0", "0.0", "yes"], ["1/1", "0.0", "yes"]]),
+    ],
+)
+def test_table_of_thresholds_names_units_and_dead_ones(tmp_path, unit, rows):
+    x = torch.tensor([[[1.0, 4.0], [0.0, 0.0]], [[2.0, 3.0], [0.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]]]).double()
+    found = activation_threshold(nn.Sequential(nn.Identity()), x, layer="0", p=0.4, unit=unit, activation="relu")
+    with found.to_csv(tmp_path / "units.csv").open() as file:
+        assert list(csv.reader(file)) == [["unit", "threshold", "dead"], *rows]

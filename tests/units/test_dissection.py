@@ -102,7 +102,7 @@ def test_a_mask_that_is_the_concept():
     close(found.iou, torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).double())
     assert found.best.tolist() == [0, -1, -1]
     assert found.is_detector.tolist() == [True, False, False]
-    assert [row.concept for row in found.table()] == ["own", "", ""]
+    assert [row.concept for row in found.rows()] == ["own", "", ""]
 
 
 def test_a_detector_is_strictly_above():
@@ -162,7 +162,7 @@ def test_the_order_of_units_and_the_table(tmp_path):
     counts = Overlap(torch.tensor([[[2, 0], [2, 1], [6, 0]]]), torch.tensor([[10, 10, 6]]), torch.tensor([[6, 3]]))
     found = DissectionResult.of(counts, Concepts(["a", "b"], ["shape", "color"]), torch.tensor([1.0, 2.0, 3.0]))
     assert found.strongest("a", 2) == [2, 0]
-    assert [row.unit for row in found.table()] == [2, 0, 1]
+    assert [row.unit for row in found.rows()] == [2, 0, 1]
     path = found.to_csv(tmp_path / "deep" / "units.csv")
     with path.open() as file:
         rows = list(csv.DictReader(file))
