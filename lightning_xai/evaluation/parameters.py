@@ -165,7 +165,7 @@ def new_parameters(model: nn.Module, given: Mapping[str, Tensor] | None, seed: i
         reset = getattr(module, "reset_parameters", None)
         drawn: Mapping[str, Tensor] = {}
         if own and callable(reset):
-            drawn = _reset(name, module, reset, keyed_generator(seed, "parameters", name).initial_seed())
+            drawn = _reset(name, module, reset, _generator(seed, name).initial_seed())
         for key, parameter in own.items():
             values = drawn.get(key, parameter.detach())
             # An initialiser has no say in what it leaves as it is, such as the factors of a weight norm.
@@ -205,8 +205,13 @@ def _reset(name: str, module: nn.Module, reset: Callable[[], object], seed: int)
 
 
 def _permuted(values: Tensor, seed: int, name: str) -> Tensor:
-    order = torch.randperm(values.numel(), generator=keyed_generator(seed, "parameters", name))
+    order = torch.randperm(values.numel(), generator=_generator(seed, name))
     return values.flatten()[order.to(values.device)].view(values.shape)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Key draws by the name that a module has where nothing is compiled."""
+    return keyed_generator(seed, "parameters", name.replace("_orig_mod.", ""))
 
 
 def _network(model: nn.Module) -> nn.Module:

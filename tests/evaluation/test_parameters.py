@@ -1,17 +1,22 @@
 """New parameters: what is a layer, which networks are refused by name, and the network as it was, whatever fails."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
 import torch
 from draws import close, draw
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing import start_processes
 from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from lightning_xai.attribution import Attribution, Explanation
-from lightning_xai.evaluation import emprt, mprt
+from lightning_xai.evaluation import emprt, mprt, random_logit
 from lightning_xai.evaluation.parameters import layers_of
+from lightning_xai.metrics import Randomisation
 from lightning_xai.perturbation import PerturbationImportance, kinds
 from lightning_xai.relevance import LRP, GradientXInput
 
@@ -32,10 +37,10 @@ def tensors(model):
 
 def assert_same(before, after):
     assert before.keys() == after.keys()
-    for name, (value, memory, copy) in before.items():
+    for name, (value, memory, values) in before.items():
         assert after[name][0] is value, name
         assert after[name][1] == memory, name
-        assert torch.equal(after[name][2], copy), name
+        assert torch.equal(after[name][2], values), name
 
 
 class Tied(nn.Module):
@@ -221,13 +226,73 @@ def test_networks_whose_parameters_cannot_be_replaced_are_refused_by_name_before
             measure(model, torch.rand(1, 4), 0, attribution)
 
 
-def test_a_compiled_network_is_measured_as_it_was_written():
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class CompiledByADecorator(Around):
+    forward = torch.compile(Around.forward, backend="aot_eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    model[0].compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        lambda model: torch.compile(model, backend="aot_eager"),
+        compiled_in_place,
+        lambda model: Around(torch.compile(model, backend="aot_eager")),
+        CompiledByADecorator,
+        nn.DataParallel,
+    ],
+)
+def test_a_compiled_network_is_measured_as_it_was_written(compiled):
     model, x = network(), draw(2, 4)
-    before, expected = tensors(model), mprt(model, x, 0, GradientXInput())
-    for compiled in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
-        found = mprt(compiled, x, 0, GradientXInput())
-        assert found.layers == expected.layers
-        close(found.similarity, expected.similarity)
-    nested = nn.Sequential(torch.compile(model, backend="eager"))
-    assert mprt(nested, x, 0, GradientXInput()).layers == ("0.2", "0.0")
+    plain = copy.deepcopy(model)
+    wrapped = compiled(model)
+    nested = isinstance(wrapped, Around)
+    before, output = tensors(model), wrapped(x)  # which compiles it
+    expected = mprt(Around(plain) if nested else plain, x, 0, GradientXInput())
+    found = mprt(wrapped, x, 0, GradientXInput())
+    assert found.layers == expected.layers == (("inner.2", "inner.0") if nested else ("2", "0"))
+    close(found.similarity, expected.similarity)
     assert_same(before, tensors(model))
+    close(wrapped(x), output)
+
+
+def measure_shards(rank, world, folder):
+    """Refused in every process alike, before any of them waits, with the shards where they were."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    mesh, x = init_device_mesh("cpu", (world,)), torch.linspace(-1, 1, 8).view(2, 4).double()
+    for sharded, name in ((("2", ""), "the network"), (("2",), "2")):
+        torch.manual_seed(0)
+        model = network()
+        output = model(x)
+        for unit in sharded:
+            fully_shard(model.get_submodule(unit), mesh=mesh)
+        for one in (model, torch.compile(model, backend="aot_eager")):
+            before = [getattr(parameter, "_local_tensor", parameter).clone() for parameter in model.parameters()]
+            for measure in (mprt, emprt, Randomisation(GradientXInput()).update):
+                asked = () if measure not in (mprt, emprt) else (GradientXInput(),)
+                with pytest.raises(ValueError, match=rf"parameters of '{name}' cannot be replaced, as it is sharded"):
+                    measure(one, x, 0, *asked)
+            after = [getattr(parameter, "_local_tensor", parameter) for parameter in model.parameters()]
+            assert all(map(torch.equal, before, after))
+            close(model(x), output)
+            assert random_logit(one, x, 0, GradientXInput()).isfinite().all()  # which replaces nothing
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_sharded_network_is_refused_by_name_and_left_as_it_was(world, tmp_path):
+    start_processes(measure_shards, (world, str(tmp_path)), nprocs=world, start_method="fork")
