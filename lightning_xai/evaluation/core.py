@@ -15,7 +15,7 @@ from lightning_xai.evaluation.complexity import entropy, everything, gaps_of, gi
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.curves import CurveSets, PerturbationCurves, mean_scores
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, tolerance
-from lightning_xai.evaluation.masking import mask_of, masked_of, whole_inputs
+from lightning_xai.evaluation.masking import is_blank, mask_of, masked_of, pooled, whole_inputs
 from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
 from lightning_xai.evaluation.subsets import check_subsets, draw_subsets, drops_of
 from lightning_xai.inputs import InputsLike
@@ -144,17 +144,15 @@ class CoreRequests:
         values["faithfulness_correlation"] = drops.correlation
         values["infidelity_relative"] = drops.infidelity_relative
         sizes, finite = magnitudes(self.relevance)
-        blank = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         if "masked" in self.asked:
             masked = masked_of(self.relevance, clean, mean_scores(swept, self.asked["masked"]))
             values.update((name, getattr(masked, name)) for name in MASKED)
-            blank = masked.blank
         whole = self.asked["completeness"]
         gap, change = gaps_of(self.features, swept.clean[whole.score], mean_scores(swept, whole))
         seen = finite.any(1)
         values["gini"] = torch.where(seen, gini(sizes, finite), UNDEFINED)
         values["entropy"] = torch.where(seen, entropy(sizes), UNDEFINED)
-        return CoreResult(values, curves, gap, change, blank, self.features.nonfinite)
+        return CoreResult(values, curves, gap, change, is_blank(pooled(self.relevance)), self.features.nonfinite)
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,6 +160,23 @@ def gridpg(
     >>> gridpg(model, x, [0, 1], RandomMap(), background=others, classes=[0, 1, 2, 0, 1]).shape
     torch.Size([2])
     """
+    return relevance_mass(
+        *gridpg_maps(model, inputs, target, attribution, background, classes, shrink=shrink, **options)
+    )
+
+
+def gridpg_maps(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | int | Sequence[int],
+    attribution: Attribution,
+    background: Tensor,
+    classes: Tensor | Sequence[int],
+    *,
+    shrink: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    r"""Explain mosaics, and say where the sample itself is: maps [N, C, \*S], and Boolean [N, \*S]."""
     an_attribution(attribution)
     found = mosaics(inputs, target, background, classes, **options)
     whole, mask = found.inputs, found.mask
@@ -175,7 +192,7 @@ def gridpg(
         raise ValueError(
             f"the network does not take a mosaic of size {list(whole.shape[2:])} ({error}): use shrink=True, or difull."
         ) from error
-    return relevance_mass(relevance, mask)
+    return relevance, mask
 
 
 def difull(
@@ -210,13 +227,26 @@ def difull(
     >>> difull(model, x, [0, 1], GradientXInput(), background=others, classes=[0, 1, 2, 0, 1])
     tensor([1., 1.], dtype=torch.float64)
     """
+    return relevance_mass(*difull_maps(model, inputs, target, attribution, background, classes, **options))
+
+
+def difull_maps(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | int | Sequence[int],
+    attribution: Attribution,
+    background: Tensor,
+    classes: Tensor | Sequence[int],
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    r"""Explain the cells of mosaics alone, and say where the sample is: maps [N, C, \*S], and Boolean [N, \*S]."""
     an_attribution(attribution)
     check_difull(attribution)
     found = mosaics(inputs, target, background, classes, **options)
     network = _Apart(model, tuple(inputs.shape[2:]), options.get("cells", 2))
     of_cell = Inputs(found.inputs, found.cell.to(inputs.device), explain=0)
     relevance = attribution(network, of_cell, as_target(target, len(inputs)), options.get("sample_ids"))
-    return relevance_mass(relevance, found.mask)
+    return relevance, found.mask
 
 
 def check_difull(attribution: Attribution) -> None:

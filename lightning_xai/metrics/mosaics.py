@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
 from lightning_xai.attribution import Attribution
-from lightning_xai.evaluation.mosaics import check_difull, difull, gridpg
+from lightning_xai.evaluation.localisation import relevance_mass
+from lightning_xai.evaluation.masking import is_blank, pooled
+from lightning_xai.evaluation.mosaics import check_difull, difull_maps, gridpg_maps
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs.bound_model import BoundModel
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
+from lightning_xai.metrics.localisation import FURTHER
 from lightning_xai.metrics.measures import MeasureMetric, measure_results
 from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target, as_score
@@ -59,7 +62,7 @@ class GridPointing(MeasureMetric):
     interpretation: ClassVar[str] = (
         "High: among samples of other classes the map marks the right one. A constant map scores 1 / (number of cells)."
     )
-    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES)}
+    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **FURTHER}
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class GridPointing(MeasureMetric):
         other = measure_results({name: measure for name, measure in MEASURES.items() if name != game})
         self.results = {key: result for key, result in self.results.items() if key not in other}
         self.background, self.game, self.shrink = tuple(background), game, shrink
+        self.add_sum_state("blank_count", dtype=torch.long)
         self.how: dict[str, Any] = {"cells": cells, "seed": as_integer("seed", seed)}
         self.ask(attribution, *background, game, cells, shrink, seed)
 
@@ -97,18 +101,29 @@ class GridPointing(MeasureMetric):
         if isinstance(model, BoundModel):
             raise ValueError("mosaics are laid out of inputs of one tensor, for a network that takes no other.")
         bound, score = self.attribution.clean(model, inputs, target)
-        samples, classes = self.background
-        how = {"background": samples, "classes": classes, "sample_ids": sample_ids, **self.how}
+        ask: tuple[Any, ...] = (model, inputs, bound.target, self.attribution, *self.background)
+        how: dict[str, Any] = {"sample_ids": sample_ids, **self.how}
         if self.game == "gridpg":
-            share = gridpg(model, inputs, bound.target, self.attribution, shrink=self.shrink, **how)
+            relevance, mask = gridpg_maps(*ask, shrink=self.shrink, **how)
         else:
-            share = difull(model, inputs, bound.target, self.attribution, **how)
+            relevance, mask = difull_maps(*ask, **how)
+        nonfinite = (~relevance.isfinite()).flatten(1).sum(1)
         return BatchExplanation(
-            {self.game: share},
+            {self.game: relevance_mass(relevance, mask)},
             bound.target,
             bound.prediction,
-            torch.zeros_like(bound.target),
+            nonfinite,
             bound.classes,
+            kept={"blank": is_blank(pooled(relevance))},
             score=score,
             is_value=isinstance(as_score(self.attribution.score), RawOutput),
         )
+
+    def add(self, found: BatchExplanation) -> None:
+        """Add the shares of a batch."""
+        super().add(found)
+        self.add_to_state("blank_count", found.kept["blank"].sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the results that ``results`` declares."""
+        return {**super().compute(), "blank": self.blank_count}
