@@ -32,13 +32,13 @@ BASE = {
 CHAPTERS = {"perturbation", "relevance", "units", "evaluation"}
 
 # From the bottom up: a row may import what stands beside it, itself, and whatever the rows below it may.
-# `typing_extensions` comes with torch, `tqdm` and `lightning_utilities` with Lightning.
+# `typing_extensions` comes with torch, `tqdm` with Lightning.
 ROWS = [
     (BASE, {"torch", "numpy", "typing_extensions"}),
     (CHAPTERS, {"sklearn"}),
     ({"figures"}, {"matplotlib"}),
     ({"metrics"}, {"torchmetrics"}),
-    ({"callbacks"}, {"lightning", "lightning_utilities", "safetensors", "tqdm"}),
+    ({"callbacks"}, {"lightning", "safetensors", "tqdm"}),
     ({"app"}, {"hydra", "omegaconf", "rich", "mlxtend", "jinja2", "latex2mathml", "markupsafe", "matplotlib"}),
 ]
 NEIGHBOURS = {"units": {"perturbation"}, "evaluation": {"perturbation"}}
