@@ -25,7 +25,7 @@ from lightning_xai.operations.kinds import (
     kind_of,
     operation_name,
 )
-from lightning_xai.relevance import chain, functions
+from lightning_xai.relevance import chain, functions, refusals
 from lightning_xai.relevance.call import Call, Operation, alias_of, is_live, kind_in
 from lightning_xai.relevance.composites import Composite
 from lightning_xai.relevance.composites.assignment import Assignment
@@ -34,16 +34,6 @@ from lightning_xai.relevance.ledger import Recorder
 from lightning_xai.relevance.linear import linear_call
 from lightning_xai.relevance.parts import PARTS
 from lightning_xai.relevance.record import run_linear
-from lightning_xai.relevance.refusals import (
-    CHECKPOINTED,
-    COMPLEX,
-    CONSTANT,
-    DIFFERENTIATES,
-    INFERENCE,
-    TRANSFORMS,
-    UNDIFFERENTIABLE,
-    UNREACHED,
-)
 from lightning_xai.relevance.rules import Constant, Gradient, Rule, Uniform
 from lightning_xai.relevance.sharded import HANDS_ON
 from lightning_xai.relevance.trace import Row, Trace
@@ -69,9 +59,7 @@ class Propagation(Operations):
         super().__init__(model)
         self.trace = Trace(ledger, sharded=is_sharded(model))
         self._assignment = Assignment(composite, model)
-        self.joins_rows = False
-        self._observed = False
-        self._scoring = False
+        self.joins_rows = self._observed = self._scoring = False
 
     def enter(self, inputs: Tensor, receiver: Tensor | None) -> None:
         """The tensor that the model is given, and the one whose gradient takes relevance that is no multiple of it."""
@@ -89,9 +77,7 @@ class Propagation(Operations):
         rule = self._assignment.named(Operation("scaled_dot_product_attention", "attention", self.current_module()))
         if kwargs.get("need_weights", True) and rule is not None and not isinstance(rule, Uniform | Gradient):
             raise ValueError(
-                f"{rule} was given to attention, but {self.current_module() or 'the model'} asks for attention weights "
-                f"(need_weights=True) and so makes it of its parts: call it with need_weights=False, or give rules to "
-                f"'product' and 'softmax'."
+                f"{rule} was given to attention, but {self.current_module() or 'the model'} {refusals.NEEDS_WEIGHTS}"
             )
 
     def query(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -109,7 +95,7 @@ class Propagation(Operations):
             return func(*args, **kwargs)
         tensors = tensors_in([args, kwargs])
         if any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
-            raise ValueError(f"{self.current_module() or 'the model'} {TRANSFORMS}")
+            raise ValueError(f"{self.current_module() or 'the model'} {refusals.TRANSFORMS}")
         live = [tensor for tensor in tensors if is_live(tensor)]
         if not live:  # what is made of parameters alone is no part of what is explained
             # Only where it has to be: what was seen without gradients, a model may not write to with them.
@@ -117,8 +103,9 @@ class Propagation(Operations):
                 result = func(*args, **kwargs)
             self.trace.follow_constants(tensors, result)
             if kind_of(func) in LINEAR:
-                operation = Operation(operation_name(func), kind_of(func), self.current_module())
-                self.trace.constant_linear[result] = operation
+                self.trace.constant_linear[result] = Operation(
+                    operation_name(func), kind_of(func), self.current_module()
+                )
             return result
         self._check_context(func)
         self.trace.count_consumers(live)
@@ -138,7 +125,7 @@ class Propagation(Operations):
     def _check_context(self, func: Callable[..., Any]) -> None:
         differentiates = func in _DIFFERENTIATING
         if differentiates or torch.is_inference_mode_enabled():
-            what = DIFFERENTIATES if differentiates else INFERENCE
+            what = refusals.DIFFERENTIATES if differentiates else refusals.INFERENCE
             raise ValueError(f"{self.current_module() or 'the model'} {what}")
 
     # How an operation is made.
@@ -174,12 +161,7 @@ class Propagation(Operations):
 
     def _check_place(self, rule: Rule, operation: Operation, x: Tensor) -> None:
         if not rule.multiplies and (not operation.first or self.trace.inputs.receivers.get(x) is None):
-            raise ValueError(
-                f"the rule {rule} was given to {operation}, but it does not multiply by its input, so it can stand "
-                f"only where the model's input arrives, changed by reshapes and single-number operations at most, and "
-                f"no norm, product or sum of several; use another rule there, e.g. EpsilonPlus() in place of "
-                f"EpsilonPlusFlat() or DeepTaylor(), or the pattern 'first'."
-            )
+            raise ValueError(f"the rule {rule} was given to {operation}, {refusals.NO_MULTIPLE}")
 
     def _other(self, call: Call) -> Any:
         kind = call.operation.kind
@@ -195,13 +177,13 @@ class Propagation(Operations):
             result = call.make()
             nodes = [part.grad_fn for part in tensors_in(result) if part.requires_grad]
             if any(map(functions.is_undifferentiable, nodes)):
-                raise ValueError(UNDIFFERENTIABLE)
+                raise ValueError(refusals.UNDIFFERENTIABLE)
             if nodes:
                 self._assignment.refuse(call.operation)
             return result
         passing = kind == "activation" and call.operation.name not in HOMOGENEOUS and not isinstance(rule, Gradient)
         if passing and any(tensor.is_complex() for tensor in call.live):
-            raise ValueError(f"{call.operation} {COMPLEX}")
+            raise ValueError(f"{call.operation} {refusals.COMPLEX}")
         facts = KINDS.get(call.operation.kind or "")
         if facts is None or not facts.conserving or self._assignment.named(call.operation) is not None:
             self.trace.rows.append(Row(call.operation, str(rule)))
@@ -218,11 +200,8 @@ class Propagation(Operations):
         if operation is None or (operation.kind == "linear" and x.ndim > 2):
             return
         if not isinstance(self._assignment.rule_for(operation), Gradient):
-            place = norm.operation.module
-            raise ValueError(
-                f"{norm.operation} is a part of {operation} to the rules, so that there is no relevance between the "
-                f"two: explain what they give together, {f'at={place!r}' if place else 'at a module around both'}."
-            )
+            place = f"at={norm.operation.module!r}" if norm.operation.module else "at a module around both"
+            raise ValueError(f"{norm.operation} is a part of {operation} {refusals.NOTHING_BETWEEN}, {place}.")
 
     # The end of the pass.
 
@@ -234,13 +213,13 @@ class Propagation(Operations):
         """
         if not score.requires_grad:
             constants = sorted({str(row.operation) for row in self.trace.rows if row.rule == str(Constant())})
-            raise ValueError(UNREACHED + (f"{CONSTANT}{', '.join(constants)}." if constants else ""))
+            raise ValueError(refusals.UNREACHED + (f"{refusals.CONSTANT}{', '.join(constants)}." if constants else ""))
         nodes = list(nodes_behind(score.grad_fn))
         for node in nodes:
             if isinstance(node, BackwardCFunction):
                 self._check_node(node)
             elif functions.is_undifferentiable(node):
-                raise ValueError(UNDIFFERENTIABLE)
+                raise ValueError(refusals.UNDIFFERENTIABLE)
         self._assignment.check()
         reached = {id(node.record) for node in nodes if functions.function_of(node) is functions.Linear}
         self._decide([row for row in self.trace.rows if id(row.record) in reached])
@@ -254,7 +233,7 @@ class Propagation(Operations):
         if name.startswith(_OF_A_LIBRARY) or (name == HANDS_ON and self.trace.sharded):
             return
         if name == "CheckpointFunction":
-            raise ValueError(CHECKPOINTED)
+            raise ValueError(refusals.CHECKPOINTED)
         operation = Operation(name, None, "")
         if not isinstance(self._assignment.named(operation), Gradient):
             self._assignment.refuse(operation, ", an autograd.Function whose inside cannot be seen")
@@ -271,10 +250,7 @@ class Propagation(Operations):
             if rule is None:
                 self._assignment.refuse(row.operation)
             if type(rule).linear is Rule.linear:
-                raise ValueError(
-                    f"{rule} was given to {row.operation}, of which only the end of the pass tells whether it is "
-                    f"'last', when it is too late for run(call): implement linear(step), or name the module instead."
-                )
+                raise ValueError(f"{rule} was given to {row.operation}, {refusals.TOO_LATE}")
             self._check_place(rule, row.operation, record.linear.x)
             record.rule, row.rule = rule, str(rule)
             unfolded = None if record.unfolded is None else record.unfolded()

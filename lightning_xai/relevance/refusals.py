@@ -28,3 +28,17 @@ COMPLEX = (
     "imaginary part, or give it rules.Gradient()."
 )
 INFERENCE = "calls torch.inference_mode() in its forward, through which no relevance passes; use torch.no_grad() there."
+NO_MULTIPLE = (
+    "but it does not multiply by its input, so it can stand only where the model's input arrives, changed by reshapes "
+    "and single-number operations at most, and no norm, product or sum of several; use another rule there, e.g. "
+    "EpsilonPlus() in place of EpsilonPlusFlat() or DeepTaylor(), or the pattern 'first'."
+)
+TOO_LATE = (
+    "of which only the end of the pass tells whether it is 'last', when it is too late for run(call): implement "
+    "linear(step), or name the module instead."
+)
+NEEDS_WEIGHTS = (
+    "asks for attention weights (need_weights=True) and so makes it of its parts: call it with need_weights=False, or "
+    "give rules to 'product' and 'softmax'."
+)
+NOTHING_BETWEEN = "to the rules, so that there is no relevance between the two: explain what they give together"
