@@ -31,7 +31,7 @@ def test_a_positive_factor_changes_neither_place_nor_spread(factor):
     close(evaluation.histogram_entropy(factor * relevance), evaluation.histogram_entropy(relevance))
     for similarity in ("spearman", "cosine"):
         found = evaluation.map_similarity(factor * relevance, relevance, similarity)
-        close(found, torch.ones(4))
+        close(found, [1.0] * 4)
 
 
 def test_a_positive_factor_changes_no_measure_of_agreement_but_infidelity():
@@ -70,5 +70,5 @@ def test_shapley_values_add_up():
     for order in itertools.permutations(range(5)):
         for place, column in enumerate(order):
             values[:, column] += (score(order[:place]) - score(order[: place + 1])) / math.factorial(5)
-    close(evaluation.completeness_gaps(model, x, 2, values, **HOW)[0], torch.zeros(3))
+    close(evaluation.completeness_gaps(model, x, 2, values, **HOW)[0], [0.0] * 3)
     close(evaluation.completeness_gap(model, x, 2, values, **HOW), 0.0)
