@@ -53,7 +53,7 @@ def top_drift(features: Tensor, before: Tensor, count: int | None = None) -> Ten
 
     .. math:: 1 - \frac{|T_k(A) \cap T_k(A')|}{k}, \qquad k = \max\big(1, \lfloor J / 5 + \tfrac12 \rfloor\big)
 
-    Ties go to the smaller index. Two constant maps have not moved: 0; one constant map: 1.
+    Ties go to the smaller index, so the first k features are those of a constant map.
 
     Args:
         features: The features' relevances A [N, J] now.
@@ -70,8 +70,7 @@ def top_drift(features: Tensor, before: Tensor, count: int | None = None) -> Ten
     for side in (features, before):
         order = torch.where(there, side, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
         marks.append(torch.zeros_like(there).scatter_(1, order, True) & there)
-    left = precise((marks[0] & marks[1]).sum(1)) / size.clamp(min=1)
-    return _with_blanks(features, before, 1 - left, _constant)
+    return torch.where(size > 0, 1 - precise((marks[0] & marks[1]).sum(1)) / size.clamp(min=1), UNDEFINED)
 
 
 def blank_pairs(features: Tensor, before: Tensor) -> Tensor:
