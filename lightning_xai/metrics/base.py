@@ -182,10 +182,17 @@ class ExplanationMetric(Metric, ABC):
         self._computed = None
         self._accumulate(found)
 
-    def update(self, model: nn.Module, inputs: InputsLike, target: Target = None, sample_ids: Ids = None) -> None:
-        """Explain a batch and count it; the arguments are those of :meth:`run`."""
+    def update(
+        self,
+        model: nn.Module,
+        inputs: InputsLike,
+        target: Target = None,
+        sample_ids: Ids = None,
+        **further: Tensor | None,
+    ) -> None:
+        """Explain a batch and count it; the arguments are those of :meth:`run`, all of them, such as ``masks``."""
         model, values = bind(model, inputs)
-        self._accumulate(self.run(model, values, target, sample_ids))
+        self._accumulate(self.run(model, values, target, sample_ids, **further))
 
     @property
     def takes_masks(self) -> bool:

@@ -167,17 +167,6 @@ class Dissection(ExplanationMetric):
         about = (batch.target, batch.prediction, broken.sum(1), batch.classes)
         return BatchExplanation(tensors, *about, score=batch.score)
 
-    def update(
-        self,
-        model: nn.Module,
-        inputs: InputsLike,
-        target: Target = None,
-        sample_ids: Ids = None,
-        masks: Tensor | None = None,
-    ) -> None:
-        """Count cells of a batch; the arguments are those of :meth:`run`."""
-        self._accumulate(self.run(model, inputs, target, sample_ids, masks))
-
     def add(self, found: BatchExplanation) -> None:
         """Add the counts of a batch."""
         tensors = found.tensors

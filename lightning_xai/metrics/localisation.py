@@ -15,7 +15,6 @@ from lightning_xai.evaluation.localisation import pointing, relevance_mass, rele
 from lightning_xai.evaluation.masking import is_blank, pooled
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import InputsLike
-from lightning_xai.inputs.binding import bind
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
 from lightning_xai.metrics.measures import MeasureMetric, measure_results
@@ -94,18 +93,6 @@ class Localisation(MeasureMetric):
     def takes_masks(self) -> bool:
         """Whether the batch says where the objects are."""
         return self.mask is None
-
-    def update(
-        self,
-        model: nn.Module,
-        inputs: InputsLike,
-        target: Target = None,
-        sample_ids: Ids = None,
-        masks: Tensor | None = None,
-    ) -> None:
-        """Explain a batch and count it; the arguments are those of :meth:`run`."""
-        model, values = bind(model, inputs)
-        self._accumulate(self.run(model, values, target, sample_ids, masks))
 
     def check(self, model: nn.Module, inputs: InputsLike, target: Target = None, masks: Tensor | None = None) -> int:
         """Raise the errors that :meth:`run` would raise for a batch, at the cost of its first sample."""
