@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lightning_xai.callbacks.outputs import MEASURES
-from lightning_xai.callbacks.writer import passes
+from lightning_xai.callbacks.writer import load_explanations, passes
 from lightning_xai.metrics.comparison import Comparison, Score, heading
 from lightning_xai.results import Number, companions
 
@@ -45,12 +45,20 @@ class Ranking:
         return metric in self.metrics and key in measures and set(runs) <= set(self.runs)
 
 
-def read_comparisons(place: Path) -> dict[str, Comparison]:
-    """Read the measures in a folder of pictures, by the name of the first metric of each comparison."""
-    return {
+def read_comparisons(run: Path, place: Path) -> dict[str, Comparison]:
+    """Read the measures in a folder of pictures of a run, and those of every sample where its maps are kept.
+
+    They come by the name of the first metric of each comparison.
+    """
+    found = {
         path.name.removesuffix(MEASURES): Comparison.from_dict(json.loads(path.read_text()))
         for path in sorted(place.glob(f"*{MEASURES}"))
     }
+    maps = run / "explanations" / place.relative_to(run / "figures")
+    if not found or not any(maps.glob("*.safetensors")):
+        return found
+    explained = load_explanations(maps)
+    return {name: comparison.with_samples(explained) for name, comparison in found.items()}
 
 
 def rankings_of(runs: Mapping[Path, Sequence[str]]) -> list[Ranking]:
@@ -83,7 +91,7 @@ def _last_comparisons(run: Path) -> Iterator[tuple[str, str, Comparison]]:
     for stage, at in passes(run / "figures").items():
         last = [*at.values()][-1]
         for place in sorted({path.parent for path in last.rglob(f"*{MEASURES}")}):
-            for metric, comparison in read_comparisons(place).items():
+            for metric, comparison in read_comparisons(run, place).items():
                 yield "/".join([stage, *place.relative_to(last).parts]), metric, comparison
 
 
@@ -117,6 +125,8 @@ def terminal_tables(comparison: Comparison, title: str, width: int) -> list[Tabl
         for one, measured in scores.items():
             style = "dim" if one in comparison.floors else ""
             tables[-1].add_row(Text(one), *(_in_terminal(measured[name]) for name in some), style=style)
+    if any(score.near_best for measured in scores.values() for score in measured.values()):
+        tables[-1].caption = "≈ cannot be told from the best (*) over the same samples"
     return tables
 
 
@@ -138,8 +148,8 @@ def _fitting(comparison: Comparison, scores: Mapping[str, Mapping[str, Score]], 
 
 def _in_terminal(score: Score) -> Text:
     error = f"\n± {score.error:.2g}" if math.isfinite(score.error) else ""
-    rank = "" if score.rank is None else " *" if score.rank == 1 else f" ({score.rank})"
-    return Text(f"{score.value:.3g}{rank}{error}", style="bold" if score.rank == 1 else "")
+    number = f"{score.value:.3g} {score.mark}".rstrip()
+    return Text(f"{number}{error}", style="bold" if score.rank == 1 else "")
 
 
 def page_view(comparison: Comparison, links: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -166,6 +176,7 @@ def page_view(comparison: Comparison, links: Mapping[str, str] | None = None) ->
                         "error": f"{score.error:.2g}" if math.isfinite(score.error) else "",
                         "undefined": score.undefined,
                         "rank": score.rank,
+                        "near_best": score.near_best,
                     }
                     for score in measured.values()
                 ],
@@ -173,6 +184,7 @@ def page_view(comparison: Comparison, links: Mapping[str, str] | None = None) ->
             for one, measured in comparison.scores().items()
         ],
         "ranked": len(comparison.attributions) > 1,
+        "near_best": any(score.near_best for measured in comparison.scores().values() for score in measured.values()),
         "question": comparison.question,
     }
 

@@ -227,7 +227,7 @@ def _part(folder: Path, place: Path, metrics: Mapping[str, ExplanationMetric], p
     rows = range(min(len(explained["sample_id"]), _MOST_SAMPLES))
     samples = [_sample({key: tensor[row] for key, tensor in explained.items()}, columns, pictures) for row in rows]
     label = explained.get("label")
-    compared = {name: found for name, found in read_comparisons(place).items() if len(found.results) > 1}
+    compared = {name: found for name, found in read_comparisons(folder, place).items() if len(found.results) > 1}
     with_others = {one for name, found in compared.items() for one in found.results if one != name}
     values = "output" in explained  # of a regression
     outputs = values and bool(explained["output"].any())

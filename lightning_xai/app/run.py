@@ -317,7 +317,7 @@ def _print_tables(folder: Path, monitor: ExplanationMonitor) -> None:
 def _print_rankings(folder: Path) -> None:
     """Print what compares several attributions of this run."""
     for place in latest(folder / "figures"):
-        for comparison in read_comparisons(place).values():
+        for comparison in read_comparisons(folder, place).values():
             if len(comparison.results) > 1:
                 for table in terminal_tables(comparison, f"Ranking: {comparison.title}", Console().width):
                     _print(table)

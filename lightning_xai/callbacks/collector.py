@@ -25,7 +25,7 @@ from lightning_xai.callbacks.records import (
     label_numbers,
     sample_records,
 )
-from lightning_xai.callbacks.writer import ShardWriter
+from lightning_xai.callbacks.writer import SampleWriter
 from lightning_xai.inputs import Inputs
 from lightning_xai.inputs.binding import bind
 from lightning_xai.inputs.bound_model import at_rows, shown_inputs
@@ -64,7 +64,7 @@ class Collector:
         max_samples: int = 64,
         target: str | int = "label",
         unpack: Unpack | None = None,
-        writer: ShardWriter | None = None,
+        writer: SampleWriter | None = None,
         order: Order | None = None,
         failures: Failures | None = None,
         class_names: Sequence[str] | None = None,

@@ -9,7 +9,9 @@ from torch import nn
 
 from lightning_xai.attribution import Attribution
 from lightning_xai.callbacks.batch import Unpack
-from lightning_xai.callbacks.explain import explain
+from lightning_xai.callbacks.exchange import compute_collected
+from lightning_xai.callbacks.explain import collect
+from lightning_xai.callbacks.writer import SampleNumbers
 from lightning_xai.evaluation.features import RandomMap
 from lightning_xai.metrics.comparison import Comparison
 from lightning_xai.metrics.faithfulness import Faithfulness
@@ -80,4 +82,7 @@ def compare(
         for name, attribution in {**attributions, RANDOM: RandomMap(seed)}.items()
     }
     how: dict[str, Any] = {"max_samples": max_samples, "target": target, "unpack": unpack, "progress": progress}
-    return Comparison.of(metrics, explain(model, dataloader, metrics, **how))
+    writer = SampleNumbers()
+    collector = collect(model, dataloader, metrics, writer, **how)
+    results = compute_collected({0: collector}, alone=True)[0]
+    return Comparison.of(metrics, results).with_samples(writer.numbers())

@@ -19,7 +19,7 @@ from lightning_xai.callbacks.budget import TimeBudget, check_seconds
 from lightning_xai.callbacks.collector import Collector, Results
 from lightning_xai.callbacks.exchange import compute_collected
 from lightning_xai.callbacks.outputs import draw, write_tables
-from lightning_xai.callbacks.writer import ShardWriter, remove_explanations
+from lightning_xai.callbacks.writer import SampleWriter, ShardWriter, remove_explanations
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.perturbation.network import progress_to
@@ -74,14 +74,41 @@ def explain(
     maps = None if folder is None else Path(folder, "explanations")
     if maps is not None:
         remove_explanations(maps)
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    what: dict[str, Any] = {"max_samples": max_samples, "target": target, "unpack": unpack}
+    class_names = None if pictures is None else pictures.class_names
     writer = None if maps is None else ShardWriter(maps)
+    further: dict[str, Any] = {"max_seconds": max_seconds, "progress": progress, "class_names": class_names}
+    collector = collect(model, dataloader, metrics, writer, **what, **further)
+    results = compute_collected({0: collector}, alone=True)[0]
+    if maps is not None:
+        figures = maps.with_name("figures")
+        for name, figure in draw(collector, results, pictures):
+            save(figure, figures / f"{name}.png")
+        write_tables(collector, results, figures)
+    return results
+
+
+def collect(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    metrics: Mapping[str, ExplanationMetric],
+    writer: SampleWriter | None,
+    *,
+    max_seconds: float | None = None,
+    progress: bool = True,
+    **what: Any,
+) -> Collector:
+    """Explain the first samples of a data set; the arguments are those of :func:`explain` and of ``Collector``.
+
+    Raises:
+        ValueError: If the data hold no sample, or an argument makes no sense.
+    """
+    check_model(model)
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     check_seconds("max_seconds", max_seconds)
     budget = None if max_seconds is None else TimeBudget(max_seconds)
     in_time = None if budget is None else partial(budget.allows, "")
-    what: dict[str, Any] = {"max_samples": max_samples, "target": target, "unpack": unpack}
-    class_names = None if pictures is None else pictures.class_names
-    collector = Collector(metrics, writer=writer, in_time=in_time, class_names=class_names, **what)
+    collector = Collector(metrics, writer=writer, in_time=in_time, **what)
     for metric in metrics.values():
         metric.to(device)
     bar = tqdm(desc="Explaining", unit=" perturbed inputs", unit_scale=True, disable=not as_flag("progress", progress))
@@ -95,10 +122,4 @@ def explain(
                 break
     if collector.seen == 0:
         raise ValueError("dataloader gave no batch.")
-    results = compute_collected({0: collector}, alone=True)[0]
-    if maps is not None:
-        figures = maps.with_name("figures")
-        for name, figure in draw(collector, results, pictures):
-            save(figure, figures / f"{name}.png")
-        write_tables(collector, results, figures)
-    return results
+    return collector

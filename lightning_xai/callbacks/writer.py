@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -48,6 +49,42 @@ def passes(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
         if match := _PASS.fullmatch(path.name):
             found.setdefault(match["stage"], {})[int(match["epoch"]), int(match["step"])] = path
     return {stage: dict(sorted(at.items())) for stage, at in sorted(found.items())}
+
+
+class SampleWriter(Protocol):
+    """Takes per-sample tensors, batch by batch."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where they go; None for memory."""
+
+    def write(self, tensors: Mapping[str, Tensor]) -> Any:
+        """Take per-sample tensors [N, ...] of a batch; ``sample_id`` must be among them."""
+
+    def remove(self) -> None:
+        """Forget all that were taken."""
+
+
+class SampleNumbers:
+    """Keeps what is a number per sample, in memory."""
+
+    folder: None = None
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor]] = []
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take per-sample tensors [N, ...]."""
+        self._parts.append({name: tensor.detach().cpu() for name, tensor in tensors.items() if tensor.ndim == 1})
+
+    def remove(self) -> None:
+        """Forget all that were taken."""
+        self._parts.clear()
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Return what every batch had, [N]."""
+        names = set.intersection(*map(set, self._parts)) if self._parts else set()
+        return {name: torch.cat([part[name] for part in self._parts]) for name in sorted(names)}
 
 
 class ShardWriter:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lightning_xai.evaluation.features import RandomMap
@@ -31,18 +32,27 @@ class Score:
         undefined: How many samples have no value.
         rank: 1 for the best attribution, equal ones alike; None for the floor, an undefined measure, one that is
             neither good nor bad, and an attribution without another beside it.
+        near_best: Whether it cannot be told from the best: the mean of the differences over the same samples is within
+            two of its standard errors.
     """
 
     value: float
     error: float = math.nan
     undefined: int = 0
     rank: int | None = None
+    near_best: bool = False
+
+    @property
+    def mark(self) -> str:
+        """``*`` for the best, the rank of another, ``≈`` beside it where it cannot be told from the best."""
+        if self.rank is None or self.rank == 1:
+            return "" if self.rank is None else "*"
+        return f"({self.rank}){'≈' * self.near_best}"
 
     def __str__(self) -> str:
-        """The mean ± its standard error, and ``*`` for the best or the rank of another."""
+        """The mean ± its standard error, and its ``mark``."""
         error = f" ± {self.error:.2g}" if math.isfinite(self.error) else ""
-        rank = "" if self.rank is None else " *" if self.rank == 1 else f" ({self.rank})"
-        return f"{self.value:.3g}{error}{rank}"
+        return f"{self.value:.3g}{error} {self.mark}".rstrip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +66,8 @@ class Comparison:
         made_by: The attribution behind every name, as it prints itself.
         floors: The names that stand for random maps.
         question: What was asked of all of them: regions, perturbation, score and further choices.
+        samples: The measures of every sample by name and measure, in the order of ``sample_id`` beside them; nothing
+            where they are not known.
     """
 
     results: Mapping[str, Mapping[str, Any]]
@@ -64,6 +76,7 @@ class Comparison:
     made_by: Mapping[str, str]
     floors: tuple[str, ...] = ()
     question: str = ""
+    samples: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, metrics: Mapping[str, MeasureMetric], results: Mapping[str, Mapping[str, Any]]) -> Comparison:
@@ -103,7 +116,23 @@ class Comparison:
                         continue
                     row = f"{one}, {name}"
                 floors[row], made_by[row] = part.results[one], part.made_by[one]
-        return cls({**results, **floors}, first.measures, first.curves, made_by, tuple(floors), first.question)
+        samples = {
+            name if len(part.attributions) == 1 else f"{name}, {one}": part.samples[one]
+            for name, part in parts.items()
+            for one in part.attributions
+            if one in part.samples
+        }
+        about = (first.measures, first.curves, made_by, tuple(floors), first.question)
+        return cls({**results, **floors}, *about, samples)
+
+    def with_samples(self, explained: Mapping[str, Tensor]) -> Comparison:
+        """Add the measures of every sample, ``<name>/<measure>`` [N] beside ``sample_id``."""
+        samples = {
+            name: {key: explained[f"{name}/{key}"] for key in self.measures if f"{name}/{key}" in explained}
+            | {"sample_id": explained["sample_id"]}
+            for name in self.results
+        }
+        return replace(self, samples=samples)
 
     def _agree(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Tell whether two results are the same but for rounding."""
@@ -136,9 +165,29 @@ class Comparison:
                 found[name] = sorted(known, key=known.__getitem__, reverse=measure.better == "higher")
         return found
 
+    def near_best(self, measure: str) -> list[str]:
+        """List the attributions that cannot be told from the best by a measure, over the samples that both have.
+
+        The mean of the differences is at most twice its standard error. Of many pairs one in twenty is told apart by
+        chance.
+        """
+        order = self.ranks.get(measure, [])
+        return [other for other in order[1:] if self._alike(measure, order[0], other)]
+
+    def _alike(self, measure: str, best: str, other: str) -> bool:
+        one, two = (self.samples.get(name, {}) for name in (best, other))
+        if measure not in one or measure not in two:
+            return False
+        first, second = _shared(one["sample_id"], two["sample_id"])
+        difference = one[measure][first].double() - two[measure][second].double()
+        difference = difference[difference.isfinite()]
+        if len(difference) < 2:
+            return False
+        return bool(difference.mean().abs() <= 2 * difference.std() / math.sqrt(len(difference)))
+
     def scores(self) -> dict[str, dict[str, Score]]:
         """List every measure of every attribution, the floor last: by attribution, then by measure."""
-        ranks = self.ranks
+        ranks, near = self.ranks, {name: self.near_best(name) for name in self.measures}
         found: dict[str, dict[str, Score]] = {}
         for one in (*self.attributions, *self.floors):
             results, found[one] = self.results[one], {}
@@ -147,11 +196,12 @@ class Comparison:
                 values = [self.results[other][name] for other in order]
                 rank = values.index(results[name]) + 1 if one in order and len(self.attributions) > 1 else None
                 error = results.get(measure.error or "", math.nan)
-                found[one][name] = Score(results[name], error, int(results.get(measure.undefined or "", 0)), rank)
+                undefined = int(results.get(measure.undefined or "", 0))
+                found[one][name] = Score(results[name], error, undefined, rank, one in near[name])
         return found
 
     def table(self) -> Table:
-        """List attributions as rows and measures as columns: mean ± standard error, ``*`` the best, else the rank."""
+        """List attributions as rows and measures as columns: mean ± standard error, and the mark of its rank."""
         heads = (
             f"{name} ({measure.better} is better)" if measure.better else name
             for name, measure in self.measures.items()
@@ -204,6 +254,7 @@ class Comparison:
                 for name, results in self.results.items()
             },
             "ranks": self.ranks,
+            "near_best": {name: self.near_best(name) for name in self.ranks},
         }
 
     @classmethod
@@ -249,6 +300,14 @@ def heading(name: str, measure: Number) -> str:
     'srg ↑'
     """
     return f"{name.replace('_', ' ')}{_ARROWS[measure.better]}"
+
+
+def _shared(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the places in two rows of ids of those that both have."""
+    places = {int(sample): place for place, sample in enumerate(other.tolist())}
+    pairs = [(place, places[sample]) for place, sample in enumerate(one.tolist()) if sample in places]
+    first, second = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+    return first, second
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,13 @@ def test_a_page_shows_ranks_errors_and_the_floor():
     view = page_view(comparison(lrp=0.5, saliency=0.25), {"lrp": "0/report.html"})
     assert [measure["heading"] for measure in view["measures"]] == ["srg ↑", "entropy"]
     rows = {row["name"]: row for row in view["rows"]}
-    assert rows["lrp"]["scores"][0] == {"value": "0.5", "error": "0.01", "undefined": 0, "rank": 1}
+    assert rows["lrp"]["scores"][0] == {
+        "value": "0.5",
+        "error": "0.01",
+        "undefined": 0,
+        "rank": 1,
+        "near_best": False,
+    }
     assert (rows["lrp"]["link"], rows["saliency"]["link"]) == ("0/report.html", "")
     assert [row["floor"] for row in view["rows"]] == [False, False, True]
 
@@ -116,9 +122,12 @@ def test_a_run_ranks_the_attributions_that_it_measures(command, here):
     code, out, err = command(*OWN, "metrics=comparison", "metrics.faithfulness.attribution=[gradient_x_input,saliency]")
     assert (code, err) == (0, "")
     (place,) = (here / "run" / "figures").iterdir()
-    (found,) = read_comparisons(place).values()
+    (found,) = read_comparisons(here / "run", place).values()
     assert (found.attributions, found.floors) == (["gradient_x_input", "saliency"], ("random",))
     assert {path.name for path in place.glob("*.png")} == {"gradient_x_input.png"}
+    assert found.samples.keys() == {"gradient_x_input", "saliency", "random"}
+    for name, values in found.samples.items():
+        assert values["srg"].mean() == pytest.approx(found.results[name]["srg"], rel=1e-6)
     assert "srg ↑" in out
     assert "Ranking: gradient_x_input and 2 others" in out
     assert out.count("symmetric relevance gain") == 0  # in the ranking alone
@@ -149,6 +158,10 @@ def test_a_multirun_ends_in_a_ranking_and_names_what_failed(command, here, monke
     assert "Ranking: faithfulness" in out
     page = (here / "sweep" / "comparison.html").read_text()
     assert "Without results: 2: attribution=grad_cam." in page
+    near = ranking["near_best"]
+    assert near.keys() == ranking["ranks"].keys()
+    assert ("cannot be told from the best" in page) == any(near.values())
+    assert ("≈ cannot be told" in out) == any(near.values())
     assert '<a href="0/report.html">gradient_x_input</a>' in page
     assert (here / "sweep" / "ranking-0.png").is_file()
 

@@ -1,6 +1,7 @@
 """Attributions side by side: what is best by each measure, its error, and the floor."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning_xai.metrics import Faithfulness
 from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import GradientXInput
 
+close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 HOW = {"regions": 1, "perturbation": kinds.Constant(0.0), "progress": False, "draws": 8}
 
 
@@ -84,6 +86,18 @@ def test_the_numbers_are_those_of_each_alone(found):
         alone = explain(model, data, {name: own}, progress=False)[name]
         for key, value in alone.items():
             torch.testing.assert_close(found.results[name][key], value, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def test_values_of_every_sample_say_what_cannot_be_told_from_the_best(found):
+    for name, results in found.results.items():
+        for measure, values in found.samples[name].items():
+            if measure != "sample_id":
+                close(values.nanmean().item(), results[measure], equal_nan=True)
+    difference = found.samples["good"]["srg"] - found.samples["reversed"]["srg"]
+    assert difference.mean() > 2 * difference.std() / len(difference) ** 0.5
+    assert "reversed" not in found.near_best("srg")
+    twice = compare(nn.Linear(8, 3), [(torch.randn(6, 8), 0)], dict.fromkeys("ab", GradientXInput()), **HOW, target=0)
+    assert twice.near_best("srg") == ["b"]
 
 
 def test_random_sets_and_clean_inputs_are_scored_once_for_all():

@@ -58,6 +58,58 @@ def test_a_score_says_its_error_and_its_rank():
     assert str(Score(math.nan)) == "nan"
 
 
+def with_values(better, **values):
+    """A comparison by one measure, whose values of samples 0, 1, ... are given."""
+    measures = {"m": Number("m", better=better)}
+    results = {name: {"m": torch.tensor(value).nanmean().item()} for name, value in values.items()}
+    found = Comparison(results, measures, {}, dict.fromkeys(values, ""))
+    samples = {f"{name}/m": torch.tensor(value).double() for name, value in values.items()}
+    return found.with_samples(samples | {"sample_id": torch.arange(len(next(iter(values.values()))))})
+
+
+# Differences from 'best': 1, 2, 1, 2 (mean 1.5, error .29); 3, -2, 2, -1 (.5, 1.19); always 1; only one is known.
+PAIRS = {
+    "best": [10.0, 20.0, 30.0, 40.0],
+    "worse": [9.0, 18.0, 29.0, 38.0],
+    "alike": [7.0, 22.0, 28.0, 41.0],
+    "always": [9.0, 19.0, 29.0, 39.0],
+    "unknown": [math.nan, math.nan, math.nan, 39.5],
+}
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_what_differs_less_than_its_paired_noise_cannot_be_told_from_the_best(better):
+    sign = 1 if better == "higher" else -1
+    values = {name: [sign * value for value in row] for name, row in PAIRS.items() if name != "unknown"}
+    found = with_values(better, **values)
+    assert found.ranks["m"] == ["best", "alike", "always", "worse"]
+    assert found.near_best("m") == ["alike"]
+    assert {name: each["m"].mark for name, each in found.scores().items()} == {
+        "best": "*",
+        "alike": "(2)≈",
+        "always": "(3)",
+        "worse": "(4)",
+    }
+    assert found.to_dict()["near_best"] == {"m": ["alike"]}
+    assert "(2)≈" in str(found)
+
+
+def test_the_samples_that_both_have_are_compared_whatever_their_order():
+    one = with_values("higher", best=PAIRS["best"])
+    other = with_values("higher", alike=PAIRS["alike"])
+    order = torch.tensor([2, 0, 3, 1])
+    samples = {"alike/m": other.samples["alike"]["m"][order], "sample_id": order}
+    joined = Comparison.joined({"a": one, "b": other.with_samples(samples)})
+    assert joined.near_best("m") == ["b"]
+    fewer = {"alike/m": torch.tensor([7.0, 41.0]), "sample_id": torch.tensor([0, 9])}
+    assert Comparison.joined({"a": one, "b": other.with_samples(fewer)}).near_best("m") == []  # one pair says nothing
+
+
+def test_nothing_is_said_of_pairs_that_are_not_known():
+    assert with_values("higher", best=PAIRS["best"], unknown=PAIRS["unknown"]).near_best("m") == []
+    assert FOUR.near_best("high") == FOUR.near_best("neither") == []
+
+
 def test_a_comparison_comes_back_from_json():
     again = Comparison.from_dict(json.loads(json.dumps(FOUR.to_dict(), allow_nan=False)))
     assert str(again) == str(FOUR)
