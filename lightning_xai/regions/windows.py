@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -173,7 +174,7 @@ def as_regions(regions: RegionsLike) -> Regions:
     """
     if isinstance(regions, Regions):
         return regions
-    if isinstance(regions, int | Sequence) and not isinstance(regions, str):
+    if isinstance(regions, Integral | Sequence) and not isinstance(regions, str):
         return Windows(regions)
     raise TypeError(
         f"regions must be Windows(...), Segments(...) or the size of windows, got {type(regions).__name__}."
@@ -201,7 +202,7 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ..
 
 
 def _pairs(scope: Sequence[int] | Sequence[Sequence[int]]) -> tuple[Span, ...]:
-    entries: Sequence[Any] = [scope] if all(isinstance(bound, int) for bound in scope) else scope
+    entries: Sequence[Any] = [scope] if all(isinstance(bound, Integral) for bound in scope) else scope
     pairs = [tuple(entry) for entry in entries if isinstance(entry, Sequence)]
     if len(pairs) != len(entries) or not all(len(pair) == 2 for pair in pairs):
         raise ValueError(f"scope must be (start, stop) or one such pair per spatial axis, got {scope!r}.")

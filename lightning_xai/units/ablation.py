@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ class AblationPlan:
             if units.units != count:
                 raise ValueError(f"units has groups of {units.units} units, layer {self.layer!r} has {count}.")
             return units.membership.cpu()
-        return membership_of([[unit] if isinstance(unit, int) else unit for unit in units], count)
+        sets: list[Any] = [[unit] if isinstance(unit, Integral) else unit for unit in units]
+        return membership_of(sets, count)
 
 
 @dataclass(frozen=True, eq=False)  # holds tensors, so it compares by identity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -275,7 +276,7 @@ def check_share(p: float) -> None:
     Raises:
         ValueError: If p is not between 0 and 1, both left out.
     """
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 < p < 1:
         raise ValueError(f"p must be a share between 0 and 1, both left out, e.g. 0.005, got {p!r}.")
 
 

@@ -302,6 +302,8 @@ def test_values_that_are_not_one_per_feature(regions, shape):
 
 def test_sizes_may_be_integers_of_numpy_but_not_booleans():
     assert Windows(np.int64(3), stride=(np.int32(2),)) == Windows(3, stride=(2,))
+    assert Windows(1, scope=(np.int64(0), np.int64(4))) == Windows(1, scope=(0, 4))
+    assert regions.as_regions(np.int64(3)) == Windows(3)
     for wrong in (True, 2.5, "3", (True, 2)):
         with pytest.raises(ValueError, match="size must be a positive integer"):
             Windows(wrong)

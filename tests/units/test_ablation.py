@@ -5,6 +5,7 @@ import csv
 import itertools
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -148,6 +149,13 @@ def test_units_sets_and_groups_agree(cnn):
         ablate_units(cnn, x, y, layer="2", units=[3, 1]).score_drop,
         ablate_units(cnn, x, y, layer="2").score_drop[:, [3, 1]],
     )
+
+
+@pytest.mark.parametrize("units", [[np.int64(0), np.int64(2)], np.array([0, 2]), np.array([[0], [2]])])
+def test_units_may_be_numbers_of_numpy(cnn, units):
+    x, y = data()
+    every = ablate_units(cnn, x, y, layer="2").score_drop
+    close(ablate_units(cnn, x, y, layer="2", units=units).score_drop, every[:, [0, 2]])
 
 
 def test_accuracy_per_class():
