@@ -12,7 +12,7 @@ from torch import nn
 
 
 def compiled_types() -> tuple[type[nn.Module], ...]:
-    """What ``torch.compile`` makes of a module; none while nothing has been compiled: it takes seconds to import."""
+    """The types of modules that ``torch.compile`` returns; none while nothing is compiled, as they import slowly."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return (compiler.OptimizedModule,) if compiler is not None else ()
 

@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Changes:
-    """What a pass of a model changes that is not restored anyway.
+    """The state that a forward pass changes outside of what is always restored.
 
     Attributes:
         places: The tensors that it writes to; places, as the training may put others there.

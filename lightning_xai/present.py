@@ -1,4 +1,4 @@
-"""What is there in some samples only: features and positions of padding and special tokens are absent."""
+"""Features and positions that are absent in some samples, as padding and special tokens are."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def same_rows(model: nn.Module, first: Sequence[Tensor], second: Sequence[Tensor
 
 
 def rounding_of(model: nn.Module, outputs: Sequence[Tensor]) -> float:
-    """What the precision of a model's passes may change; kernels for batches of another size also round otherwise."""
+    """The difference that rounding in a model's passes explains; kernels round otherwise for batches of other sizes."""
     dtypes = {tensor.dtype for tensor in (*outputs, *model.parameters()) if tensor.is_floating_point()}
     with forward_context():
         autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))

@@ -1,4 +1,4 @@
-"""What all pages share: how they are rendered, and how numbers and pictures stand in them."""
+"""Rendering shared by all pages: templates, numbers and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the axes of the tensors in a network are: rows of the batch, positions in the input, or units."""
+"""The meaning of the axes of tensors in a network: rows of the batch, positions in the input, or units."""
 
 from lightning_xai._lazy import lazy
 

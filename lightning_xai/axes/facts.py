@@ -1,4 +1,4 @@
-"""What the axes of a module's output are: rows of the batch, positions in the input, or units."""
+"""The meaning of the axes of a module's output: rows of the batch, positions in the input, or units."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def places_of_units(
 
 
 def traced_output(model: nn.Module, inputs: Tensor, place: Place) -> TracedOutput:
-    """What is known of the output of a layer, a part of it, or one of several calls."""
+    """Trace the output of a layer, a part of it, or one of several calls, and return its axis facts."""
     if place.part is None and place.call is None:
         return _traced(model, inputs, frozenset([place.layer])).get(place.layer, TracedOutput(None, None))
     network = unwrapped(model)

@@ -88,7 +88,7 @@ def elementwise(call: ShadowCall) -> list[Tensor] | None:
 
 
 def moved(call: ShadowCall) -> Any:
-    """The same call on the shadow, in which constants are NaN."""
+    """Repeat the call on the shadow, in which constants are NaN."""
     first = call.args[0] if call.args else None
 
     def shadow(value: Any) -> Any:
@@ -241,7 +241,7 @@ def interpolated(call: ShadowCall) -> Tensor | None:
 
 
 def folded(call: ShadowCall) -> Tensor | None:
-    """The same call, divided by what it makes of ones: the mean of what falls together."""
+    """Repeat the call and divide by its result for ones: the mean of what falls together."""
     found = call.of(call.args[0])
     return None if found is None else valid_mean(found, lambda v: call.func(v, *call.args[1:], **call.kwargs))
 

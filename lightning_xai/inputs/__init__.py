@@ -1,4 +1,4 @@
-"""What a network is given and which of it is explained, as a function of the one tensor that is explained."""
+"""The arguments of a network and the one of them that is explained, bound to a function of one tensor."""
 
 from lightning_xai._lazy import lazy
 

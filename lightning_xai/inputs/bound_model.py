@@ -105,7 +105,7 @@ def pick(value: Any, rows: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class Binding:
-    """What a :class:`BoundModel` fixes.
+    """The parts of a call that a :class:`BoundModel` fixes.
 
     Attributes:
         arguments: The arguments.

@@ -64,7 +64,7 @@ def following_arguments(network: nn.Module, arguments: Arguments, constant: Iter
 
 
 def _form(value: Any) -> Any:
-    """What tells values apart that may play different parts: the shape of a tensor."""
+    """The shape of a tensor, or the type of another value, by which batches are told apart."""
     return tuple(value.shape) if isinstance(value, Tensor) else type(value)
 
 

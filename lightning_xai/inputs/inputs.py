@@ -1,4 +1,4 @@
-"""What a network is given, and which of it is explained: an argument, or the output of one of its modules."""
+"""The arguments of a network, and the part that is explained: an argument, or the output of a module."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ class ExplanationMetric(Metric, ABC):
 
     @property
     def history(self) -> dict[str, Any]:
-        """What later epochs need of this one, once it is computed, and of those before; tensors and plain data."""
+        """The state that later epochs need of this one and of those before; tensors and plain data."""
         return {}
 
     def exclude(self, count: int) -> None:

@@ -22,15 +22,15 @@ from lightning_xai.sites import Site
 
 
 class SweepUse(Protocol):
-    """What is needed of the sweep of one batch, and how it is read."""
+    """The requests to the sweep of one batch, and the reading of its result."""
 
     @property
     def requests(self) -> list[Request]:
-        """What is perturbed and scored."""
+        """The perturbations and scores that the sweep must hold."""
 
     @property
     def captures(self) -> Sequence[CaptureRequest]:
-        """What is read inside the model on the way."""
+        """The layers that are read on the way."""
 
     def explained(self, swept: SweepResult) -> BatchExplanation:
         """Compute the explanation of the batch from a sweep that holds the requests."""

@@ -105,7 +105,7 @@ class _State:
     shape: torch.Size | None
 
     def blank(self) -> Tensor:
-        """What a process without data adds to a sum."""
+        """The neutral state that a process without data contributes."""
         assert self.shape is not None
         lowest = -torch.inf if self.dtype.is_floating_point else 0
         return torch.full(self.shape, lowest if self.operation == "max" else 0, dtype=self.dtype)
@@ -195,7 +195,7 @@ def _exchange_states(
 
 
 def _computing(metric: ExplanationMetric, exchanged: Iterable[list[Tensor]] | None) -> Callable[[], dict[str, Tensor]]:
-    """What computes a metric in this process alone, or with states that have been exchanged already."""
+    """Return the function that computes a metric in this process alone, or with states that were exchanged before."""
 
     def compute() -> dict[str, Tensor]:
         before = metric.distributed_available_fn, metric.dist_sync_fn

@@ -1,4 +1,4 @@
-"""What operations a forward pass makes: seen as calls of the torch API, by their plain names and kinds."""
+"""The operations of a forward pass: calls of the torch API, their plain names and their kinds."""
 
 from lightning_xai._lazy import lazy
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Kind:
-    """What holds for all operations of one kind: the one place where such facts stand.
+    """Facts that hold for all operations of one kind; no other place states them.
 
     Attributes:
         names: The plain names of the functions of torch that make them.
@@ -188,7 +188,7 @@ def _order(func: Callable[..., Any]) -> list[str]:
 def by_position(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same call with its first arguments by position, also where they were given by name.
+    """Return a call with its first arguments by position, also where they were given by name.
 
     >>> import torch
     >>> by_position(torch.mul, (), {"other": "y", "input": "x", "out": None})

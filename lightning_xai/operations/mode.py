@@ -1,4 +1,4 @@
-"""What operations a forward pass makes, seen as calls of the torch API."""
+"""The mode that shows the operations of a forward pass, seen as calls of the torch API."""
 
 from __future__ import annotations
 

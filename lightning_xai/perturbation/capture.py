@@ -42,7 +42,7 @@ class Watch(ABC):
         """The context of a single pass."""
 
     def takers(self) -> dict[Place | CallSite, Callable[[Tensor], object]] | None:
-        """What takes the outputs of which modules or calls in a pass; None if only whole passes show what is needed.
+        """The functions that take outputs in a pass, by module or call; None if only whole passes show what is needed.
 
         An engine that does not run the model gives these outputs instead.
         """

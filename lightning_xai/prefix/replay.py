@@ -1,4 +1,4 @@
-"""What a network makes before a site, kept for every sample, so that the passes of an explanation begin at the site."""
+"""Outputs of the modules before a site, kept for every sample, so that the passes of an explanation begin there."""
 
 from __future__ import annotations
 

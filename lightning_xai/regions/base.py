@@ -1,4 +1,4 @@
-"""What ways to cut inputs into features share."""
+"""The base classes of regions."""
 
 from __future__ import annotations
 

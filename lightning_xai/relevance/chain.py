@@ -46,7 +46,7 @@ class GradientOwnership:
 
 @dataclass(eq=False)
 class Fusion:
-    """What the activation behind a linear operation, and other linear operations, have to do with it.
+    """The activation and the linear operations that are fused with a linear operation.
 
     Attributes:
         single_consumer: Whether one operation reads the output.
@@ -67,7 +67,7 @@ class Fusion:
     fused_steps: tuple[Step, ...] = ()
 
     def propagate(self, step: Step) -> Tensor:
-        """What the rule of a step hands down, or a blank that nobody reads if the operation before takes it along."""
+        """Return the result of the rule of a step, or a blank that nobody reads if the operation before computes it."""
         steps = (*self.fused_steps, step)
         self.activation_output, self.fused_steps = None, ()
         if self.fused_into is not None:
@@ -80,7 +80,7 @@ class Fusion:
 
 
 def run_fused(steps: Sequence[Step]) -> Tensor:
-    """What the last of some rules finds, each of which takes what the one before it found."""
+    """Run several rules in a row, each on the result of the one before it, and return the last result."""
     first = steps[0]
     samples = len(first.g)
     size = max(step.g[:1].numel() for step in steps) * first.g.element_size()

@@ -53,13 +53,13 @@ class Linear(RelevanceFunction):
 
 
 def scaled(x: Tensor, share: float) -> Tensor:
-    """The same values, which hand on a share of what they get."""
+    """Return the values unchanged; in the backward pass they hand on a share of what they get."""
     found: Tensor = Rewired.apply(x, lambda x: (x.view_as(x), ()), lambda g: g * share)
     return found
 
 
 def tapped(x: Tensor, note: Callable[[Tensor], None]) -> Tensor:
-    """The same values, in memory of their own; the relevance that passes is noted."""
+    """Return a copy of the values; the relevance that passes is noted."""
     value = x.detach().clone()  # its own, which nothing writes to
 
     def noted(g: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class LinearCall:
 
 
 def linear_call(call: Call) -> LinearCall | None:
-    """What a call of a linear operation says; None if its weights depend on the input, too."""
+    """Read a call of a linear operation; None if its weights depend on the input, too."""
     name = call.operation.name
     if not name.startswith(("conv", "linear")):
         return _matrix_product(call)

@@ -1,4 +1,4 @@
-"""What the forward pass of a linear operation leaves behind for its backward pass."""
+"""The record that the forward pass of a linear operation keeps for its backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass says of networks that it cannot explain."""
+"""Messages about networks that cannot be explained."""
 
 from __future__ import annotations
 

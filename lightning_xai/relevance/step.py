@@ -74,7 +74,7 @@ class Step:
     owns_gradient: bool = False
 
     def part(self, samples: slice, g: Tensor, *, owns_gradient: bool) -> Step:
-        """The same of some samples only, with their ``g``."""
+        """Select some samples, with their ``g``."""
         y = self.y[samples] if self.y.numel() else self.y
         activation_output = None if self.activation_output is None else self.activation_output[samples]
         return replace(
@@ -82,7 +82,7 @@ class Step:
         )
 
     def find(self) -> Tensor:
-        """What the rule hands to the input: R / x, or R.
+        """Run the rule: R / x of the input, or R.
 
         Raises:
             ValueError: If it is not shaped like the input.
@@ -106,7 +106,7 @@ class Step:
         return self.weights.plain()
 
     def cached(self, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the rule makes of the weights, kept under a name of its own for each rule and its fields."""
+        """Compute a tensor of the weights once and keep it, under a name of its own for each rule and its fields."""
         return self.weights.cached((self.rule, name), make)
 
     def relevance(self) -> Tensor:
@@ -155,7 +155,7 @@ class Step:
         return self.nonnegative() or self.map.stacks(self.weights.weight)
 
     def forward_by_sign(self, weights: SignedWeights, bias: Tensor | None, epsilon: float = 0.0) -> Tensor:
-        """What the outputs would be with these weights and this bias, plus epsilon; where :meth:`own_sums` holds."""
+        """Compute the outputs with these weights and this bias, plus epsilon; only where :meth:`own_sums` holds."""
         if epsilon:
             bias = self.g.new_full((self.map.channels(self.g),), epsilon) if bias is None else bias + epsilon
         if self.nonnegative():

@@ -1,4 +1,4 @@
-"""What a forward pass under a composite knows of its tensors, and leaves for the table of rules."""
+"""Facts about the tensors of a forward pass under a composite, and the rows of the table of rules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
 
 
 class Trace:
-    """What a forward pass knows of its tensors; facts about a tensor go with it.
+    """The facts that a forward pass keeps about its tensors, for as long as these live.
 
     Args:
         ledger: Collects where relevance goes; None to collect nothing.

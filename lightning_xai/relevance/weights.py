@@ -41,7 +41,7 @@ class Weights:
     _stamps: list[tuple[Any, ...]] = field(default_factory=list, repr=False)
 
     def to(self, dtype: torch.dtype) -> Weights:
-        """The same in another type."""
+        """Convert to another type."""
         if self.weight.dtype == dtype:
             return self
         parts = (self.weight, self.bias, self.scale, self.shift)
@@ -58,7 +58,7 @@ class Weights:
         return self.weight if self.scale is None else self.cached("plain", lambda weight: weight)
 
     def cached(self, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a rule makes of the weight, by a name that says all that it depends on."""
+        """Compute a tensor of the weight once and keep it, by a name that says all that it depends on."""
         stamp = self._stamp()
         cache = _cache.setdefault(self.weight, {})
         found = cache.get((name, self.key))

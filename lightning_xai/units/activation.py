@@ -216,7 +216,7 @@ def as_units(values: Tensor, unit: str | UnitGroups) -> Tensor:
 
 
 def units_there(there: Tensor | None, values: Tensor, unit: str | UnitGroups) -> Tensor | None:
-    """What is there [N, *P] of activations [N, K, *P], in the form of :func:`as_units`: [N, 1 or units, positions]."""
+    """Reshape the mask [N, *P] of activations [N, K, *P] like :func:`as_units` does, to [N, 1 or units, positions]."""
     if there is None:
         return None
     if unit != "position":

@@ -66,7 +66,7 @@ class ChannelVector(Perturbation):
 
     @classmethod
     def of(cls, embedding: nn.Module, token: int) -> ChannelVector:
-        """What an embedding makes of a token's id, e.g. that of ``[MASK]`` or of padding.
+        """The embedding of a token's id, e.g. that of ``[MASK]`` or of padding, as the vector.
 
         >>> embedding = nn.Embedding(2, 3)
         >>> embedding.weight.data = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])

@@ -98,7 +98,7 @@ def check_entry(pattern: str, rule: Rule) -> None:
 
 
 class Composite(ABC):
-    """What a relevance method does at each operation: an ordered list, the first match wins."""
+    """An assignment of rules to operations: an ordered list of patterns, the first match wins."""
 
     def __post_init__(self) -> None:
         for pattern, rule in self.entries():  # the rules check their own numbers
