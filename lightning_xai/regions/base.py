@@ -53,6 +53,10 @@ class BoundRegions(ABC):
         """
         return None
 
+    def fills(self, sizes: Sequence[int], features: Sequence[int]) -> bool:  # noqa: ARG002 - unless they are boxes
+        """Tell whether every one of some features consists of all cells of a box of these sizes."""
+        return False
+
     def _check(self, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.count:
             raise ValueError(f"values must be [samples, {self.count}] for these regions, got {list(values.shape)}.")

@@ -153,6 +153,10 @@ class BoundWindows(BoundRegions):
     def extents(self) -> Tensor:
         return self._extents
 
+    def fills(self, sizes: Sequence[int], features: Sequence[int]) -> bool:
+        own = self._extents[0, list(features)]
+        return bool((own[..., 1] - own[..., 0] == torch.tensor(sizes)).all())
+
     @cached_property
     def _extents(self) -> Tensor:
         return torch.tensor([[[(part.start, part.stop) for part in box] for box in self.boxes]])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass, known
-from lightning_xai.perturbation.incremental.gathering import Rows
 from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import State
 from lightning_xai.perturbation.incremental.plan import Plan
@@ -21,7 +20,13 @@ _COARSE = 5e-2
 
 
 def disagreement(
-    network: Network, clean: CleanPass, sample: int, inputs: Tensor, patch: Tensor, boxes: Boxes, wanted: Sequence[int]
+    network: Network,
+    clean: CleanPass,
+    sample: int,
+    inputs: Tensor,
+    patch: Tensor,
+    boxes: Boxes,
+    made: Mapping[int, Tensor],
 ) -> str | None:
     """Compare some rows with a dense pass; name the first operation in which they differ, None if they do not.
 
@@ -32,36 +37,29 @@ def disagreement(
         inputs: Perturbed inputs of this sample [P, C, *S].
         patch: What has changed of them, [P, C, *sizes].
         boxes: Where.
-        wanted: The values that are compared.
+        made: What was made of them, the values that are compared.
     """
-    expected = clean_pass(network, inputs, keep=set(wanted))[1]
+    expected = clean_pass(network, inputs, keep=set(made))[1]
     if isinstance(expected, NotReplayable):
         return f"the model: {expected}"
     names = [str(call) for call in clean.record.calls]
     if names != [str(call) for call in expected.calls]:
         return "the model, whose operations depend on its inputs"
-    rows = Rows(torch.tensor([[sample]]), clean.record.rows)
-    if _differs(clean, expected, boxes, rows, patch, wanted) is None:
+    if _first_difference(made, expected) is None:
         return None
     expected = known(clean_pass(network, inputs)[1])
-    every = [index for index, made in enumerate(clean.record.from_input) if made and index in clean.record.values]
-    first = _differs(clean, expected, boxes, rows, patch, every)
-    made = [str(call) for call in clean.record.calls if first in call.outputs]
-    return made[0] if made else "the model"
+    every = [index for index, own in enumerate(clean.record.from_input) if own and index in clean.record.values]
+    plan = Plan(clean.record.skeleton(), clean.template.trees, boxes, every)
+    samples = torch.tensor([[sample]], device=inputs.device)
+    found = plan.run(State(clean.record, clean.tables, samples, boxes.count), patch)
+    first = _first_difference(dict(zip(every, found, strict=True)), expected)
+    calls = [str(call) for call in clean.record.calls if first in call.outputs]
+    return calls[0] if calls else "the model"
 
 
-def _differs(
-    clean: CleanPass,
-    expected: Record,
-    boxes: Boxes,
-    rows: Rows,
-    patch: Tensor,
-    wanted: Sequence[int],
-) -> int | None:
+def _first_difference(made: Mapping[int, Tensor], expected: Record) -> int | None:
     """The first of some values that is not as expected."""
-    plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
-    made = plan.run(State(clean.record, clean.tables), patch)
-    for index, found in sorted(zip(wanted, made, strict=True)):
+    for index, found in sorted(made.items()):
         dense = expected.values[index]
         if found.shape != dense.shape:
             return index

@@ -1,20 +1,18 @@
-"""Clean passes: recorded, compared with a pass of other rows, and reduced to what will be read."""
+"""Clean passes: recorded, compared with the passes before, and reduced to what will be read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_xai.perturbation.capture import Watch
-from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Recorder, Tap, follow_rows
+from lightning_xai.perturbation.incremental.gathering import Table
+from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Recorder, Tap
+from lightning_xai.perturbation.incremental.template import Template
 from lightning_xai.perturbation.network import Network
-
-# Passes of a few rows, which show what in a pass follows the number of rows; without their values.
-_probes: WeakKeyDictionary[nn.Module, dict[Any, Record]] = WeakKeyDictionary()
 
 
 @dataclass(eq=False)
@@ -23,13 +21,13 @@ class CleanPass:
 
     Attributes:
         record: The record.
-        trees: The arguments of its calls, with what follows the rows marked.
+        template: What it has in common with passes of other rows.
         tables: The tables of clean cells that were made.
     """
 
     record: Record
-    trees: Sequence[tuple[Any, Any]]
-    tables: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+    template: Template
+    tables: dict[int, Table] = field(default_factory=dict)
 
 
 def clean_pass(
@@ -66,44 +64,22 @@ def probe(network: Network, inputs: Tensor, places: Collection[Tap], rows: int) 
     """
     if rows > network.batches.limit:
         raise NotReplayable("passes are of one input only")
-    probes = _probes.setdefault(network.model, {})
-    key = (rows, tuple(inputs.shape[1:]), inputs.dtype, inputs.device, tuple(places))
-    if key not in probes:
-        some = inputs[:1].expand(rows, *inputs.shape[1:])
-        probes[key] = known(clean_pass(network, some, places, keep=())[1]).skeleton()
-    return probes[key]
+    some = inputs[:1].expand(rows, *inputs.shape[1:])
+    return known(clean_pass(network, some, places, keep=())[1])
 
 
-def probed(network: Network, inputs: Tensor, places: Collection[Tap]) -> CleanPass:
-    """A pass of two rows, without its values, with what follows the number of rows marked.
+def template(network: Network, inputs: Tensor, pair: Record, places: Collection[Tap] = ()) -> Template:
+    """What passes of any number of rows have in common with one of two rows.
 
     Raises:
-        NotReplayable: If it cannot be made again.
+        NotReplayable: If they differ in more than in their rows.
     """
-    pair = probe(network, inputs, places, 2)
     try:
-        return CleanPass(pair, follow_rows(pair, probe(network, inputs, places, 1)))
+        return Template.of(pair, probe(network, inputs, places, 1))
     except NotReplayable:  # some models take one row for none
         if network.batches.limit < 3:
             raise
-        return CleanPass(pair, follow_rows(pair, probe(network, inputs, places, 3)))
-
-
-def as_clean_pass(
-    network: Network, inputs: Tensor, record: Record | NotReplayable, places: Collection[Tap] = ()
-) -> CleanPass:
-    """A recorded pass of some inputs as one that can be made for other rows.
-
-    Raises:
-        NotReplayable: If it cannot.
-    """
-    own = known(record)
-    rows = 2 if len(inputs) != 2 else 1
-    try:
-        return CleanPass(own, follow_rows(own, probe(network, inputs, places, rows)))
-    except NotReplayable:  # the model has changed since, or takes one row for none
-        _probes.pop(network.model, None)
-        return CleanPass(own, follow_rows(own, probe(network, inputs, places, 3 if rows == 1 else rows)))
+        return Template.of(pair, probe(network, inputs, places, 3))
 
 
 def known(record: Record | NotReplayable) -> Record:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lightning_xai.operations.multiplications import count_multiplications, shape_of
-from lightning_xai.perturbation.incremental.record import Call, Record, Ref
+from lightning_xai.perturbation.incremental.record import Call, Record
+from lightning_xai.perturbation.incremental.trees import Ref
 
 # What else costs time, in multiplications that take as long on a CPU: making a number, moving one, calling a function.
 MADE, MOVED, CALLED = 12, 30, 1_000_000
@@ -30,6 +32,13 @@ class Cost:
     calls: int = 0
     largest: float = 0.0
 
+    @classmethod
+    def mean(cls, costs: Sequence[Cost]) -> Cost:
+        """The mean of what passes cost; of the largest operations the largest one."""
+        multiplied, total = (sum(getattr(cost, name) for cost in costs) for name in ("multiplications", "total"))
+        calls, largest = max(cost.calls for cost in costs), max(cost.largest for cost in costs)
+        return cls(multiplied / len(costs), total / len(costs), calls, largest)
+
 
 def multiplications(call: Call, record: Record) -> float:
     """The multiplications of a call for one row."""
@@ -45,4 +54,4 @@ def numbers(call: Call, record: Record) -> float:
 
 
 def _shape(record: Record, leaf: Any) -> tuple[int, ...]:
-    return record.shapes[leaf.index] if isinstance(leaf, Ref) else shape_of(leaf)
+    return record.shapes[leaf.index] if isinstance(leaf, Ref) else shape_of(record.tensor(leaf))

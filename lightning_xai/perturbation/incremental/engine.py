@@ -20,14 +20,17 @@ from lightning_xai.operations import tensors_in
 from lightning_xai.perturbation.capture import CaptureBuffer, Watch
 from lightning_xai.perturbation.dense import Dense
 from lightning_xai.perturbation.engine import Engine, Features, Samples
+from lightning_xai.perturbation.incremental import kept
 from lightning_xai.perturbation.incremental.check import disagreement
-from lightning_xai.perturbation.incremental.choice import Choice, pass_rows, worth_planning
-from lightning_xai.perturbation.incremental.clean import CleanPass, as_clean_pass, clean_pass, probe, probed
+from lightning_xai.perturbation.incremental.choice import Choice, features_per_pass, survey
+from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass, known
 from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import State
-from lightning_xai.perturbation.incremental.patches import boxes_of, by_size, cut_patches
-from lightning_xai.perturbation.incremental.plan import Plan, dense_cost, output_values
-from lightning_xai.perturbation.incremental.record import NotReplayable, Record, Tap, mapped, refuse
+from lightning_xai.perturbation.incremental.patches import boxes_of, cut_patches, in_order, sample_of_rows
+from lightning_xai.perturbation.incremental.plan import Plan, output_values
+from lightning_xai.perturbation.incremental.record import NotReplayable, Tap
+from lightning_xai.perturbation.incremental.refusals import refuse
+from lightning_xai.perturbation.incremental.trees import mapped
 from lightning_xai.perturbation.kinds.base import MaskPerturbation, Perturbation
 from lightning_xai.perturbation.network import Network
 from lightning_xai.scores import BoundScore
@@ -39,8 +42,6 @@ _dense: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 # Pairs share their first feature with others; so many make a pass with that feature perturbed worth while.
 _FEWEST_PER_BASE = 4
-# Plans are kept for the samples, arms and states to come, as long as their indices take no more memory.
-_PLAN_BYTES = 64 * 2**20
 _VERDICTS = 256
 
 
@@ -65,8 +66,7 @@ class Incremental(Engine):
         self._evaluations, self._forced, self._scored = evaluations, forced, scored
         self._clean: CleanPass | None = None
         self._choice: Choice | None = None
-        self._kept: set[int] = set()
-        self._plans: dict[Any, Plan] = {}
+        self._kept: kept.Kept | None = None
         self._checked = False
         self._takers: dict[Watch, dict[Tap, Callable[[Tensor], object]]] = {}
         self._places: list[Tap] = []
@@ -89,7 +89,7 @@ class Incremental(Engine):
 
     def _give_up(self, reason: str) -> None:
         self.reason, self.name = reason, "dense"
-        self._clean, self._plans, self._choice = None, {}, None
+        self._clean, self._kept, self._choice = None, None, None
         self._say(f"The sweep is dense: {reason}.")
 
     @property
@@ -107,37 +107,59 @@ class Incremental(Engine):
     def clean(self, samples: Samples, copies: int, watches: Collection[Watch]) -> tuple[Any, int]:
         """Record the clean pass, unless everything is dense."""
         self._clean = None
-        known = _dense.setdefault(self.network.model, {})
-        key = None if self.reason is not None else self._like(samples)
-        if self._choice is None and key in known:
-            self._give_up(known[key])
+        verdicts = _dense.setdefault(self.network.model, {})
+        asked = None if self.reason is not None else (self._like(samples), self._evaluations, self._forced)
+        if self._choice is None and asked in verdicts:
+            self._give_up(verdicts[asked])
         if self.reason is None:
             output, record = None, None
             try:
-                if self._choice is None:
-                    self._choose(samples)
-                output, record = clean_pass(self.network, samples.inputs, self._places, watches, self._kept)
-                self._clean = self._started(output, record, samples)
+                output, record = self._record(samples, watches)
+                # What is not finite would spread by what is read off the record, though it may be replaced.
+                finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *tensors_in(output)))
+                self._clean = record if finite else None
             except NotReplayable as reason:
-                if len(known) >= _VERDICTS:
-                    known.clear()
-                known[key] = str(reason)
+                if len(verdicts) >= _VERDICTS:
+                    verdicts.clear()
+                verdicts[asked] = str(reason)
                 self._give_up(str(reason))
-            if record is not None and (self._clean is not None or copies == 1):
+                for watch in watches:
+                    watch.start()
+            if record is not None and (finite or copies == 1):
                 return output, 1
         for watch in watches:
             watch.start()
         return self._dense.clean(samples, copies, watches)
 
     def _like(self, samples: Samples) -> Any:
-        """What sweeps have in common of which one is dense if another is."""
+        """What sweeps have in common that take the same plans, if the network has not changed."""
         extents = samples.regions.extents()
         boxes = None if extents is None else extents.numpy().tobytes()
-        shape, dtype = tuple(samples.inputs.shape[1:]), samples.inputs.dtype
-        return shape, dtype, boxes, self._evaluations, self._forced, self._scored, tuple(self._places)
+        shape, inputs = tuple(samples.inputs.shape[1:]), samples.inputs
+        return shape, inputs.dtype, inputs.device, boxes, self._scored, tuple(self._places)
 
-    def _choose(self, samples: Samples) -> None:
-        """Choose what is made and what is kept of clean passes, by passes of a few rows.
+    def _record(self, samples: Samples, watches: Collection[Watch]) -> tuple[Any, CleanPass]:
+        """The output of the clean pass, and its record if it is as those before.
+
+        Raises:
+            NotReplayable: If everything has to go densely, or dense passes are faster.
+        """
+        before = self._kept is None and self._adopt(samples)
+        try:
+            return self._passed(samples.inputs, watches)
+        except NotReplayable:
+            if not before:
+                raise
+        # The network is not what it was when something was kept of it.
+        kept.forget(self.network.model, self._like(samples))
+        self._kept = self._choice = None
+        for watch in watches:
+            watch.start()
+        self._adopt(samples)
+        return self._passed(samples.inputs, watches)
+
+    def _adopt(self, samples: Samples) -> bool:
+        """Choose the engine by what is kept of the network, or by passes of a few rows; tell which it was.
 
         Raises:
             NotReplayable: If everything has to go densely, or dense passes are faster.
@@ -145,35 +167,33 @@ class Incremental(Engine):
         extents = samples.regions.extents()
         if extents is None:
             raise NotReplayable("the features are not known to lie in boxes")
-        record = probe(self.network, samples.inputs, self._places, 2)
-        outputs, taps = output_values(record), [record.taps[place] for place in self._places]
-        dense = dense_cost(record, [*outputs, *taps])
-        if not self._forced and not worth_planning(dense, self._evaluations):
-            raise NotReplayable("there is too little to be saved")
-        trees = probed(self.network, samples.inputs, self._places).trees
-        wanted = list(dict.fromkeys([*(outputs if self._scored else []), *taps]))
-        first = replace(samples, rows=samples.rows[:1] * 0)
-        boxes, rows = boxes_of(extents[:1], [(j,) for j in range(samples.regions.count)], first, record.rows)
-        plan = Plan(record, trees, boxes, rows, wanted)
-        cost, on_cpu = plan.cost(), samples.inputs.device.type == "cpu"
-        most, limit = pass_rows(cost.largest, samples.inputs.element_size(), on_cpu), self.network.batches.limit
-        most = most if self.network.batches.estimated else min(most, limit)
-        choice = Choice(dense, cost, self._evaluations, limit, most, plan.first_whole)
+        like = self._like(samples)
+        found = kept.find(self.network.model, like)
+        before = found is not None
+        if found is None:
+            least = None if self._forced else self._evaluations
+            made = survey(self.network, samples.inputs, extents, self._places, scored=self._scored, least=least)
+            found = kept.Kept(made)
+        choice = Choice.of(found.survey, self.network, self._evaluations, samples.inputs.element_size())
         if not (self._forced or choice.pays):
             raise NotReplayable(choice.why_not())
-        self._choice, self._kept = choice, plan.read_by_any()
+        if len(extents) == 1:
+            kept.keep(self.network.model, like, found)
+        self._kept, self._choice = found, choice
         self._say(f"The sweep is incremental: {100 * self.share:.0f} % of the multiplications are left.")
+        return before
 
-    def _started(self, output: Any, record: Record | NotReplayable, samples: Samples) -> CleanPass | None:
-        """The pass to start from; None for samples that go densely.
+    def _passed(self, inputs: Tensor, watches: Collection[Watch] = ()) -> tuple[Any, CleanPass]:
+        """The output of a pass and its record.
 
         Raises:
-            NotReplayable: If everything has to go densely.
+            NotReplayable: If the pass is not as those before.
         """
-        clean = as_clean_pass(self.network, samples.inputs, record, self._places)
-        # What is not finite would spread by what is read off the record, though a perturbation may replace it.
-        finite = all(bool(part.isfinite().all()) for part in (samples.inputs, *tensors_in(output)))
-        return clean if finite else None
+        assert self._kept is not None
+        found = self._kept.survey
+        output, record = clean_pass(self.network, inputs, self._places, watches, found.read)
+        found.template.check(known(record))
+        return output, CleanPass(known(record), found.template)
 
     def scores(
         self,
@@ -217,8 +237,7 @@ class Incremental(Engine):
             if not bool(inputs.isfinite().all()):
                 return None
             try:
-                record = clean_pass(self.network, inputs, keep=self._kept)[1]
-                clean = as_clean_pass(self.network, inputs, record, self._places)
+                clean = self._passed(inputs)[1]
             except NotReplayable as reason:
                 self._give_up(str(reason))
                 return None
@@ -249,14 +268,13 @@ class Incremental(Engine):
         takers = [taker for watch in buffer.watches for taker in self._takers[watch].items()] if buffer else []
         taps = [clean.record.taps[place] for place, _ in takers]
         wanted = list(dict.fromkeys([*outputs, *taps]))
-        most = (
-            self._choice.rows if self.network.batches.estimated else min(self._choice.rows, self.network.batches.limit)
-        )
+        limited = not self.network.batches.estimated
+        most = min(self._choice.rows, self.network.batches.limit) if limited else self._choice.rows
+        per_pass = features_per_pass(len(features), most, count)
         block = self.network.features_per_block(samples.inputs, 1)
-        per_pass = max(1, most // count)
-        per_pass = -(-len(features) // -(-len(features) // per_pass))
-        # Boxes of one pass have one size; what is captured comes in the order of the features.
-        order = list(range(len(features))) if buffer else by_size(extents, features)
+        # What is captured comes in the order of the features.
+        spatial = samples.values.shape[2:]
+        order = list(range(len(features))) if buffer else in_order(extents, features, per_pass, spatial)
         scores = [samples.values.new_empty(len(bound_scores), len(arms), count, 0)]
         for first in range(0, len(features), per_pass):
             some = [features[place] for place in order[first : first + per_pass]]
@@ -266,12 +284,13 @@ class Incremental(Engine):
             bound = [score.at(index) for score in bound_scores]
             columns = []
             for arm, patch in enumerate(patches):
+                state = State(clean.record, clean.tables, sample_of_rows(samples, len(some)), plan.boxes.count)
+                with forward_context():
+                    made = dict(zip(wanted, plan.run(state, patch), strict=True))
                 intact = torch.ones(len(patch), dtype=torch.bool) if broken is None else ~broken[arm]
                 perturb = partial(samples.perturb, kind, [arms[arm]], size=1)
-                if not self._checked and not self._agrees(clean, samples, plan, perturb, some, patch, intact, wanted):
+                if not self._checked and not self._agrees(clean, samples, plan, perturb, some, patch, intact, made):
                     return None
-                with forward_context():
-                    made = dict(zip(wanted, plan.run(State(clean.record, clean.tables), patch), strict=True))
                 for (_, take), tap in zip(takers, taps, strict=True):
                     take(made[tap])
                 for watch in buffer.watches if buffer else ():
@@ -295,17 +314,15 @@ class Incremental(Engine):
         self, clean: CleanPass, samples: Samples, extents: Tensor, features: Sequence[Features], wanted: Sequence[int]
     ) -> Plan:
         """A plan, made before if the boxes are the same for all samples."""
-        last = [together[-1:] for together in features]
-        key = (tuple(last), tuple(samples.rows.tolist()), clean.record.rows, tuple(wanted))
-        if key in self._plans:
-            return self._plans[key]
-        boxes, rows = boxes_of(extents, last, samples, clean.record.rows)
-        plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, wanted)
-        if len(extents) == 1:
-            self._plans[key] = plan
-            while sum(kept.bytes for kept in self._plans.values()) > _PLAN_BYTES:
-                del self._plans[next(iter(self._plans))]
-        return plan
+        assert self._kept is not None
+
+        def make() -> Plan:
+            boxes = boxes_of(extents, features, samples.values.shape[2:])
+            return Plan(clean.record.skeleton(), clean.template.trees, boxes, wanted)
+
+        if len(extents) > 1:
+            return make()
+        return self._kept.plan((tuple(together[-1] for together in features), tuple(wanted)), make)
 
     def _agrees(
         self,
@@ -316,7 +333,7 @@ class Incremental(Engine):
         features: Sequence[Features],
         patch: Tensor,
         intact: Tensor,
-        wanted: Sequence[int],
+        made: dict[int, Tensor],
     ) -> bool:
         """Check some rows of the first sample against a dense pass; go on densely if they differ."""
         count = len(samples.ids)
@@ -328,8 +345,9 @@ class Incremental(Engine):
         positions = torch.tensor(rows) // (len(patch) // plan.boxes.count)
         inputs = torch.cat([perturb([features[row // count]])[0, 0, :1] for row in rows])
         boxes = Boxes(tuple(s[positions] for s in plan.boxes.starts), plan.boxes.sizes, plan.boxes.spatial)
+        some = {index: values[rows] for index, values in made.items()}
         with forward_context():
-            where = disagreement(self.network, clean, int(samples.rows[0]), inputs, patch[rows], boxes, wanted)
+            where = disagreement(self.network, clean, int(samples.rows[0]), inputs, patch[rows], boxes, some)
         if where is not None:
             warnings.warn(
                 f"the incremental engine differs from dense passes in {where}; the sweep goes on densely. Please "

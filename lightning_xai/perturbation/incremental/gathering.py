@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_xai.perturbation.incremental.geometry import Boxes
+
+# Windows that reach over the left border by no more cells are read as strips.
+_MARGIN = 64
 
 
 @dataclass(frozen=True)
@@ -51,36 +56,54 @@ class Layout:
         return cells.view(-1, *lengths, *self.channels).permute(back)
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The rows of a pass: every position for the same number of samples, position by position.
+class Table:
+    """The cells of clean maps, channel by channel, sample by sample.
 
-    Attributes:
-        samples: The samples of each position's rows, [P, m], or [1, m] if they are the same for all.
-        total: How many samples the record has.
+    Args:
+        clean: The maps.
+        layout: Their axes.
     """
 
-    samples: Tensor
-    total: int
+    def __init__(self, clean: Tensor, layout: Layout) -> None:
+        moved = clean.permute(layout.order())
+        channels = math.prod(layout.channels)
+        # A strip may begin before the first cell, or end behind the last one; what it reads there is never used.
+        self._cells = clean.new_zeros(clean.numel() // channels + 2 * _MARGIN, channels)
+        inside = self._cells[_MARGIN:-_MARGIN]
+        inside.view(moved.shape).copy_(moved)
+        self.clean = layout.from_cells(inside, layout.positions)
+        self.cells = math.prod(layout.positions)
 
-    def per_row(self, positions: int) -> Tensor:
-        """The sample of every row [P * m]."""
-        return self.samples.expand(positions, -1).flatten()
+    def read(self, first: Tensor, width: int) -> Tensor:
+        """Read ``width`` cells from every first one on."""
+        total, channels = self._cells.shape
+        # Strips overlap in memory, so that each is one copy of what lies next to each other.
+        strips = self._cells.as_strided((total - width + 1, width * channels), (channels, 1))
+        return strips.index_select(0, first + _MARGIN)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Positions in a row whose boxes lie at the same place of their windows: what is padding, what the boxes fill."""
+
+    outside: Sequence[tuple[Any, ...]]
+    into: tuple[Any, ...]
+    out_of: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Windows of a map in which boxes have changed: where every cell comes from.
+    """Windows of a map in which boxes have changed. They hold geometry only, so that they serve any samples.
 
     Args:
         boxes: What has changed.
         coordinates: Per axis the cells that are read at every position, [P, length]; outside the map for padding.
-        rows: The rows of the pass.
+        fill: The padding.
     """
 
     boxes: Boxes
     coordinates: Sequence[Tensor]
-    rows: Rows
+    fill: float = 0.0
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -88,66 +111,110 @@ class Window:
         return tuple(axis.shape[1] for axis in self.coordinates)
 
     @cached_property
-    def _inside(self) -> Tensor:
-        """The cells that lie in the box [P, cells]."""
+    def _width(self) -> int:
+        """The cells that lie next to each other in every strip."""
+        last, size = self.coordinates[-1], self.boxes.spatial[-1]
+        near = int(last.min()) >= -_MARGIN and int(last.max()) < size + _MARGIN
+        return last.shape[1] if near and _is_span(last) else 1
+
+    @cached_property
+    def _firsts(self) -> Tensor:
+        """The first cell of every strip [P, strips], counted from that of the map."""
+        parts = [axis.clamp(0, n - 1) for axis, n in zip(self.coordinates, self.boxes.spatial, strict=True)]
+        if self._width > 1:
+            parts[-1] = self.coordinates[-1][:, :1]
+        return _flat(parts, self.boxes.spatial)
+
+    @cached_property
+    def _runs(self) -> list[_Run] | None:
+        """What is written over clean cells; None if windows are no boxes."""
+        if not all(map(_is_span, self.coordinates)):
+            return None
+        columns = []
+        for axis, start, size, n in zip(
+            self.coordinates, self.boxes.starts, self.boxes.sizes, self.boxes.spatial, strict=True
+        ):
+            length, shift = axis.shape[1], start - axis[:, 0]
+            into = shift.clamp(0, length), (shift + size).clamp(0, length)
+            columns += [*into, into[0] - shift, into[1] - shift]
+            columns += [(-axis[:, 0]).clamp(0, length), (n - axis[:, 0]).clamp(0, length)]
+        table = torch.stack(columns, 1)
+        ends = ((table[1:] != table[:-1]).any(1).nonzero().flatten() + 1).tolist()
+        return [
+            self._run(first, end, table[first].tolist()) for first, end in itertools.pairwise([0, *ends, len(table)])
+        ]
+
+    def _run(self, first: int, end: int, columns: Sequence[int]) -> _Run:
+        """A run of positions: per axis where the box lies in the window and what of it, and where the map lies."""
+        own = (slice(first, end), slice(None))
+        into, out_of, outside = [], [], []
+        for axis, length in enumerate(self.lengths):
+            place = columns[6 * axis : 6 * axis + 6]
+            into.append(slice(place[0], place[1]))
+            out_of.append(slice(place[2], place[3]))
+            for side in (slice(0, place[4]), slice(place[5], length)):
+                if side.start < side.stop:
+                    outside.append((*own, *[slice(None)] * axis, side))
+        return _Run(outside, (*own, *into), (*own, *out_of))
+
+    @cached_property
+    def _scattered(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The positions, cells of windows and cells of boxes that boxes fill; the cells that are padding [P, cells]."""
         boxes = self.boxes
         spans = zip(self.coordinates, boxes.starts, boxes.sizes, strict=True)
-        return _outer([(axis >= o.unsqueeze(1)) & (axis < o.unsqueeze(1) + n) for axis, o, n in spans])
-
-    @cached_property
-    def _clean(self) -> Tensor:
-        """The row of the table of every cell [R * cells]; the last one, which holds the padding, for outside."""
-        spatial = self.boxes.spatial
-        total = math.prod(spatial)
-        place = _flat(self.coordinates, spatial)
-        within = _outer([(axis >= 0) & (axis < n) for axis, n in zip(self.coordinates, spatial, strict=True)])
-        samples = self.rows.samples.unsqueeze(2) * total
-        padding = self.rows.total * total
-        return torch.where(within.unsqueeze(1), place.unsqueeze(1) + samples, padding).flatten()
-
-    @cached_property
-    def _changed(self) -> tuple[Tensor, Tensor | None]:
-        """The cells [R * cells] that the patch fills, and the patch's cells for them; None if these are all."""
-        boxes, inside, many = self.boxes, self._inside, self.rows.samples.shape[1]
+        inside = _outer([(axis >= o.unsqueeze(1)) & (axis < o.unsqueeze(1) + n) for axis, o, n in spans])
         offsets = [axis - start.unsqueeze(1) for axis, start in zip(self.coordinates, boxes.starts, strict=True)]
         position, cell = inside.nonzero().unbind(1)
-        own = _flat(offsets, boxes.sizes)[position, cell]
-        # What the samples of a position share is found once: [P, 1, cells] where boxes lie in their windows, else
-        # [1, cells of all positions], in an order of its own.
-        every = bool((inside.sum(1) == boxes.cells).all()) and bool((own.view(len(inside), -1).diff(dim=1) > 0).all())
-        shape = (len(inside), 1, boxes.cells) if every else (1, -1)
-        sample = torch.arange(many).view(1, -1, 1) if every else torch.arange(many).unsqueeze(1)
-        row = (position * many).view(shape) + sample
-        target = (row * inside.shape[1] + cell.view(shape)).flatten()
-        return target, None if every else (row * boxes.cells + own.view(shape)).flatten()
+        within = _outer([(axis >= 0) & (axis < n) for axis, n in zip(self.coordinates, boxes.spatial, strict=True)])
+        return position, cell, _flat(offsets, boxes.sizes)[position, cell], None if bool(within.all()) else ~within
 
     @property
     def bytes(self) -> int:
         """The memory of the indices, which are kept."""
-        cells = self.boxes.count * self.rows.samples.shape[1] * math.prod(self.lengths)
-        return 24 * cells
+        strips = math.prod(self.lengths) // self._width
+        scattered = 4 * math.prod(self.lengths) if self._runs is None else 0
+        return 8 * self.boxes.count * (strips + scattered)
 
-    def to(self, device: torch.device) -> None:
-        """Make the indices, on a device."""
-        target, source = self._changed
-        moved = (self._clean.to(device), target.to(device), None if source is None else source.to(device))
-        self.__dict__["_indices"] = moved
-        for name in ("_inside", "_clean", "_changed"):
-            self.__dict__.pop(name, None)
+    def read(self, table: Table, patch: Tensor | None, samples: Tensor) -> Tensor:
+        """Read the cells [R * cells, channels]: clean ones, and those of the patch over them.
 
-    def read(self, table: Tensor, patch: Tensor) -> Tensor:
-        """Read the cells [R * cells, channels] from a table of clean cells and a patch's cells."""
-        if "_indices" not in self.__dict__:
-            self.to(table.device)
-        clean, target, source = self.__dict__["_indices"]
-        cells = table.index_select(0, clean)
-        return cells.index_copy_(0, target, patch if source is None else patch.index_select(0, source))
+        Args:
+            table: The clean cells.
+            patch: The cells of the boxes; None for windows as they were.
+            samples: The samples of each position's rows, [P, m], or [1, m] if they are the same for all.
+        """
+        device, count = samples.device, self.boxes.count
+        firsts = self._firsts.to(device).unsqueeze(1) + samples.unsqueeze(2) * table.cells
+        found = table.read(firsts.flatten(), self._width)
+        made = found.view(count, samples.shape[1], *self.lengths, -1)
+        if self._runs is None:
+            self._scatter(made, patch)
+        else:
+            own = None if patch is None else patch.view(count, samples.shape[1], *self.boxes.sizes, -1)
+            for run in self._runs:
+                for part in run.outside:
+                    made[part].fill_(self.fill)
+                if own is not None:
+                    made[run.into].copy_(own[run.out_of])
+        return made.view(-1, made.shape[-1])
 
-    def read_clean(self, table: Tensor) -> Tensor:
-        """Read the cells as they were."""
-        if "_indices" not in self.__dict__:
-            self.to(table.device)
-        return table.index_select(0, self.__dict__["_indices"][0])
+    def _scatter(self, made: Tensor, patch: Tensor | None) -> None:
+        """Write padding and the cells of a patch into windows [P, m, *lengths, channels] that are no boxes."""
+        outside = self._scattered[3]
+        cells = made.view(len(made), made.shape[1], -1, made.shape[-1])
+        if outside is not None:
+            cells.masked_fill_(outside.to(made.device).view(len(made), 1, -1, 1), self.fill)
+        if patch is not None:
+            position, cell, own = (part.to(made.device) for part in self._scattered[:3])
+            many = made.shape[1]
+            row = position * many + torch.arange(many, device=made.device).unsqueeze(1)
+            source = patch.index_select(0, (row * self.boxes.cells + own).flatten())
+            cells.view(-1, made.shape[-1]).index_copy_(0, (row * cells.shape[2] + cell).flatten(), source)
+
+
+def _is_span(coordinates: Tensor) -> bool:
+    """Tell whether the cells of every position [P, length] follow each other."""
+    return bool((coordinates.diff(dim=1) == 1).all())
 
 
 def _outer(masks: Sequence[Tensor]) -> Tensor:
@@ -163,13 +230,4 @@ def _flat(coordinates: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     found = coordinates[0]
     for axis, length in zip(coordinates[1:], shape[1:], strict=True):
         found = (found.unsqueeze(2) * length + axis.unsqueeze(1)).flatten(1)
-    return found
-
-
-def table(clean: Tensor, layout: Layout, fill: float) -> Tensor:
-    """The cells of clean maps, and one more row of padding."""
-    moved = clean.permute(layout.order())
-    channels = math.prod(layout.channels)
-    found = clean.new_full((clean.numel() // channels + 1, channels), fill)
-    found[:-1].view(moved.shape).copy_(moved)
     return found

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_xai.perturbation.incremental.counting import MADE, MOVED, Cost, multiplications, numbers
-from lightning_xai.perturbation.incremental.gathering import Layout, Rows
+from lightning_xai.perturbation.incremental.gathering import Layout
 from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import BY_CELL, TABLE, Operation, Patch, Reader, State, Step
 from lightning_xai.perturbation.incremental.operations.base import call_with, read_window
-from lightning_xai.perturbation.incremental.record import Call, PerRow, Record, Ref, leaves
+from lightning_xai.perturbation.incremental.record import Call, Record
+from lightning_xai.perturbation.incremental.trees import PerRow, Ref, leaves
 
 # Boxes that cover more of a map than this are put together to whole maps: the windows would cost what they save.
 _COVERAGE = 0.85
@@ -32,13 +33,12 @@ class _Planned:
 
 
 class Plan:
-    """A pass over rows of which boxes have changed.
+    """A pass over rows of which boxes have changed. It holds no tensor of a network, and serves any samples.
 
     Args:
-        record: The clean pass, with constants only.
+        record: A clean pass; of its values those are read that do not depend on the input.
         trees: The arguments of its calls, integers that follow the rows marked.
         boxes: What changes of the inputs.
-        rows: The rows of the pass.
         wanted: The values that are wanted.
     """
 
@@ -47,12 +47,10 @@ class Plan:
         record: Record,
         trees: Sequence[tuple[Any, Any]],
         boxes: Boxes,
-        rows: Rows,
         wanted: Collection[int],
     ) -> None:
-        self.record, self.rows, self.wanted = record, rows, list(wanted)
-        self.count = boxes.count * rows.samples.shape[1]
-        self.boxes = boxes
+        self.boxes, self.wanted = boxes, list(wanted)
+        self._dtypes, self._from_input = record.dtypes, record.from_input
         shape = record.shapes[0]
         self.input = Patch(boxes, Layout(shape[1:], tuple(range(len(shape) - len(boxes.spatial), len(shape)))))
         self._patches: dict[int, Patch] = {0: self.input}
@@ -64,12 +62,13 @@ class Plan:
         for position, (call, tree) in enumerate(zip(record.calls, trees, strict=True)):
             if position not in uses:
                 continue
-            self._add(call, tree, fresh, uses[position])
+            self._add(record, call, tree, fresh, uses[position])
         for index in self.wanted:
             if index in self._patches:
                 self._together(index)
+        self.cost = self._cost(record)
 
-    def _add(self, call: Call, tree: tuple[Any, Any], fresh: set[int], free: Sequence[int]) -> None:
+    def _add(self, record: Record, call: Call, tree: tuple[Any, Any], fresh: set[int], free: Sequence[int]) -> None:
         inputs = call.inputs()
         patches = {index: self._patches[index] for index in inputs if index in self._patches}
         whole = [index for index in inputs if index in self._whole]
@@ -79,7 +78,7 @@ class Plan:
         step: Step | None = None
         if patches and not whole and call.name in TABLE and (not follows_rows or call.name in ("view", "reshape")):
             own = {index for index in patches if index in fresh and index not in self.wanted}
-            step = TABLE[call.name](Operation(call, tree, patches, self.record, self.rows, self.count, own))
+            step = TABLE[call.name](Operation(call, tree, patches, record, own))
         if step is not None and all(made is None or made.boxes.coverage < _COVERAGE for made in step.outputs):
             for index, made in zip(call.outputs, step.outputs, strict=True):
                 if made is None:
@@ -99,7 +98,7 @@ class Plan:
         if index not in self._put_together:
             patch = self._patches[index]
             every = [torch.arange(length).expand(patch.boxes.count, -1) for length in patch.layout.positions]
-            self._put_together[index] = read_window(index, patch, every, self.rows)
+            self._put_together[index] = read_window(index, patch, every)
         return self._put_together[index]
 
     @property
@@ -113,7 +112,7 @@ class Plan:
         """The values whose clean numbers this plan may read, or one of fewer positions, whose boxes are smaller."""
         found = {0, *self.wanted}
         for planned in self.steps:
-            inputs = {index for index in planned.call.inputs() if self.record.from_input[index]}
+            inputs = {index for index in planned.call.inputs() if self._from_input[index]}
             by_cell = TABLE.get(planned.call.name) in BY_CELL
             if planned.step is None or len(inputs) > 1 or not by_cell:
                 found |= inputs
@@ -134,7 +133,7 @@ class Plan:
                 made = planned.step.run(state)
                 for index, values, kept in zip(planned.call.outputs, made, planned.step.outputs, strict=True):
                     # Under autocast some operations choose their type by themselves.
-                    values = values.to(self.record.dtypes[index])
+                    values = values.to(self._dtypes[index])
                     (state.whole if kept is None else state.patches)[index] = values
             else:
                 self._run_whole(planned, state)
@@ -149,8 +148,7 @@ class Plan:
             state.whole[index] = self._together(index)(state)
         if index in state.whole:
             return state.whole[index]
-        clean = state.clean.values[index]
-        return clean.index_select(0, self.rows.per_row(self.boxes.count).to(clean.device))
+        return state.rows(index)
 
     def _run_whole(self, planned: _Planned, state: State) -> None:
         call = planned.call
@@ -159,10 +157,9 @@ class Plan:
                 state.whole[reader.index] = reader(state)
         values = {index: state.whole[index] for index in call.inputs() if index in state.whole}
         own = set(values) - set(self.wanted)
-        operation = Operation(call, planned.tree, {}, self.record, self.rows, self.count, own)
-        state.whole.update(zip(call.outputs, call_with(operation, values), strict=True))
+        state.whole.update(zip(call.outputs, call_with(call, planned.tree, values, own, state), strict=True))
 
-    def cost(self) -> Cost:
+    def _cost(self, record: Record) -> Cost:
         """What the pass costs per row."""
         multiplied, total, largest = 0.0, 0.0, 0.0
         for planned in self.steps:
@@ -171,7 +168,7 @@ class Plan:
                 first = planned.step.outputs[0]
                 share = 0.0 if first is None else first.boxes.coverage
                 moved = float(sum(reader.moved for reader in planned.step.readers))
-            times, made = multiplications(planned.call, self.record) * share, numbers(planned.call, self.record) * share
+            times, made = multiplications(planned.call, record) * share, numbers(planned.call, record) * share
             multiplied += times
             total += times + MADE * made + MOVED * moved
             largest = max(largest, made, moved)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_xai._guard import compiled_types, hook_outputs
+from lightning_xai._guard import hook_outputs
 from lightning_xai.operations import Operations, tensors_in, unwrapped
 from lightning_xai.operations.kinds import arguments, is_in_place, operation_name
 from lightning_xai.operations.next_operation import CallSite
+from lightning_xai.perturbation.incremental.trees import Held, Ref, leaves, mapped
 from lightning_xai.sites import Place
 
 Tap = Place | CallSite
@@ -30,21 +30,6 @@ class NotReplayable(Exception):
     """Says why a model's passes cannot be made again from a record."""
 
 
-@dataclass(frozen=True)
-class Ref:
-    """A value of the record, in place of a tensor among the arguments of a call."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class PerRow:
-    """An integer that follows the number of rows: ``slope * rows + base``."""
-
-    slope: int
-    base: int
-
-
 @dataclass
 class Call:
     """One operation of a pass.
@@ -52,7 +37,7 @@ class Call:
     Attributes:
         func: The function of the torch API.
         name: Its plain name.
-        args: Its arguments, tensors that were made in the pass as :class:`Ref`.
+        args: Its arguments, tensors that were made in the pass as :class:`Ref`, others as :class:`Held`.
         kwargs: The same for those by name.
         outputs: The values that it makes.
         module: The dotted name of the module that ran.
@@ -69,9 +54,14 @@ class Call:
     in_place: bool
     returns_first: bool = False
 
+    @cached_property
+    def leaves(self) -> list[Any]:
+        """The arguments without what holds them."""
+        return leaves((self.args, self.kwargs))
+
     def inputs(self) -> list[int]:
         """The values that the call takes, in their order."""
-        return [ref.index for ref in leaves((self.args, self.kwargs)) if isinstance(ref, Ref)]
+        return [leaf.index for leaf in self.leaves if isinstance(leaf, Ref)]
 
     def __str__(self) -> str:
         return f"{self.name} in {self.module or 'the model'!r}"
@@ -90,6 +80,7 @@ class Record:
         from_input: Whether a value depends on the input.
         output: The model's output, tensors as :class:`Ref`.
         taps: The values at the places that were asked for.
+        held: The tensors that were there before the pass and are taken by its operations.
     """
 
     rows: int
@@ -100,11 +91,18 @@ class Record:
     from_input: list[bool] = field(default_factory=list)
     output: Any = None
     taps: dict[Tap, int] = field(default_factory=dict)
+    held: list[Tensor] = field(default_factory=list)
+
+    def tensor(self, leaf: Any) -> Any:
+        """An argument that is the same in all passes, as the tensor that it stands for."""
+        if isinstance(leaf, Ref):
+            return self.values[leaf.index]
+        return self.held[leaf.index] if isinstance(leaf, Held) else leaf
 
     def skeleton(self) -> Record:
         """The same with values that do not depend on the input only."""
         constants = {index: value for index, value in self.values.items() if not self.from_input[index]}
-        parts = (self.calls, self.shapes, self.dtypes, constants, self.from_input, self.output, self.taps)
+        parts = (self.calls, self.shapes, self.dtypes, constants, self.from_input, self.output, self.taps, self.held)
         return Record(self.rows, *parts)
 
 
@@ -130,6 +128,7 @@ class Recorder(Operations):
         self._places = places
         self._modules = [place for place in places if isinstance(place, Place)]
         self._counts: dict[tuple[str, str], int] = {}
+        self._held: dict[int, int] = {}
         self._keep = keep
         # A tensor is known by itself and its version.
         self._known: Any = WeakTensorKeyDictionary()
@@ -275,7 +274,7 @@ class Recorder(Operations):
             self.record.values[first.index] = args[0].clone()
 
     def _refer(self, arguments: Any, where: str) -> Any:
-        """The arguments, tensors that were made in the pass as references."""
+        """The arguments with marks in place of tensors."""
 
         def refer(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -285,7 +284,10 @@ class Recorder(Operations):
                 return Ref(index)
             if leaf.requires_grad and leaf.grad_fn is not None:
                 raise NotReplayable(f"{where} takes a tensor of unknown origin")
-            return leaf
+            if id(leaf) not in self._held:
+                self._held[id(leaf)] = len(self.record.held)
+                self.record.held.append(leaf)
+            return Held(self._held[id(leaf)])
 
         return mapped(arguments, refer)
 
@@ -306,95 +308,3 @@ def _masks(name: str, args: Sequence[Any]) -> bool:
     if name != "getitem" or len(args) < 2:
         return False
     return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in tensors_in([args[1]]))
-
-
-def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """A tree of lists, tuples, dicts and slices with every leaf changed."""
-    if isinstance(tree, list):
-        return [mapped(part, change) for part in tree]
-    if isinstance(tree, tuple):
-        parts = [mapped(part, change) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if isinstance(tree, dict):
-        return {name: mapped(part, change) for name, part in tree.items()}
-    if isinstance(tree, slice):
-        return slice(*(mapped(part, change) for part in (tree.start, tree.stop, tree.step)))
-    return change(tree)
-
-
-def leaves(tree: Any) -> list[Any]:
-    """The leaves of such a tree, in order."""
-    found: list[Any] = []
-    mapped(tree, found.append)
-    return found
-
-
-def refuse(model: nn.Module) -> None:
-    """Refuse models whose passes cannot be recorded, before one is made.
-
-    Raises:
-        NotReplayable: If modules are sharded, compiled or scripted, carry hooks, or are in training mode.
-    """
-    hooks = vars(torch.nn.modules.module)  # torch 2.6 has no function that asks for all
-    if any(hooks[f"_global_{when}_hooks"] for when in ("forward", "forward_pre", "backward", "backward_pre")):
-        raise NotReplayable("all modules carry hooks")
-    for name, module in model.named_modules():
-        where = f"module {name!r}" if name else "the model"
-        if type(module).__name__.startswith("FSDP"):
-            raise NotReplayable(f"{where} is sharded")
-        if isinstance(module, (torch.jit.ScriptModule, *compiled_types())) or getattr(
-            module, "_compiled_call_impl", None
-        ):
-            raise NotReplayable(f"{where} hides its operations")
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise NotReplayable(f"{where} carries hooks")
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
-            raise NotReplayable(f"{where} is in training mode")
-    for tensor in (*model.parameters(), *model.buffers()):
-        if type(tensor.data) is not Tensor:
-            raise NotReplayable(f"it holds a {type(tensor.data).__name__}")
-
-
-def follow_rows(record: Record, probe: Record) -> list[tuple[Any, Any]]:
-    """The arguments of the calls of a record, with integers that follow the number of rows marked.
-
-    Args:
-        record: A pass.
-        probe: A pass of another number of rows.
-
-    Raises:
-        NotReplayable: If the passes differ in anything else.
-    """
-    if len(record.calls) != len(probe.calls):
-        raise NotReplayable("its operations depend on the number of rows or on what it has seen before")
-    found = []
-    for call, other in zip(record.calls, probe.calls, strict=True):
-        own, its = leaves((call.args, call.kwargs)), leaves((other.args, other.kwargs))
-        if call.func != other.func or call.outputs != other.outputs or len(own) != len(its):
-            raise NotReplayable(f"{call} is {other} in another pass")
-        marked = [_follow(leaf, peer, record.rows, probe.rows, call) for leaf, peer in zip(own, its, strict=True)]
-        found.append(mapped((call.args, call.kwargs), partial(_next, iter(marked))))
-    return found
-
-
-def _next(rest: Iterator[Any], _leaf: Any) -> Any:
-    return next(rest)
-
-
-def _follow(own: Any, its: Any, rows: int, other: int, call: Call) -> Any:
-    if isinstance(own, Ref) or isinstance(its, Ref):
-        if own != its:
-            raise NotReplayable(f"{call} takes other tensors in another pass")
-        return own
-    if isinstance(own, Tensor):
-        if own is not its:
-            raise NotReplayable(f"{call} takes a tensor that is made anew in every pass")
-        return own
-    if isinstance(own, int) and isinstance(its, int) and not isinstance(own, bool) and own != its:
-        slope, rest = divmod(own - its, rows - other)
-        if rest:
-            raise NotReplayable(f"{call} takes a number that does not follow the rows")
-        return PerRow(slope, own - slope * rows)
-    if own != its and not (isinstance(own, float) and math.isnan(own)):
-        raise NotReplayable(f"{call} takes {own!r} and {its!r} in two passes")
-    return own

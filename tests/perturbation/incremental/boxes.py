@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from lightning_xai._guard import isolated_eval
-from lightning_xai.perturbation.incremental.clean import as_clean_pass, clean_pass
-from lightning_xai.perturbation.incremental.gathering import Rows
+from lightning_xai.perturbation.incremental.clean import CleanPass, clean_pass, known, template
 from lightning_xai.perturbation.incremental.geometry import Boxes
 from lightning_xai.perturbation.incremental.operations import State
 from lightning_xai.perturbation.incremental.plan import Plan, output_values
@@ -37,9 +36,11 @@ def on_boxes(model, x, boxes=None):
     with isolated_eval(model):
         network = Network(model, x, chunk_size=8)
         output, record = clean_pass(network, x)
-        clean = as_clean_pass(network, x, record)
-        rows = Rows(torch.arange(len(x)).unsqueeze(0), len(x))
-        plan = Plan(clean.record.skeleton(), clean.trees, boxes, rows, output_values(clean.record))
+        pair = known(clean_pass(network, x[:1].expand(2, *x.shape[1:]), keep=())[1])
+        clean = CleanPass(record, template(network, x, pair))
+        clean.template.check(record)
+        plan = Plan(record.skeleton(), clean.template.trees, boxes, output_values(record))
+        state = State(record, clean.tables, torch.arange(len(x)).unsqueeze(0), boxes.count)
         perturbed, patches = [], []
         for position in range(boxes.count):
             starts = [int(start[position]) for start in boxes.starts]
@@ -47,7 +48,7 @@ def on_boxes(model, x, boxes=None):
             patches.append(torch.randn_like(x[box]))
             perturbed.append(x.clone())
             perturbed[-1][box] = patches[-1]
-        (found,) = plan.run(State(clean.record, clean.tables), torch.cat(patches))
+        (found,) = plan.run(state, torch.cat(patches))
         expected = model(torch.cat(perturbed))
     assert torch.equal(output, model(x))
     return found, expected, [planned.call.name for planned in plan.steps if planned.step is not None]

@@ -1,5 +1,6 @@
 """The incremental engine in a sweep: the numbers of dense passes, and dense passes where it cannot give them."""
 
+import gc
 import logging
 import weakref
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from lightning_xai._guard import isolated_eval, set_forward_context
 from lightning_xai.metrics import Reactivation
 from lightning_xai.perturbation import Segments, Windows, importance, interaction, kinds, network, speed, sweep, synergy
 from lightning_xai.perturbation.engine import Samples
-from lightning_xai.perturbation.incremental import choice, clean, engine, plan
+from lightning_xai.perturbation.incremental import choice, clean, engine, kept, plan
 from lightning_xai.perturbation.incremental.operations import TABLE
 from lightning_xai.perturbation.incremental.operations.cells import pointwise
 from lightning_xai.perturbation.network import Network
@@ -206,14 +207,14 @@ def test_hooks_of_all_modules_are_seen():
 
 @pytest.mark.parametrize("most", [0, 10**9])
 def test_plans_are_kept_within_their_memory(most, monkeypatch):
-    monkeypatch.setattr(engine, "_PLAN_BYTES", most)
+    monkeypatch.setattr(kept, "_PLAN_BYTES", most)
     made = []
     monkeypatch.setattr(engine, "Plan", lambda *parts: made.append(plan.Plan(*parts)) or made[-1])
     states = [kinds.Negative(delta) for delta in (0.1, 0.2)]
     how = {"regions": Windows(3), "perturbations": states, "chunk_size": 2}
     speed(Net(), X[:2], 1, engine="incremental", **how)
     features = 20
-    assert len(made) == 1 + (features if most else len(states) * features)  # one more to estimate
+    assert len(made) == (features if most else len(states) * features)
 
 
 def test_sets_of_features_go_densely():
@@ -293,7 +294,7 @@ def test_boxes_of_like_size_are_made_together(chunk_size, monkeypatch):
     made = []
     monkeypatch.setattr(engine, "Plan", lambda *parts: made.append(plan.Plan(*parts)) or made[-1])
     close(*both(importance, regions=Segments(FRAME), chunk_size=chunk_size))
-    sizes = [made_now.boxes.sizes for made_now in made[1:]]  # the first one estimates
+    sizes = [made_now.boxes.sizes for made_now in made]
     assert sizes == [(2, 2)] * (12 // chunk_size) + [(12, 15)]
 
 
@@ -405,7 +406,8 @@ def test_the_model_runs_for_the_clean_samples_and_for_the_check():
 
 def test_running_out_of_memory_halves_the_passes(monkeypatch):
     model, seen = Net(), []
-    dense, _ = both(importance, model)
+    how = {"regions": Windows(3), "perturbation": kinds.Negative(0.3)}
+    dense = importance(model, X, 1, engine="dense", **how)
 
     def limited(op):
         step = TABLE["max_pool1d"](op)
@@ -424,9 +426,7 @@ def test_running_out_of_memory_halves_the_passes(monkeypatch):
     monkeypatch.setitem(TABLE, "max_pool2d", limited)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_xai.batching._found", {})
-        close(
-            dense, importance(model, X, 1, regions=Windows(3), perturbation=kinds.Negative(0.3), engine="incremental")
-        )
+        close(dense, importance(model, X, 1, engine="incremental", **how))
     assert max(seen) > 6
     assert seen[-1] <= 6
 
@@ -475,3 +475,146 @@ def test_random_networks_give_the_dense_numbers(seed):
     x = torch.randn(2, 4, *((30,), (11, 8), (5, 4, 6))[axes - 1], dtype=torch.float64, generator=generator)
     size = int(torch.randint(2, 4, (), generator=generator))
     close(*both(importance, model, x, regions=Windows(size, stride=4), score="logit"))
+
+
+class Counted(Net):
+    """Counts its passes by their rows, and has a weight that is computed in every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+        nn.utils.parametrizations.weight_norm(self.second)
+        self.double()
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return super().forward(x)
+
+
+def trained(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+
+
+def loaded(model):
+    model.load_state_dict({name: value * 0.7 for name, value in model.state_dict().items()})
+
+
+def moved_statistics(model):
+    model.train()
+    model(X * 2)
+    model.eval()
+
+
+def replaced(model):
+    torch.manual_seed(7)
+    model.first = nn.Conv2d(2, 4, 3, padding=1).double()
+
+
+def wider(model):
+    model.first = nn.Conv2d(2, 4, 5, padding=2).double()
+
+
+def other_weights(model):
+    model.last.weight = nn.Parameter(model.last.weight.detach() * 2)
+
+
+def other_way(model):
+    model.between = lambda y: functional.avg_pool2d(y, 3, 1, 1)
+
+
+def exchanged_data(model):
+    model.last.weight.data = model.last.weight.data * 3
+
+
+# A change of a network, and whether passes of a few rows have to show again what they have in common.
+CHANGES = {
+    "nothing": (lambda model: None, False),
+    "training": (trained, False),
+    "loading": (loaded, False),
+    "statistics": (moved_statistics, False),
+    "data": (exchanged_data, False),
+    "a module": (replaced, True),
+    "a kernel": (wider, True),
+    "a weight": (other_weights, True),
+    "the way": (other_way, True),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_kept_plans_follow_the_network(change):
+    model = Counted()
+    changed, again = CHANGES[change]
+    swept(model, "incremental")
+    changed(model)
+    model.rows.clear()
+    found = swept(model, "incremental")
+    assert found.engine == "incremental"
+    # What it takes of memory and the check beside the samples; on a change two passes more, and the samples again.
+    assert model.rows == ([1, 3, 2, 1, 3, 2] if again else [1, 3, 2])
+    (request,) = found.arms
+    close(swept(model, "dense").arms[request], found.arms[request])
+
+
+def test_kept_plans_serve_batches_of_any_size(monkeypatch):
+    model, made = Counted(), []
+    swept(model, "incremental")
+    monkeypatch.setattr(engine, "Plan", lambda *parts: made.append(parts))
+    for rows in (2, 3):
+        model.rows.clear()
+        found = swept(model, "incremental", X[:rows])
+        assert model.rows == [1, rows, 2]
+        (request,) = found.arms
+        close(swept(model, "dense", X[:rows]).arms[request], found.arms[request])
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model: model.second.register_forward_hook(lambda *_: None), "carries hooks"),
+        (lambda model: setattr(model, "between", branches), "reads numbers off a tensor"),
+        (lambda model: setattr(model, "between", lambda y: functional.dropout(y, 0.5)), "random numbers"),
+    ],
+)
+def test_kept_plans_are_no_way_round_a_refusal(change, reason, caplog):
+    model = Net()
+    assert swept(model, "incremental").engine == "incremental"
+    change(model)
+    with caplog.at_level(logging.INFO, logger="lightning_xai.perturbation"):
+        assert swept(model, "incremental").engine == "dense"
+    assert reason in caplog.text
+
+
+def test_other_types_and_features_have_plans_of_their_own():
+    model = Net()
+    swept(model, "incremental")
+    close(*both(importance, model, regions=Windows(4)))
+    dense, incremental = both(importance, model.float(), X.float())
+    torch.testing.assert_close(incremental, dense, rtol=0, atol=1e-6)
+    close(*both(importance, model.double()))
+
+
+def test_what_is_kept_holds_no_tensor_of_the_network():
+    model = Counted()
+    swept(model, "incremental")
+    assert model in kept._kept
+    before = set(vars(model))
+    alive = [weakref.ref(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    swept(model, "incremental")
+    assert set(vars(model)) == before
+    (found,) = kept._kept[model].values()
+    seen = weakref.ref(found.survey.template)
+    del model, found
+    gc.collect()
+    assert all(tensor() is None for tensor in alive)
+    assert seen() is None
+
+
+def test_a_few_sweeps_are_kept_per_network(monkeypatch):
+    monkeypatch.setattr(kept, "_SWEEPS", 2)
+    model = Net()
+    for size in (2, 3, 4):
+        swept(model, "incremental", regions=Windows(size))
+    assert len(kept._kept[model]) == 2

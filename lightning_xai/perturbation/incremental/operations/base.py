@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lightning_xai.operations.kinds import arguments
-from lightning_xai.perturbation.incremental.gathering import Layout, Rows, Window, table
+from lightning_xai.perturbation.incremental.gathering import Layout, Table, Window
 from lightning_xai.perturbation.incremental.geometry import Boxes, union
-from lightning_xai.perturbation.incremental.record import Call, PerRow, Record, Ref, leaves, mapped
+from lightning_xai.perturbation.incremental.record import Call, Record
+from lightning_xai.perturbation.incremental.trees import Held, PerRow, Ref, leaves, mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,26 +33,47 @@ class Patch:
 class State:
     """The tensors of one pass over changed rows.
 
-    Attributes:
+    Args:
         clean: The record whose values are kept.
+        tables: The tables of clean cells that were made.
+        samples: The samples of each position's rows, [P, m], or [1, m] if they are the same for all.
+        positions: P.
+
+    Attributes:
         patches: The changed boxes of values.
         whole: Values of which every cell is at hand.
+        count: The number of rows.
     """
 
-    def __init__(self, clean: Record, tables: dict[tuple[int, float], Tensor]) -> None:
-        self.clean = clean
+    def __init__(self, clean: Record, tables: dict[int, Table], samples: Tensor, positions: int) -> None:
+        self.clean, self.samples = clean, samples
         self.patches: dict[int, Tensor] = {}
         self.whole: dict[int, Tensor] = {}
-        self._tables = tables
+        self.count = positions * samples.shape[1]
+        self._tables, self._positions = tables, positions
 
-    def table(self, index: int, layout: Layout, fill: float) -> Tensor:
-        """The clean cells of a value with a row of padding, made when they are first read."""
-        key = index, fill
-        if key not in self._tables:
-            self._tables[key] = table(self.clean.values[index], layout, fill)
+    def table(self, index: int, layout: Layout) -> Table:
+        """The clean cells of a value, made when they are first read."""
+        if index not in self._tables:
+            self._tables[index] = Table(self.clean.values[index], layout)
             # The value itself from now on is a view of its table, so that it is held once.
-            self.clean.values[index] = layout.from_cells(self._tables[key][:-1], layout.positions)
-        return self._tables[key]
+            self.clean.values[index] = self._tables[index].clean
+        return self._tables[index]
+
+    def rows(self, index: int) -> Tensor:
+        """The clean value of the sample of every row."""
+        return self.clean.values[index].index_select(0, self.samples.expand(self._positions, -1).flatten())
+
+    def resolve(self, tree: tuple[Any, Any], values: Mapping[int, Tensor]) -> tuple[Any, Any]:
+        """Arguments with tensors put in for marks, and the number of rows for what follows it."""
+
+        def put(leaf: Any) -> Any:
+            if isinstance(leaf, Ref) and leaf.index in values:
+                return values[leaf.index]
+            return leaf.at(self.count) if isinstance(leaf, PerRow) else self.clean.tensor(leaf)
+
+        args, kwargs = mapped(tree, put)
+        return args, kwargs
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +83,23 @@ class Reader:
     index: int
     patch: Patch
     window: Window | None
-    fill: float = 0.0
 
     def __call__(self, state: State) -> Tensor:
         """The windows [R, ...] in the layout of the value."""
         own = state.patches[self.index]
         if self.window is None:
             return own
-        layout = self.patch.layout
-        cells = self.window.read(state.table(self.index, layout, self.fill), layout.to_cells(own))
-        return layout.from_cells(cells, self.window.lengths)
+        return self._read(state, self.window, self.patch.layout.to_cells(own))
 
     def clean(self, state: State) -> Tensor:
         """The same windows as they were."""
-        layout, window = self.patch.layout, self.window
-        assert window is not None
-        return layout.from_cells(window.read_clean(state.table(self.index, layout, self.fill)), window.lengths)
+        assert self.window is not None
+        return self._read(state, self.window, None)
+
+    def _read(self, state: State, window: Window, patch: Tensor | None) -> Tensor:
+        layout = self.patch.layout
+        cells = window.read(state.table(self.index, layout), patch, state.samples)
+        return layout.from_cells(cells, window.lengths)
 
     @property
     def moved(self) -> int:
@@ -107,22 +130,20 @@ class Step:
 class Operation:
     """A call of which some inputs have changed in boxes.
 
+    Steps outlive it: what they keep of it is geometry, and they read tensors off the state of a pass.
+
     Attributes:
         call: The call.
         tree: Its arguments, by position and by name.
         patches: The changed inputs.
         record: The clean pass, of whose values those are kept that do not depend on the input.
         own: The values whose memory no other value shares.
-        rows: The rows of the passes to be made.
-        count: How many rows these are.
     """
 
     call: Call
     tree: tuple[Any, Any]
     patches: Mapping[int, Patch]
     record: Record
-    rows: Rows
-    count: int
     own: set[int] = field(default_factory=set)
 
     def arguments(self, order: str = "") -> dict[str, Any]:
@@ -137,10 +158,8 @@ class Operation:
         return self.patches.get(leaf.index) if isinstance(leaf, Ref) else None
 
     def constant(self, leaf: Any) -> Any:
-        """An argument that has not changed."""
-        if isinstance(leaf, Ref):
-            return self.record.values[leaf.index]
-        return leaf
+        """An argument that has not changed, as it is in the clean pass at hand."""
+        return self.record.tensor(leaf)
 
     def is_constant(self, *leaves: Any) -> bool:
         """Tell whether none of some arguments has changed."""
@@ -152,12 +171,12 @@ class Operation:
 
     def window(self, leaf: Any, coordinates: Sequence[Tensor], fill: float = 0.0) -> Reader:
         """A reader of windows of a changed argument."""
-        return read_window(leaf.index, self.patches[leaf.index], coordinates, self.rows, fill)
+        return read_window(leaf.index, self.patches[leaf.index], coordinates, fill)
 
     def box(self, leaf: Any) -> Reader:
         """A reader of the changed boxes of an argument, as they are and as they were."""
         patch = self.patches[leaf.index]
-        return Reader(leaf.index, patch, Window(patch.boxes, patch.boxes.coordinates(), self.rows))
+        return Reader(leaf.index, patch, Window(patch.boxes, patch.boxes.coordinates()))
 
     def moved_axes(self) -> tuple[int, ...]:
         """The axes of the first argument in the order that the call gives them."""
@@ -167,33 +186,17 @@ class Operation:
         moved: Tensor = self.call.func(torch.empty(*range(1, axes + 1)), *args[1:], **kwargs)
         return tuple(size - 1 for size in moved.shape)
 
-    def resolved(self, values: Mapping[int, Tensor]) -> tuple[Any, Any]:
-        """The arguments for the rows at hand, with changed values put in."""
-        return resolve(self.tree, values, self.record, self.count)
-
     def patched(self, boxes: Boxes, spatial: Sequence[int], output: int = 0) -> Patch:
         """A result of which boxes change."""
         return Patch(boxes, Layout(self.shape(output), tuple(spatial)))
 
 
-def read_window(index: int, patch: Patch, coordinates: Sequence[Tensor], rows: Rows, fill: float = 0.0) -> Reader:
+def read_window(index: int, patch: Patch, coordinates: Sequence[Tensor], fill: float = 0.0) -> Reader:
     """A reader of windows of a changed value."""
     own = patch.boxes.coordinates()
     if all(axis.shape == its.shape and torch.equal(axis, its) for axis, its in zip(coordinates, own, strict=True)):
-        return Reader(index, patch, None, fill)
-    return Reader(index, patch, Window(patch.boxes, coordinates, rows), fill)
-
-
-def resolve(tree: tuple[Any, Any], values: Mapping[int, Tensor], record: Record, rows: int) -> tuple[Any, Any]:
-    """Arguments with values put in for references, and the number of rows for what follows it."""
-
-    def put(leaf: Any) -> Any:
-        if isinstance(leaf, Ref):
-            return values[leaf.index] if leaf.index in values else record.values[leaf.index]
-        return leaf.slope * rows + leaf.base if isinstance(leaf, PerRow) else leaf
-
-    args, kwargs = mapped(tree, put)
-    return args, kwargs
+        return Reader(index, patch, None)
+    return Reader(index, patch, Window(patch.boxes, coordinates, fill))
 
 
 Entry = Callable[[Operation], Step | None]
@@ -228,7 +231,7 @@ def constants(op: Operation) -> list[Tensor]:
     """The tensors among the arguments that have not changed."""
     found = []
     for leaf in leaves(op.tree):
-        if isinstance(leaf, Tensor) or (isinstance(leaf, Ref) and leaf.index not in op.patches):
+        if isinstance(leaf, Held) or (isinstance(leaf, Ref) and leaf.index not in op.patches):
             found.append(op.constant(leaf))
     return found
 
@@ -239,26 +242,29 @@ def on_union(op: Operation, spatial: tuple[int, ...], *, owns: bool = True) -> S
     readers = [op.window(Ref(index), boxes.coordinates()) for index in op.patches]
     results = [op.patched(boxes, spatial, output) for output in range(len(op.call.outputs))]
 
+    call, tree, own = op.call, op.tree, op.own
+
     def run(state: State) -> Sequence[Tensor]:
-        values = {reader.index: reader(state) for reader in readers}
-        return call_with(op, values)
+        return call_with(call, tree, {reader.index: reader(state) for reader in readers}, own, state)
 
     return Step(results, run, readers, owns)
 
 
-def call_with(op: Operation, values: dict[int, Tensor]) -> Sequence[Tensor]:
-    """What a call makes of other values of its arguments."""
-    if op.call.in_place:
-        first = op.tree[0][0].index
-        if first not in op.own:  # others may see the same memory
+def call_with(
+    call: Call, tree: tuple[Any, Any], values: dict[int, Tensor], own: Collection[int], state: State
+) -> Sequence[Tensor]:
+    """What a call makes of other values of its arguments; it may write into those that are its ``own``."""
+    if call.in_place:
+        first = tree[0][0].index
+        if first not in own:  # others may see the same memory
             values = {**values, first: values[first].clone()}
-    args, kwargs = op.resolved(values)
+    args, kwargs = state.resolve(tree, values)
     # The maps that are put together need not lie in memory as the clean ones do.
-    func = torch.reshape if op.call.name == "view" and not isinstance(args[-1], torch.dtype) else op.call.func
+    func = torch.reshape if call.name == "view" and not isinstance(args[-1], torch.dtype) else call.func
     if func is torch.reshape and not isinstance(args[1], tuple | list):
         args = (args[0], args[1:])
     result = func(*args, **kwargs)
-    if op.call.returns_first:
+    if call.returns_first:
         return [args[0]]
     return [result] if isinstance(result, Tensor) else list(result)
 

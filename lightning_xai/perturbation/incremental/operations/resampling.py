@@ -23,11 +23,9 @@ from lightning_xai.perturbation.incremental.operations.base import (
     per_axis,
 )
 
-_OUTSIDE = -1
-
 
 def copied(op: Operation, patch: Patch, sources: Sequence[Tensor], fill: float = 0.0, channels: Any = None) -> Step:
-    """Copy cells: per axis the cell [out] that every output cell is a copy of, -1 for ``fill``."""
+    """Copy cells: per axis the cell [out] that every output cell is a copy of, one outside for ``fill``."""
     boxes = _reached([source.unsqueeze(1) == torch.arange(n) for source, n in _per_axis(sources, patch)], op, patch)
     coordinates = [source[axis] for source, axis in zip(sources, boxes.coordinates(), strict=True)]
     reader = op.window(op.tree[0][0], coordinates, fill)
@@ -51,7 +49,7 @@ def averaged(op: Operation, patch: Patch, weights: Sequence[Tensor]) -> Step:
         inside = cells < matrix.shape[1]
         part = matrix[axis].gather(2, cells.clamp(max=matrix.shape[1] - 1).unsqueeze(1).expand(-1, axis.shape[1], -1))
         factors.append(torch.where(inside.unsqueeze(1), part, 0.0))
-        coordinates.append(torch.where(inside, cells, _OUTSIDE))
+        coordinates.append(cells)
     reader = op.window(op.tree[0][0], coordinates)
     positions = patch.boxes.count
 
@@ -95,9 +93,11 @@ def padding(op: Operation) -> Step | None:
     sources = []
     for axis, length in enumerate(patch.layout.positions):
         before, after = amounts[2 * (axes - axis - 1)], amounts[2 * (axes - axis - 1) + 1]
+        if given["mode"] == "constant":
+            sources.append(torch.arange(-before, length + after))
+            continue
         cells = torch.arange(length, dtype=torch.float64).view(1, 1, -1)
-        value = {"value": float(_OUTSIDE)} if given["mode"] == "constant" else {}
-        sources.append(functional.pad(cells, (before, after), mode=given["mode"], **value).flatten().long())
+        sources.append(functional.pad(cells, (before, after), mode=given["mode"]).flatten().long())
     return copied(op, patch, sources, 0.0 if given["value"] is None else float(given["value"]))
 
 
@@ -237,11 +237,10 @@ def _mean(op: Operation, patch: Patch) -> Step:
     """Add the mean change of the box to the clean mean."""
     reader = op.box(op.tree[0][0])
     total, result = math.prod(patch.layout.positions), op.call.outputs[0]
-    samples = op.rows.per_row(patch.boxes.count)
 
     def run(state: State) -> Sequence[Tensor]:
         change = (state.patches[reader.index] - reader.clean(state)).sum(patch.layout.spatial) / total
-        before = state.clean.values[result].index_select(0, samples.to(change.device))
+        before = state.rows(result)
         return [before + change.view(before.shape)]
 
     return Step([None], run, [reader])

@@ -15,7 +15,7 @@ from lightning_xai.perturbation.incremental.operations.base import (
     entry,
     on_union,
 )
-from lightning_xai.perturbation.incremental.record import Ref
+from lightning_xai.perturbation.incremental.trees import Ref
 
 
 @entry("chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split")

@@ -30,13 +30,13 @@ from lightning_xai.perturbation.incremental.operations.base import (
 )
 
 
-def _filters(op: Operation) -> tuple[dict[str, Any], Patch, Tensor, Tensor | None] | None:
-    """The arguments of a convolution, its changed input, weight and bias; None where these are not constant."""
+def _filters(op: Operation) -> tuple[dict[str, Any], Patch, tuple[int, ...]] | None:
+    """The arguments of a convolution, its changed input and its kernel; None where weights are not constant."""
     given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": None, **op.arguments()}
     patch = op.patch(given["input"])
     if patch is None or not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
         return None
-    return given, patch, op.constant(given["weight"]), op.constant(given["bias"])
+    return given, patch, tuple(op.constant(given["weight"]).shape[2:])
 
 
 @entry("conv#d")
@@ -45,8 +45,8 @@ def convolution(op: Operation) -> Step | None:
     filters = _filters(op)
     if filters is None:
         return None
-    given, _patch, weight, bias = filters
-    kernel, axes = weight.shape[2:], weight.ndim - 2
+    given, _patch, kernel = filters
+    axes = len(kernel)
     stride, dilation = per_axis(given["stride"], axes), per_axis(given["dilation"], axes)
     if given["padding"] == "same":
         padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
@@ -56,6 +56,7 @@ def convolution(op: Operation) -> Step | None:
     function = getattr(functional, op.call.name)
 
     def run(state: State) -> Sequence[Tensor]:
+        weight, bias = state.clean.tensor(given["weight"]), state.clean.tensor(given["bias"])
         return [function(reader(state), weight, bias, stride, 0, dilation, given["groups"])]
 
     return Step([result], run, [reader])
@@ -74,12 +75,24 @@ def max_pool(op: Operation) -> Step | None:
     stride = per_axis(given["stride"] or kernel, axes)
     padding, dilation = per_axis(given["padding"], axes), per_axis(given["dilation"], axes)
     reader, result = _windows(op, given["input"], kernel, stride, padding, dilation, float("-inf"))
-    function = getattr(functional, op.call.name)
 
     def run(state: State) -> Sequence[Tensor]:
-        return [function(reader(state), kernel, stride, 0, dilation)]
+        return [_maximum(reader(state), result.boxes.sizes, kernel, stride, dilation)]
 
     return Step([result], run, [reader])
+
+
+def _maximum(
+    values: Tensor, sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """The maximum over every window, one axis after the other: torch's own looks for indices, too, and takes longer."""
+    for axis, (size, k, s, d) in enumerate(zip(sizes, kernel, stride, dilation, strict=True), start=2):
+        before = (slice(None),) * axis
+        parts = [values[(*before, slice(i * d, i * d + (size - 1) * s + 1, s))] for i in range(k)]
+        values = parts[0] if k == 1 else torch.maximum(parts[0], parts[1])
+        for part in parts[2:]:
+            torch.maximum(values, part, out=values)
+    return values
 
 
 def _windows(
@@ -113,11 +126,9 @@ def transposed_convolution(op: Operation) -> Step | None:
     filters = _filters(op)
     if filters is None:
         return None
-    given, patch, weight, bias = filters
-    axes, spatial = weight.ndim - 2, patch.layout.spatial
-    each = list(
-        zip(weight.shape[2:], *(per_axis(given[name], axes) for name in ("stride", "padding", "dilation")), strict=True)
-    )
+    given, patch, kernel = filters
+    axes, spatial = len(kernel), patch.layout.spatial
+    each = list(zip(kernel, *(per_axis(given[name], axes) for name in ("stride", "padding", "dilation")), strict=True))
     reached = [
         reach_transposed(start, size, *axis)
         for start, size, axis in zip(patch.boxes.starts, patch.boxes.sizes, each, strict=True)
@@ -134,15 +145,13 @@ def transposed_convolution(op: Operation) -> Step | None:
         extra.append(max(0, s - 1 - (k - 1) * d))
     reader = op.window(given["input"], coordinates)
     function, strides, dilations = getattr(functional, op.call.name), [a[1] for a in each], [a[3] for a in each]
-    row = torch.arange(op.count).view(-1, *[1] * axes)
-    repeats = op.count // patch.boxes.count
-    index = [
-        cut.repeat_interleave(repeats, 0).view(op.count, *[1] * axis, -1, *[1] * (axes - axis - 1))
-        for axis, cut in enumerate(cuts)
-    ]
+    positions = torch.arange(patch.boxes.count).view(-1, *[1] * axes)
+    index = [cut.view(-1, *[1] * axis, cut.shape[1], *[1] * (axes - axis - 1)) for axis, cut in enumerate(cuts)]
 
     def run(state: State) -> Sequence[Tensor]:
+        weight, bias = state.clean.tensor(given["weight"]), state.clean.tensor(given["bias"])
         made = function(reader(state), weight, bias, strides, 0, extra, given["groups"], dilations)
-        return [made[(row, slice(None), *index)].movedim(-1, 1)]
+        cut = made.unflatten(0, (len(positions), -1))[(positions, slice(None), slice(None), *index)]
+        return [cut.movedim((-2, -1), (1, 2)).flatten(0, 1)]  # indices with slices between them come first
 
     return Step([op.patched(boxes, spatial)], run, [reader])
