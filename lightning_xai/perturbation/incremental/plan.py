@@ -12,7 +12,17 @@ from torch import Tensor
 from lightning_xai.perturbation.incremental.counting import MADE, MOVED, Cost, multiplications, numbers
 from lightning_xai.perturbation.incremental.gathering import Layout
 from lightning_xai.perturbation.incremental.geometry import Boxes
-from lightning_xai.perturbation.incremental.operations import BY_CELL, TABLE, Operation, Patch, Reader, State, Step
+from lightning_xai.perturbation.incremental.operations import (
+    BY_CELL,
+    TABLE,
+    Operation,
+    Patch,
+    Reader,
+    State,
+    Step,
+    apart,
+    narrow,
+)
 from lightning_xai.perturbation.incremental.operations.base import call_with, read_window
 from lightning_xai.perturbation.incremental.record import Call, Record
 from lightning_xai.perturbation.incremental.trees import PerRow, Ref, leaves
@@ -23,13 +33,17 @@ _COVERAGE = 0.85
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
-    """A call with the way it is made: a step on boxes, or None for whole values."""
+    """A call with the way it is made: a step on boxes, or None for whole values.
+
+    Of whole values ``apart`` is the one whose channels are laid apart before.
+    """
 
     call: Call
     tree: tuple[Any, Any]
     step: Step | None
     whole: Sequence[Reader] = ()
     free: Sequence[int] = ()
+    apart: int | None = None
 
 
 class Plan:
@@ -91,7 +105,8 @@ class Plan:
             return
         readers = [self._together(index) for index in patches if index not in self._whole]
         self._whole.update(call.outputs)
-        self.steps.append(_Planned(call, tree, None, readers, free))
+        slow = bool(inputs) and narrow(Operation(call, tree, {}, record), record.shapes[call.outputs[0]][-1:])
+        self.steps.append(_Planned(call, tree, None, readers, free, inputs[0] if slow else None))
 
     def _together(self, index: int) -> Reader:
         """The reader that puts whole maps together."""
@@ -156,6 +171,8 @@ class Plan:
             if reader.index not in state.whole:
                 state.whole[reader.index] = reader(state)
         values = {index: state.whole[index] for index in call.inputs() if index in state.whole}
+        if planned.apart in values:
+            values[planned.apart] = apart(values[planned.apart])
         own = set(values) - set(self.wanted)
         state.whole.update(zip(call.outputs, call_with(call, planned.tree, values, own, state), strict=True))
 

@@ -128,6 +128,15 @@ def test_what_has_no_boxes_goes_on_with_whole_maps(name):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("stride", "boxed"), [(3, ["conv2d", "conv2d"]), (1, ["conv2d"])])
+def test_a_convolution_of_many_channels_to_few_positions(stride, boxed):
+    layers = nn.Conv2d(4, 256, 1), nn.Conv2d(256, 3, 3, stride, int(stride == 1))
+    x = torch.randn(2, 4, *((11, 14) if stride == 3 else (4, 4)), dtype=torch.float64)
+    found, expected, on_box = on_boxes(nn.Sequential(*layers), x, None if stride == 3 else corners((4, 4), 3))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert on_box == boxed
+
+
 def in_place(x, first, second):
     y = first(x)
     kept = y * 1

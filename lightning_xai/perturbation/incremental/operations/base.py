@@ -165,6 +165,10 @@ class Operation:
         """Tell whether none of some arguments has changed."""
         return all(self.patch(leaf) is None for leaf in leaves)
 
+    def shape_of(self, leaf: Any) -> tuple[int, ...]:
+        """The shape of an argument that is a tensor."""
+        return self.record.shapes[leaf.index] if isinstance(leaf, Ref) else tuple(self.record.tensor(leaf).shape)
+
     def shape(self, output: int = 0) -> tuple[int, ...]:
         """The shape of a whole result without its rows."""
         return self.record.shapes[self.call.outputs[output]][1:]

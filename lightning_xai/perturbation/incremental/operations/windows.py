@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ from lightning_xai.perturbation.incremental.operations.base import (
     per_axis,
 )
 
+# What makes a convolution slow on a CPU, see `narrow`.
+_MANY_CHANNELS, _FEW_POSITIONS = 256, 4
+
 
 def _filters(op: Operation) -> tuple[dict[str, Any], Patch, tuple[int, ...]] | None:
     """The arguments of a convolution, its changed input and its kernel; None where weights are not constant."""
@@ -36,7 +40,7 @@ def _filters(op: Operation) -> tuple[dict[str, Any], Patch, tuple[int, ...]] | N
     patch = op.patch(given["input"])
     if patch is None or not maps_behind_channels(patch) or not op.is_constant(given["weight"], given["bias"]):
         return None
-    return given, patch, tuple(op.constant(given["weight"]).shape[2:])
+    return given, patch, op.shape_of(given["weight"])[2:]
 
 
 @entry("conv#d")
@@ -53,13 +57,30 @@ def convolution(op: Operation) -> Step | None:
     else:
         padding = [0] * axes if given["padding"] == "valid" else per_axis(given["padding"], axes)
     reader, result = _windows(op, given["input"], kernel, stride, padding, dilation, 0.0)
-    function = getattr(functional, op.call.name)
+    function, slow = getattr(functional, op.call.name), narrow(op, result.boxes.sizes)
 
     def run(state: State) -> Sequence[Tensor]:
         weight, bias = state.clean.tensor(given["weight"]), state.clean.tensor(given["bias"])
-        return [function(reader(state), weight, bias, stride, 0, dilation, given["groups"])]
+        windows = apart(reader(state)) if slow else reader(state)
+        return [function(windows, weight, bias, stride, 0, dilation, given["groups"])]
 
     return Step([result], run, [reader])
+
+
+def narrow(op: Operation, sizes: Sequence[int]) -> bool:
+    """Tell whether a convolution to maps of these sizes is slow on a CPU if the channels lie together.
+
+    To maps of 4 x 4 from 512 channels oneDNN makes 45 multiplications in the time of 75.
+    """
+    if op.call.name != "conv2d":
+        return False
+    _, channels, *kernel = op.shape_of(op.arguments()["weight"])
+    return sizes[-1] <= _FEW_POSITIONS and channels >= _MANY_CHANNELS and math.prod(kernel) > 1
+
+
+def apart(maps: Tensor) -> Tensor:
+    """Lay the channels of maps apart on a CPU."""
+    return maps.contiguous() if maps.device.type == "cpu" else maps
 
 
 @entry("max_pool#d")
