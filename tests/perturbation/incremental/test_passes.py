@@ -74,5 +74,5 @@ def test_cutting_windows_out_of_whole_copies_is_perturbing_them(regions, monkeyp
     x = torch.randn(3, 2, 11, 13, dtype=torch.float64)
     how = {"regions": regions, "perturbation": kinds.Bidirectional(0.3), "engine": "incremental"}
     found = importance(model, x, 1, **how)
-    monkeypatch.setattr("lightning_xai.regions.BoundWindows.fills", lambda *_: False)
+    monkeypatch.setattr("lightning_xai.regions.windows.BoundWindows.fills", lambda *_: False)
     torch.testing.assert_close(found, importance(model, x, 1, **how), rtol=0, atol=1e-14)
