@@ -70,7 +70,7 @@ class Placeholder(Tensor):
 
 
 @dataclass
-class Kept:
+class CachedTensor:
     """A tensor that a module returns for some samples.
 
     Attributes:
@@ -116,7 +116,7 @@ class Prefix:
     Args:
         network: The network.
         site: The site.
-        outputs: Per call the module's dotted name and what it returned, tensors as :class:`Kept`.
+        outputs: Per call the module's dotted name and what it returned, tensors as :class:`CachedTensor`.
         share: The share of the multiplications of a whole pass that is left.
 
     Attributes:
@@ -233,4 +233,4 @@ class Replay:
             raise Deviation
         output = self._calls[self._next][1]
         self._next += 1
-        return mapped(output, lambda leaf: leaf.at(self._rows) if isinstance(leaf, Kept) else leaf)
+        return mapped(output, lambda leaf: leaf.at(self._rows) if isinstance(leaf, CachedTensor) else leaf)

@@ -28,7 +28,7 @@ from lightning_xai.prefix.proof import (
     written,
 )
 from lightning_xai.prefix.recording import Call, Counter, Recording
-from lightning_xai.prefix.replay import Kept, Prefix, is_hooked, is_plain_context, mapped
+from lightning_xai.prefix.replay import CachedTensor, Prefix, is_hooked, is_plain_context, mapped
 from lightning_xai.rows import row_difference
 from lightning_xai.sites import Place
 
@@ -99,7 +99,7 @@ class _Keeping(Recording):
             return None
         self._outputs.append((name, kept))
         for number, (tensor, part) in enumerate(zip(_leaves(output), _leaves(kept), strict=True)):
-            if isinstance(part, Kept) and part.is_read:
+            if isinstance(part, CachedTensor) and part.is_read:
                 self._read[place, number] = tensor, version(tensor), part.value
         return None
 
@@ -136,7 +136,7 @@ def _kept(output: Any, marks: Sequence[_Mark | None], samples: int) -> Any:
         if mark.width and len(leaf) != mark.width * samples:
             raise ValueError
         value = leaf[:0] if mark.width and not mark.is_read else leaf
-        return Kept(value.detach().clone(), samples, mark.width, mark.is_read)
+        return CachedTensor(value.detach().clone(), samples, mark.width, mark.is_read)
 
     return mapped(output, keep)
 
@@ -299,7 +299,7 @@ def _same_call(call: Call, other: Call, rows: Tensor) -> Any:
             same = same and type(leaf) is type(peer) and leaf == peer
             return leaf
         width = 0 if leaf.shape == peer.shape or not leaf.ndim else len(leaf) // 2
-        found = Kept(leaf, 2, width, True)
+        found = CachedTensor(leaf, 2, width, True)
         value = found.at(rows) if len(leaf) == 2 * width else leaf
         same = same and _agree([value], [peer])
         found.is_read = None
@@ -310,7 +310,9 @@ def _same_call(call: Call, other: Call, rows: Tensor) -> Any:
 
 
 def _marks(output: Any) -> tuple[_Mark | None, ...]:
-    return tuple(_Mark(leaf.width, bool(leaf.is_read)) if isinstance(leaf, Kept) else None for leaf in _leaves(output))
+    return tuple(
+        _Mark(leaf.width, bool(leaf.is_read)) if isinstance(leaf, CachedTensor) else None for leaf in _leaves(output)
+    )
 
 
 def _leaves(output: Any) -> list[Any]:

@@ -38,7 +38,7 @@ _COLUMNS = ("module", "operation", "rule")
 
 
 @dataclass(eq=False)
-class Passed:
+class PassResult:
     """The result of one pass forward and back: R, g and the score, the operations, and the ledger if asked for."""
 
     relevance: Tensor
@@ -51,7 +51,7 @@ class Passed:
 
 def _propagate(
     model: nn.Module, inputs: Tensor, target: Target, composite: Composite, score: Score, with_ledger: bool = False
-) -> Passed:
+) -> PassResult:
     """Run the model once under a composite, and differentiate once."""
     network = unwrapped(model)
     check_visible(network)
@@ -89,7 +89,7 @@ def _propagate(
         if recorder is not None:
             start = _output_relevance(bound, output, value)
             ledger = recorder.ledger(score_value, relevance.flatten(1).sum(1), start, replaced.sum())
-        return Passed(relevance, gradient.contiguous(), bound, score_value, run.trace.rows, ledger)
+        return PassResult(relevance, gradient.contiguous(), bound, score_value, run.trace.rows, ledger)
 
 
 def _detached(output: Any, leaves: list[Tensor]) -> Any:
@@ -140,23 +140,23 @@ class PropagationAttribution(ScoreAttribution, ABC):
     def check(self) -> None:
         self.rules()
 
-    def read(self, passed: Passed) -> Tensor:
+    def read(self, result: PassResult) -> Tensor:
         """Return the map that the pass gives; the relevance, unless a method reads something else."""
-        return passed.relevance
+        return result.relevance
 
     def attribute(
         self, model: nn.Module, inputs: Tensor, target: Target, sample_ids: tuple[int, ...], details: tuple[str, ...]
     ) -> Explanation:
         run = partial(_propagate, composite=self.rules(), score=as_score(self.score), with_ledger="ledger" in details)
-        passed = run(model, inputs, target)
-        explanation = Explanation.of(passed.bound, passed.score, self.read(passed))
+        result = run(model, inputs, target)
+        explanation = Explanation.of(result.bound, result.score, self.read(result))
         if "ledger" in details:
-            known = passed.score.isfinite()
+            known = result.score.isfinite()
             if known.any() and not known.all():
                 # The ledger sums over the samples, so those whose score is no number must not enter the pass.
                 rows = known.nonzero().flatten()
-                passed = run(at_rows(model, rows), inputs[rows], passed.bound.at(rows))
-            explanation.details["ledger"] = passed.ledger
+                result = run(at_rows(model, rows), inputs[rows], result.bound.at(rows))
+            explanation.details["ledger"] = result.ledger
         return explanation
 
 
@@ -255,8 +255,8 @@ def rule_table(model: nn.Module, inputs: InputsLike, composite: str | Composite)
     composite = as_composite(composite)
     model, values = bind(model, inputs)
     check_inputs(values)
-    passed = _propagate(at_rows(model, slice(1)), values[:1], "predicted", composite, as_score("logit"))
-    rows = ((row.operation.module, row.operation.name, row.rule) for row in passed.rows)
+    result = _propagate(at_rows(model, slice(1)), values[:1], "predicted", composite, as_score("logit"))
+    rows = ((row.operation.module, row.operation.name, row.rule) for row in result.rows)
     return RuleTable(tuple(dict.fromkeys(rows)))
 
 
@@ -325,8 +325,8 @@ class Deconvnet(PropagationAttribution):
     def is_slope(self) -> bool:
         return True
 
-    def read(self, passed: Passed) -> Tensor:
-        return passed.gradient
+    def read(self, result: PassResult) -> Tensor:
+        return result.gradient
 
 
 @dataclass(frozen=True)
@@ -355,8 +355,8 @@ class GuidedBackprop(PropagationAttribution):
     def is_slope(self) -> bool:
         return True
 
-    def read(self, passed: Passed) -> Tensor:
-        return passed.gradient
+    def read(self, result: PassResult) -> Tensor:
+        return result.gradient
 
 
 @dataclass(frozen=True)
@@ -390,6 +390,6 @@ class ExcitationBackprop(PropagationAttribution):
     def rules(self) -> Composite:
         return composites.ExcitationBackprop(self.epsilon)
 
-    def read(self, passed: Passed) -> Tensor:
-        start = passed.score.view(-1, *[1] * (passed.relevance.ndim - 1))
-        return torch.where(start == 0, 0.0, passed.relevance / torch.where(start == 0, 1.0, start))
+    def read(self, result: PassResult) -> Tensor:
+        start = result.score.view(-1, *[1] * (result.relevance.ndim - 1))
+        return torch.where(start == 0, 0.0, result.relevance / torch.where(start == 0, 1.0, start))

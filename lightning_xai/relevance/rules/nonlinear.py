@@ -45,7 +45,7 @@ class Pass(Rule):
     def run(self, call: Call) -> Any:
         """See the base class."""
         if call.operation.kind != "activation":
-            return stretched(call)
+            return scale_rule(call)
         if len(call.live) > 1:
             raise ValueError(
                 f"{self} is no rule for {call.operation}, whose further arguments depend on the input; give it "
@@ -65,7 +65,7 @@ class Pass(Rule):
         return call.rewired(run, lambda g, factor: g * factor)
 
 
-def stretched(call: Call) -> Tensor:
+def scale_rule(call: Call) -> Tensor:
     """A function x c(x), taken for a stretch of each number by a constant, through which relevance passes as it is."""
 
     def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -106,7 +106,7 @@ class FixedScale(Rule):
             dims = tuple(range(-len(named["normalized_shape"]), 0))
             return self._made(call, x.shape, dims, weight, centred=name == "layer_norm")
         if name not in ("group_norm", "instance_norm", "batch_norm"):
-            return stretched(call)
+            return scale_rule(call)
         if weight is not None:
             weight = weight.view(-1, *[1] * (x.ndim - (2 if x.ndim > 1 else 1)))
         if name == "batch_norm":  # in training mode, where the statistics are those of the batch
