@@ -107,11 +107,14 @@ def cell_features(bound: BoundRegions, samples: int, like: Tensor) -> Tensor:
         ValueError: If a cell is in several features.
     """
     index = torch.arange(bound.count, dtype=torch.float64 if like.device.type != "mps" else torch.float32)
-    # Windows are the same in every sample.
-    index = index.to(like.device).expand(1 if isinstance(bound, BoundWindows) else samples, -1)
-    # The mean over the features of a cell: the mean of squares exceeds the square of the mean where there are several.
-    mean = bound.paint(index)
-    several = (bound.paint(index**2) - mean**2).nan_to_num() > 0.1
+    index = index.to(like.device)
+    if isinstance(bound, BoundWindows):  # the same in every sample
+        mean, count = torch.split(bound.cell_sums(torch.stack((index, torch.ones_like(index)))), 1)
+        several, mean = count > 1, torch.where(count > 0, mean, torch.nan)
+    else:
+        mean = bound.paint(index.expand(samples, -1))
+        # The mean of squares exceeds the square of the mean where a cell has several features.
+        several = (bound.paint(index.expand(samples, -1) ** 2) - mean**2).nan_to_num() > 0.1
     if several.any():
         place = several.nonzero()[0].tolist()
         raise ValueError(

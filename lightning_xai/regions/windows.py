@@ -122,11 +122,11 @@ class BoundWindows(BoundRegions):
     def paint(self, values: Tensor) -> Tensor:
         self._check(values)
         finite = values.isfinite()
-        painted = self._spread(torch.where(finite, values, 0.0))
-        return painted / self._spread(finite.to(values.dtype))
+        painted = self.cell_sums(torch.where(finite, values, 0.0))
+        return painted / self.cell_sums(finite.to(values.dtype))
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """The sum over the windows that cover a cell, one axis after the other.
+    def cell_sums(self, values: Tensor) -> Tensor:
+        r"""Sum values [N, J] over the windows that cover a cell, [N, \*S], one axis after the other.
 
         Without matrix products, which autocast and TF32 round.
         """
