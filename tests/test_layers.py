@@ -24,6 +24,7 @@ BASE = {
     "prefix",
     "present",
     "regions",
+    "resizing",
     "results",
     "rows",
     "scores",

@@ -15,11 +15,6 @@ from torch.nn import functional
 _FALLOFF = 16.0
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = ("stride", "padding", "output_padding", "dilation")
-POOLINGS: dict[int, Callable[..., Tensor]]
-POOLINGS = {n: getattr(functional, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)}
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-INTERPOLATIONS: dict[int, Callable[..., Tensor]]
-INTERPOLATIONS = {n: partial(functional.interpolate, mode=mode) for n, mode in _MODES.items()}
 
 
 def mean(values: Tensor, axis: int) -> Tensor:
@@ -133,10 +128,16 @@ def spread_windows(_shape: Sequence[int], kernel: Sequence[int], given: dict[str
     return combine
 
 
-def resized(shape: Sequence[int], resize: dict[int, Callable[..., Tensor]]) -> Combine:
-    """Values at another size."""
+def pool(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Means over windows that fill the values, as many as a size says."""
+    pooled: Tensor = getattr(functional, f"adaptive_avg_pool{len(size)}d")(values, size)
+    return pooled
+
+
+def resized(shape: Sequence[int], change: Callable[[Tensor, Sequence[int]], Tensor]) -> Combine:
+    """Values at another size, by :func:`pool` or interpolation."""
 
     def combine(values: Tensor, live: list[int]) -> Tensor:
-        return valid_mean(values, lambda part: resize[len(live)](part, [shape[2 + axis] for axis in live]))
+        return valid_mean(values, lambda part: change(part, [shape[2 + axis] for axis in live]))
 
     return combine

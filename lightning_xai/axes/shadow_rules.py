@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_xai.axes.means import (
-    INTERPOLATIONS,
-    POOLINGS,
     along_space,
     expands,
     filled,
     mean,
     per_axis,
+    pool,
     resized,
     spread,
     spread_windows,
@@ -26,6 +25,7 @@ from lightning_xai.axes.means import (
 )
 from lightning_xai.operations import tensors_in
 from lightning_xai.operations.kinds import KINDS, arguments, is_in_place, kind_of, operation_name
+from lightning_xai.resizing import resize
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def pooled(call: ShadowCall) -> list[Tensor] | None:
         return None
     kernel = per_axis(given.get("kernel_size", 1), axes)
     given = {**given, "stride": given.get("stride") or kernel}
-    combine = resized(call.shape, POOLINGS) if "adaptive" in call.name else windows(call.shape, kernel, given)
+    combine = resized(call.shape, pool) if "adaptive" in call.name else windows(call.shape, kernel, given)
     return [along_space(found, call.shape, combine)] * len(call.results)
 
 
@@ -237,7 +237,7 @@ def interpolated(call: ShadowCall) -> Tensor | None:
     found = call.of(call.args[0])
     if found is None or not 3 <= len(call.shape) <= 5:
         return None
-    return along_space(found, call.shape, resized(call.shape, INTERPOLATIONS))
+    return along_space(found, call.shape, resized(call.shape, resize))
 
 
 def folded(call: ShadowCall) -> Tensor | None:

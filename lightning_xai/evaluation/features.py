@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lightning_xai._checks import check_inputs
 from lightning_xai._guard import detach_for_autograd, keyed_generator
@@ -20,10 +19,10 @@ from lightning_xai.perturbation.sets import cell_features
 from lightning_xai.perturbation.sweep import Plan, Request, SweepResult, sweep
 from lightning_xai.present import absent_cells, bind_present, draws_of_present, without_absent
 from lightning_xai.regions import BoundRegions, Regions
+from lightning_xai.resizing import resize
 from lightning_xai.scores import ScoreLike, Target
 
 MapLike = Tensor | Attribution | Explanation
-_MODES = ("linear", "bilinear", "trilinear")
 
 
 def precise(values: Tensor) -> Tensor:
@@ -139,10 +138,7 @@ def _like_inputs(relevance: Tensor, inputs: Tensor) -> Tensor:
             f"a map must be shaped like the inputs {list(inputs.shape)}, with one channel or as many, and hold "
             f"floating-point numbers; got {list(found.shape)}, {found.dtype}."
         )
-    if found.shape[2:] != inputs.shape[2:]:
-        mode = _MODES[inputs.ndim - 3]
-        found = functional.interpolate(found, inputs.shape[2:], mode=mode, align_corners=False)
-    return found
+    return resize(found, inputs.shape[2:])
 
 
 @dataclass(frozen=True, eq=False)

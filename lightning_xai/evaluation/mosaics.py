@@ -18,6 +18,7 @@ from lightning_xai.batching import is_out_of_memory
 from lightning_xai.evaluation.localisation import relevance_mass
 from lightning_xai.evaluation.refusals import an_attribution
 from lightning_xai.inputs import Inputs
+from lightning_xai.resizing import resize
 from lightning_xai.scores import as_target
 
 
@@ -181,8 +182,7 @@ def gridpg_maps(
     found = mosaics(inputs, target, background, classes, **options)
     whole, mask = found.inputs, found.mask
     if shrink:
-        mode = ("linear", "bilinear")[inputs.ndim - 3]
-        whole = functional.interpolate(whole, inputs.shape[2:], mode=mode, antialias=mode == "bilinear")
+        whole = resize(whole, inputs.shape[2:], antialias=True)
         mask = functional.interpolate(mask.unsqueeze(1).to(whole), inputs.shape[2:], mode="area").squeeze(1) > 0.5
     try:
         relevance = attribution(model, whole, target, options.get("sample_ids"))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_xai.figures import canvas
 from lightning_xai.figures.canvas import Pictures
 from lightning_xai.regions import Regions
+from lightning_xai.resizing import resize
 from lightning_xai.units.concepts import NO_CONCEPT
 from lightning_xai.units.counts import ReactivationResult
 from lightning_xai.units.dissection import DissectionResult
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _OUTLINE = "#ffd400"
 _LINE = "C3"
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _WIDTH = 1.35
 _MOST_UNITS = 16
 
@@ -56,13 +55,8 @@ def draw_units(
 
     def show(axes: Axes, unit: int, _place: int, sample: int) -> None:
         canvas.show_input(axes, inputs[sample], pictures)
-        upsampled = functional.interpolate(
-            activations[sample : sample + 1, unit : unit + 1].detach().cpu().float(),
-            size=inputs.shape[2:],
-            mode=_MODES[inputs.ndim - 2],
-            align_corners=False,
-        )[0, 0]
-        _outline(axes, upsampled > float(threshold[unit]))
+        activation = activations[sample : sample + 1, unit : unit + 1].detach().cpu().float()
+        _outline(axes, resize(activation, inputs.shape[2:])[0, 0] > float(threshold[unit]))
         axes.set_title(f"#{sample}", fontsize=6, pad=2)
 
     return _draw_rows(inputs, strongest, units, titles, pictures, show)

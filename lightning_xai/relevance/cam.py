@@ -17,7 +17,8 @@ from lightning_xai.attribution import Explanation
 from lightning_xai.batching import Batches
 from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.present import without_absent
-from lightning_xai.relevance.layer import GradientCAM, LayerAttribution, upsampled
+from lightning_xai.relevance.layer import GradientCAM, LayerAttribution
+from lightning_xai.resizing import resize
 from lightning_xai.scores import Logit, RawOutput, Target
 from lightning_xai.sites import Layer, Place, layer_name, named_layer
 
@@ -258,7 +259,7 @@ class ScoreCAM(ChannelwiseCAM):
         maps = self.shaped(activation, x)
 
         def masked(sample: Tensor, channel: Tensor) -> Any:
-            mask = upsampled(maps[sample, channel].unsqueeze(1), x)
+            mask = resize(maps[sample, channel].unsqueeze(1), x.shape[2:])
             own = at_rows(model, sample)
             low, high = (
                 sign * without_absent(own, sign * mask, -torch.inf).flatten(1).amax(1, keepdim=True) for sign in (-1, 1)

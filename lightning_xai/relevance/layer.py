@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lightning_xai._guard import KeptGradients, forward, hook_outputs, isolated_eval, leaf_at
 from lightning_xai.attribution import Explanation, ScoreAttribution
@@ -22,21 +21,13 @@ from lightning_xai.operations import unwrapped
 from lightning_xai.present import present_at, without_absent
 from lightning_xai.relevance.default_layer import default_layer
 from lightning_xai.relevance.gradients import gradient
+from lightning_xai.resizing import resize
 from lightning_xai.scores import BoundScore, Target
 from lightning_xai.scores.target import target_at
 from lightning_xai.sites import Layer, Place, Site, as_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def upsampled(maps: Tensor, x: Tensor) -> Tensor:
-    """Interpolate maps [N, K, *S'] linearly to the spatial size of the inputs."""
-    if maps.shape[2:] == x.shape[2:]:
-        return maps
-    return functional.interpolate(maps, x.shape[2:], mode=_MODES[x.ndim - 2], align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,7 @@ class LayerAttribution(ScoreAttribution, ABC):
             relevance = explanation.map.detach()
             relevance = relevance.relu() if self.relu else relevance
             if self.upsample is not None:
-                relevance = without_absent(model, upsampled(relevance, inputs), 0.0)
+                relevance = without_absent(model, resize(relevance, inputs.shape[2:]), 0.0)
             return replace(explanation, map=relevance, layer=str(place))
 
     def resolved(self, model: nn.Module, inputs: Tensor, target: Target) -> Self:

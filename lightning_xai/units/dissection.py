@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lightning_xai._checks import check_known
 from lightning_xai._files import CsvTable
 from lightning_xai.inputs import InputsLike
 from lightning_xai.inputs.bound_model import at_rows
 from lightning_xai.present import absent_cells
+from lightning_xai.resizing import resize
 from lightning_xai.sites import Layer
 from lightning_xai.units._capture import LayerReader, layer_reader, with_positions
 from lightning_xai.units.activation import units_there
@@ -26,7 +26,6 @@ from lightning_xai.units.quantile import DEFAULT_BUDGET, UpperQuantile, check_sh
 
 UNIONS = ("all", "present")
 
-INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 # The most cells of upsampled maps that exist at once.
 _MOST_CELLS = 2**24
 
@@ -85,8 +84,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: Tensor, absent: Tensor | Non
 
 def above_threshold(maps: Tensor, threshold: Tensor, size: Sequence[int]) -> Tensor:
     r"""The binary maps M, Boolean [N, U, \*S]: activations [N, U, \*P] upsampled (bi-, tri-) linearly, above T [U]."""
-    raised = functional.interpolate(maps, size=tuple(size), mode=INTERPOLATION[maps.ndim - 2], align_corners=False)
-    return raised > threshold.to(raised).view(-1, *[1] * (maps.ndim - 2))
+    return resize(maps, size) > threshold.to(maps).view(-1, *[1] * (maps.ndim - 2))
 
 
 def intersection_over_union(intersection: Tensor, area: Tensor, concept_area: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lightning_xai._checks import as_integer, check_inputs
 from lightning_xai._guard import detach_for_autograd, isolated_eval
 from lightning_xai.operations import unwrapped
-from lightning_xai.units.dissection import INTERPOLATION
+from lightning_xai.resizing import resize
 from lightning_xai.units.maximization.ascent import Report, check_gradient, check_steps, evaluate, objective_place
 from lightning_xai.units.maximization.images import Bounds
 from lightning_xai.units.maximization.objectives import Energy, Objective
@@ -117,7 +116,7 @@ def deep_dream(
         detail = torch.zeros_like(image)
         for octave in reversed(range(how.octaves)):
             size = [max(1, round(length / how.scale**octave)) for length in image.shape[2:]]
-            base, detail = _resized(image, size), _resized(detail, size)
+            base, detail = resize(image, size, antialias=True), resize(detail, size, antialias=True)
             x = base + detail
             for step in range(how.steps):
                 shift = [int(torch.randint(-how.jitter, how.jitter + 1, (), generator=generator)) for _ in size]
@@ -135,10 +134,3 @@ def deep_dream(
                     report(1)
             detail = x - base
     return x
-
-
-def _resized(values: Tensor, size: list[int]) -> Tensor:
-    if list(values.shape[2:]) == size:
-        return values
-    mode = INTERPOLATION[len(size)]
-    return functional.interpolate(values, size=size, mode=mode, align_corners=False, antialias=mode == "bilinear")
