@@ -59,7 +59,7 @@ def _form(network: nn.Module) -> tuple[Any, ...]:
             else id(value)
             for value in own.values()
         ]
-        for child in own["_modules"].values():
+        for child in module._modules.values():  # of scripted modules, no entry of `__dict__`
             if child is not None and child not in seen:
                 seen.add(child)
                 waiting.append(child)
