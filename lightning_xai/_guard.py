@@ -6,7 +6,7 @@ import hashlib
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -54,7 +54,7 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
         for kind in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_random_states(devices))
+        stack.enter_context(held_random_states(devices))
         stack.enter_context(_buffers(modules))
         stack.enter_context(held_state(model))
         stack.enter_context(_modes(model, modules))
@@ -277,7 +277,8 @@ def _buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _random_states(devices: set[torch.device]) -> Iterator[None]:
+def held_random_states(devices: Collection[torch.device]) -> Iterator[None]:
+    """Put back the global random states of torch (CPU and the CUDA devices given), numpy and Python."""
     cuda = sorted(device.index for device in devices if device.type == "cuda")
     python, numpy = random.getstate(), sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

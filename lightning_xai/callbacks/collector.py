@@ -13,7 +13,7 @@ from lightning_xai._checks import check_inputs
 from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.callbacks.batch import Unpack, Unpacked, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
-from lightning_xai.callbacks.failures import Failures, warn_once
+from lightning_xai.callbacks.failures import Failures, cause_of, warn_once
 from lightning_xai.callbacks.kept import Kept
 from lightning_xai.callbacks.options import check_metrics, check_options
 from lightning_xai.callbacks.order import Order
@@ -150,6 +150,10 @@ class Collector:
         """Tell whether every sample that may be asked for has been seen."""
         reached = self.seen if self.order.open else int(self.order.positions(torch.tensor([self.seen])))
         return reached >= self.max_samples and self._has_shapes()
+
+    def all_failed(self) -> bool:
+        """Tell whether every metric has failed, so that nothing is left to explain in this pass."""
+        return self.metrics.keys() <= self.failures.causes.keys()
 
     def warn_of_fewer(self, results: Results) -> None:
         """Warn if fewer samples than asked for were explained, though this process had more of them."""
@@ -343,7 +347,7 @@ def _watch(model: nn.Module, inputs: Tensor) -> None:
 
 def _in_words(error: Exception) -> Exception:
     """Say what torch's word of inference tensors means here."""
-    if isinstance(error, RuntimeError) and "inference tensor" in str(error).lower():
+    if isinstance(error, RuntimeError) and "inference tensor" in cause_of(error).lower():
         return RuntimeError(INFERENCE_TENSOR).with_traceback(error.__traceback__)
     return error
 

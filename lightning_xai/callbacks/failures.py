@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LONGEST = 1000  # characters of a cause in a warning; all of them stand in the traceback
+
 
 @dataclass
 class Failures:
@@ -24,6 +26,7 @@ class Failures:
 
     Attributes:
         causes: What failed, by metric; these are left out.
+        reported: What was warned of besides metrics, in the whole pass; the same cause is told once.
 
     >>> failures = Failures("validate-epoch3")
     >>> with warnings.catch_warnings(record=True) as said:
@@ -43,6 +46,7 @@ class Failures:
     deferred: bool = False
     causes: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
+    reported: set[str] = field(default_factory=set)
 
     @contextmanager
     def contain(self, what: str, metrics: Collection[str] = ()) -> Iterator[None]:
@@ -60,15 +64,17 @@ class Failures:
 
     def add(self, what: str, error: Exception, metrics: Collection[str] = ()) -> bool:
         """Take up a failure; False if it is to be raised now."""
-        cause = f"{type(error).__name__}: {error}"
+        cause = cause_of(error)
         news = [name for name in metrics if name not in self.causes]
         self.causes.update(dict.fromkeys(news, cause))
         if self.raises or any(name in self.critical for name in metrics):
             self.waiting.append(f"{what}: {cause}")
             if not self.deferred:
                 return False
-        if news or not metrics:
-            self._report(f"{what} is left out of {self.stage}: {cause}", error)
+        message = f"{what} is left out of {self.stage}: {cause}"
+        if news or not (metrics or message in self.reported):
+            self.reported.add(message)
+            self._report(message, error)
         return True
 
     def note(self, name: str, cause: str) -> None:
@@ -96,6 +102,20 @@ class Failures:
             except (OSError, ValueError) as unwritten:  # a full disk, a bad name: the warning is all that is left
                 where = f" (its traceback could not be written: {unwritten})\n{trace}"
         warnings.warn(message + where, UserWarning, stacklevel=2)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the kind and the message of an error, shortened; its own method may fail, too.
+
+    >>> cause_of(KeyError("zero"))
+    "KeyError: 'zero'"
+    """
+    try:
+        message = str(error)
+    except Exception as unreadable:
+        message = f"its message cannot be read, {type(unreadable).__name__}"
+    rest = " ..." if len(message) > LONGEST else ""
+    return f"{type(error).__name__}: {message[:LONGEST]}{rest}"
 
 
 def warn_once(warned: set[str], message: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lightning_xai._checks import as_flag, as_integer, check_known
-from lightning_xai._guard import set_forward_context
+from lightning_xai._guard import held_random_states, set_forward_context
 from lightning_xai.callbacks.batch import Unpack, copy_containers
 from lightning_xai.callbacks.budget import check_seconds
 from lightning_xai.callbacks.collector import Collector, Results
@@ -28,6 +29,17 @@ from lightning_xai.callbacks.writer import passes
 from lightning_xai.figures.canvas import Pictures, save
 from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.results import Number, declared
+
+
+def _without_drawing(hook: Callable[..., None]) -> Callable[..., None]:
+    """Make what a hook calls of a user's code (``unpack``, metrics, ``denormalize``, loggers) draw in vain."""
+
+    @wraps(hook)
+    def held(self: ExplanationMonitor, trainer: Trainer, pl_module: LightningModule, *args: Any, **named: Any) -> None:
+        with held_random_states([pl_module.device]):
+            hook(self, trainer, pl_module, *args, **named)
+
+    return held
 
 
 class ExplanationMonitor(Callback):
@@ -165,6 +177,7 @@ class ExplanationMonitor(Callback):
         """Restore the last numbers of a checkpoint, and what metrics look back on."""
         self.results, self.histories = state_dict["results"], state_dict["histories"]
 
+    @_without_drawing
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network, and names that two monitors would log under, before any training is spent.
 
@@ -209,6 +222,7 @@ class ExplanationMonitor(Callback):
             )
         return pl_module
 
+    @_without_drawing
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of what an earlier run has left at steps that this one has still to reach."""
         place = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
@@ -229,14 +243,17 @@ class ExplanationMonitor(Callback):
                 stacklevel=2,
             )
 
+    @_without_drawing
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "validate")
 
+    @_without_drawing
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "test")
 
+    @_without_drawing
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -249,6 +266,7 @@ class ExplanationMonitor(Callback):
 
     on_test_batch_start = on_validation_batch_start
 
+    @_without_drawing
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -270,6 +288,7 @@ class ExplanationMonitor(Callback):
 
     on_test_batch_end = on_validation_batch_end
 
+    @_without_drawing
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Synchronise the processes, log and draw."""
         run, self._run = self._run, None
@@ -313,6 +332,7 @@ class ExplanationMonitor(Callback):
         if run.writes:
             write_tables(collector, found, folder)
 
+    @_without_drawing
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the progress line, and maps that are stored only until the pictures are drawn."""
         run, self._run, self._batch = self._run, None, None

@@ -82,6 +82,8 @@ class Run:
         """Explain a batch of a data loader."""
         self.begun = True
         collector = self.collectors.get(index) or self._collector(index)
+        if collector.all_failed():
+            return
         with collector.failures.contain("every metric", collector.metrics):
             collector.order = self.loaders.order(index, batch, collector.unpack)
             for note in collector.order.notes:

@@ -206,6 +206,34 @@ def test_a_traceback_that_cannot_be_written_stands_in_the_warning(tmp_path):
         raise KeyboardInterrupt
 
 
+class Unreadable(Exception):
+    def __str__(self):
+        raise ValueError("no message")
+
+
+@pytest.mark.parametrize(
+    "error", [Unreadable(), ValueError("9" * 10**6), StopIteration()], ids=lambda e: type(e).__name__
+)
+def test_errors_of_any_kind_are_told_once_and_in_short(trainer, tmp_path, alone, error):
+    calls = []
+
+    def unpack(batch):
+        calls.append(batch)
+        raise error
+
+    if not alone:
+        alone["state"] = trained(trainer)[0]
+    monitor = ExplanationMonitor(metrics(), unpack=unpack)
+    state, said, _ = trained(trainer, monitor, num_sanity_val_steps=0, enable_progress_bar=True)
+    torch.testing.assert_close(state, alone["state"], rtol=0, atol=0)
+    told = [line for line in said if "is left out of validate-epoch0" in line]
+    assert len(told) == len({line.partition(" is left out")[0] for line in told}) <= 2
+    assert all(type(error).__name__ in line and len(line) < 1500 for line in told)
+    assert len(calls) <= 2 * 2  # nothing is asked again in an epoch in which everything has failed
+    (written, _) = sorted((tmp_path / "explanations/failures").iterdir())
+    assert written.read_text().count("Traceback") == len(told)
+
+
 @pytest.mark.parametrize("value", [0.5, "no number", None])
 def test_results_that_are_no_tensors(trainer, monkeypatch, value):
     compute = Relevance.compute

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 from subjects import Classifier, loader, quiet, samples
 from torch import nn
 
@@ -163,3 +164,36 @@ DEEDS = {
 @pytest.mark.parametrize(("deed", "trace"), DEEDS.values(), ids=DEEDS)
 def test_a_careless_callback_is_found_out(trainer, deed, trace):
     assert trace in differences(trained(trainer, Careless(deed), epochs=2), trained(trainer, None, epochs=2))
+
+
+def draw(value):
+    torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
+    return value
+
+
+class Drawing(Importance):
+    def compute(self):
+        return draw(super().compute())
+
+
+class DrawingLogger(CSVLogger):
+    @property
+    def log_dir(self):
+        return draw(super().log_dir)
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("place", ["unpack", "denormalize", "compute", "logger"])
+def test_what_the_user_gives_may_draw(trainer, tmp_path, place):
+    kind = Drawing if place == "compute" else Importance
+    pictures = Pictures(samples=2, denormalize=draw if place == "denormalize" else None)
+    callback = ExplanationMonitor(
+        {"zero": kind(Windows(3), kinds.Constant(0.0))},
+        max_samples=2,
+        pictures=pictures,
+        unpack=draw if place == "unpack" else None,
+    )
+    logger = lambda: DrawingLogger(tmp_path) if place == "logger" else False  # noqa: E731
+    found = trained(trainer, callback, epochs=2, logger=logger())
+    assert callback.results["zero"]["samples"] == 2
+    assert differences(found, trained(trainer, None, epochs=2, logger=logger())) == set()
