@@ -65,7 +65,8 @@ def shown_numbers(
     """Yield the numbers of a run that are listed: metric, key, number, and its declaration.
 
     A standard error stands with its number (``error``), and so does the count of what is undefined (``undefined``);
-    measures by which several attributions are compared stand in the ranking.
+    measures by which several attributions are compared stand in the ranking, and what else they have in common with
+    the first of them.
 
     Args:
         numbers: The content of ``results.json``.
@@ -73,12 +74,18 @@ def shown_numbers(
     """
     there: dict[str, dict[str, Any]] = {part: {} for name in numbers for part in name.split("/")}
     compared = comparisons(metrics, there)
-    ranked = {name: each.measures for each in compared.values() for name in each.results if len(each.results) > 1}
+    several = {first: each for first, each in compared.items() if len(each.results) > 1}
+    ranked = {name: each.measures for each in several.values() for name in each.results}
+    leader = {name: first for first, each in several.items() for name in each.results if name != first}
     for metric, values in numbers.items():
         results = results_of(metric, metrics)
         skipped = {*companions(results), *next((ranked[part] for part in metric.split("/") if part in ranked), ())}
+        shared = numbers.get("/".join(leader.get(part, part) for part in metric.split("/")), {}) if leader else {}
+        shared = {} if shared is values else shared
         for key, value in values.items():
             result = results.get(key)
+            if key in shared and shared[key] == value:
+                continue
             if key not in skipped and (not isinstance(result, Number) or result.shows(value)):
                 beside = {name: values.get(getattr(result, name, None) or "") for name in ("error", "undefined")}
                 yield {"metric": metric, "key": key, "value": value, "result": result, **beside}

@@ -49,7 +49,7 @@ def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
         present: Which of them count, Boolean [..., n]; the others must be 0.
 
     Raises:
-        ValueError: If one is negative.
+        ValueError: If one is negative, or there is none.
 
     >>> gini(torch.tensor([[0.0, 0.0, 0.0, 8.0], [2.0, 2.0, 2.0, 2.0]]))
     tensor([0.7500, 0.0000])
@@ -65,6 +65,8 @@ def gini(magnitudes: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 def _not_negative(magnitudes: Tensor) -> Tensor:
+    if not magnitudes.shape[-1]:
+        raise ValueError(f"magnitudes {list(magnitudes.shape)} hold no number.")
     if bool((magnitudes < 0).any()):
         raise ValueError("magnitudes must not be negative: give those of a map, magnitudes(a), or a.abs().")
     return magnitudes
@@ -81,7 +83,7 @@ def entropy(magnitudes: Tensor) -> Tensor:
         magnitudes: :math:`a` [..., P].
 
     Raises:
-        ValueError: If one is negative.
+        ValueError: If one is negative, or there is none.
 
     >>> entropy(torch.tensor([[0.0, 5.0], [2.0, 2.0]]))
     tensor([0.0000, 0.6931])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer
+from lightning_xai._checks import as_integer, check_number
 from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import precise
 from lightning_xai.evaluation.refusals import same_samples
@@ -66,6 +66,7 @@ def sufficiency(features: Tensor, prediction: Tensor, *, threshold: float = 0.9)
     >>> sufficiency(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), torch.tensor([3, 3, 3]))
     tensor([1., 1., nan], dtype=torch.float64)
     """
+    check_number("threshold", threshold)
     same_samples(features, prediction, 1)
     values = precise(features)
     size = values.norm(dim=1, keepdim=True)

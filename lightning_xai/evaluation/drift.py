@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_xai._checks import as_integer
+from lightning_xai._checks import as_integer, check_number
 from lightning_xai.evaluation.correlation import UNDEFINED, is_constant, spearman
 from lightning_xai.evaluation.features import precise, tolerance
 from lightning_xai.evaluation.refusals import same_samples
@@ -97,6 +97,7 @@ def first_stable_epoch(
     4
     """
     as_integer("least", least, least=1)
+    check_number("threshold", threshold)
     if len(epochs) != len(drifts):
         raise ValueError(f"epochs and drifts must be as many, got {len(epochs)} and {len(drifts)}.")
     stable = len(drifts)

@@ -140,6 +140,7 @@ def boxes_to_masks(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
         shape: S.
 
     Raises:
+        TypeError: If the boxes are no integers.
         ValueError: If the boxes have another shape, or end before they begin.
 
     >>> boxes_to_masks(torch.tensor([[[1], [2]]]), (4,))
@@ -152,6 +153,8 @@ def boxes_to_masks(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"boxes must be [N, 2, {len(shape)}], the first and last cell along every axis, or several of a sample "
             f"[N, B, 2, {len(shape)}], got {list(boxes.shape)}{remedy}."
         )
+    if boxes.dtype not in _INTEGERS:
+        raise TypeError(f"boxes must be integers, the first and last cell of every axis, got {boxes.dtype}.")
     each = boxes.unsqueeze(1) if boxes.ndim == 3 else boxes
     if not bool((each[:, :, 0] <= each[:, :, 1]).all()):
         raise ValueError("the first cell of a box must not lie behind its last one.")

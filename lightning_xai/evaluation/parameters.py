@@ -144,12 +144,14 @@ def new_parameters(model: nn.Module, given: Mapping[str, Tensor] | None, seed: i
     """Return the new values of parameters, by dotted name: those that are given, or all of them, drawn.
 
     Raises:
-        TypeError: If one that is given is no tensor.
+        TypeError: If what is given is no dict of tensors.
         ValueError: If a name or a shape of those that are given does not fit, or an initialiser fails.
     """
     network = _network(model)
     known = dict(network.named_parameters())  # of a parameter that has several names, the first
     if given is not None:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"parameters must be a dict of tensors by dotted name, got {type(given).__name__}.")
         for name, values in given.items():
             if name not in known:
                 raise ValueError(unknown("parameters", name, known))

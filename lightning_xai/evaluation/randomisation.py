@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_inputs, check_known
+from lightning_xai._checks import as_flag, as_integer, check_inputs, check_known
 from lightning_xai._guard import keyed_generator
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation.correlation import UNDEFINED
@@ -97,6 +97,8 @@ def mprt(
     """
     check_known("order", order, ORDERS)
     check_similarity(similarity)
+    as_flag("absolute", absolute)
+    as_integer("seed", seed)
     an_attribution(attribution)
     check_replaceable(model)
     clean, held, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
@@ -137,6 +139,7 @@ def emprt(
     >>> emprt(model, torch.randn(2, 4), 0, GradientXInput()).shape
     torch.Size([2])
     """
+    as_integer("seed", seed)
     an_attribution(attribution)
     check_replaceable(model)
     clean, held, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
@@ -178,7 +181,7 @@ def random_logit(
 
     Raises:
         TypeError: If the attribution is none.
-        ValueError: If the number of classes is not known.
+        ValueError: If the number of classes is not known, or another class is the target.
 
     Source: :cite:`sixt2020`.
 
@@ -191,6 +194,8 @@ def random_logit(
     tensor([-1.], dtype=torch.float64)
     """
     check_similarity(similarity)
+    as_flag("absolute", absolute)
+    as_integer("seed", seed)
     clean, _, bound, values, ids = _clean(model, inputs, target, attribution, sample_ids)
     check_similarity(similarity, clean.map)
     if clean.classes == 1:
@@ -201,6 +206,8 @@ def random_logit(
         draws = [int(torch.randint(clean.classes - 1, (), generator=keyed_generator(seed, "class", i))) for i in ids]
         drawn = torch.tensor(draws, device=clean.target.device)
         other = drawn + (drawn >= clean.target)
+    elif bool((torch.as_tensor(other, device=clean.target.device) == clean.target).any()):
+        raise ValueError("other must hold another class than the target of every sample: a map is equal to itself.")
     moved = without_absent(bound, attribution.explain(bound, values, other, ids).map)
     return map_similarity(clean.map, moved, similarity, absolute=absolute)
 

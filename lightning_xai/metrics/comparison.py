@@ -197,7 +197,7 @@ class Comparison:
                 rank = values.index(results[name]) + 1 if one in order and len(self.attributions) > 1 else None
                 error = results.get(measure.error or "", math.nan)
                 undefined = int(results.get(measure.undefined or "", 0))
-                found[one][name] = Score(results[name], error, undefined, rank, one in near[name])
+                found[one][name] = Score(results[name], error, undefined, rank, one in near[name] and rank != 1)
         return found
 
     def table(self) -> Table:

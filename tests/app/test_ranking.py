@@ -131,6 +131,7 @@ def test_a_run_ranks_the_attributions_that_it_measures(command, here):
     assert "srg ↑" in out
     assert "Ranking: gradient_x_input and 2 others" in out
     assert out.count("symmetric relevance gain") == 0  # in the ranking alone
+    assert out.count("│ samples") == 1  # as many for all
     page = (here / "run" / "report.html").read_text()
     assert page.count('class="ranking"') == 1
     assert 'id="validate-epoch0-step3-gradient_x_input"' in page

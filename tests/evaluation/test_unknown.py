@@ -60,6 +60,10 @@ def test_a_map_without_a_finite_cell_is_unknown_to_every_measure(name):
     assert name == "irof" or found[[0, 2]].isfinite().all()
 
 
+def randomised(name, **how):
+    return getattr(evaluation, name)(network(), draw(2, 1, 6, 6), 0, GradientXInput(), **how)
+
+
 def test_a_map_without_a_finite_cell_has_no_gap_no_blank_and_no_mass():
     model, x, relevance = network(), draw(3, 1, 6, 6), maps()
     rest = [0, 2]
@@ -277,6 +281,15 @@ def test_sizes_that_coincide_in_a_sample_count_once_and_the_map_is_made_once():
         (lambda: evaluation.relevance_mass(draw(3), sets(3)), ValueError, r"\[N, C, \*S\]"),
         (lambda: evaluation.boxes_to_masks(torch.tensor([[[3], [1]]]), (4,)), ValueError, "must not lie behind"),
         (lambda: evaluation.gini(draw(3).abs().neg()), ValueError, "must not be negative"),
+        (lambda: evaluation.gini(draw(2, 0)), ValueError, "hold no number"),
+        (lambda: evaluation.boxes_to_masks(torch.zeros(1, 2, 1), (4,)), TypeError, "boxes must be integers"),
+        (lambda: evaluation.sufficiency(draw(3, 2), torch.arange(3), threshold="high"), TypeError, "threshold must be"),
+        (lambda: evaluation.first_stable_epoch([1], [0.9], threshold=None), TypeError, "threshold must be a number"),
+        (lambda: randomised("mprt", parameters=[1]), TypeError, "parameters must be a dict of tensors by dotted name"),
+        (lambda: randomised("mprt", absolute="yes"), TypeError, "absolute must be True or False"),
+        (lambda: randomised("emprt", seed="one"), TypeError, "seed must be an integer"),
+        (lambda: randomised("random_logit", seed=1.5), TypeError, "seed must be an integer"),
+        (lambda: randomised("random_logit", other=torch.tensor([1, 0])), ValueError, "another class than the target"),
         (lambda: evaluation.entropy(draw(3).abs().neg()), ValueError, "must not be negative"),
         (lambda: evaluation.mosaics(draw(1, 1, 4), [0], [1.0], [1]), TypeError, "background must be a tensor"),
         (lambda: measured("srg", draw(3, 1, 6, 6).to("meta")), ValueError, "meta device has no values"),

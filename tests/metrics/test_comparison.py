@@ -105,6 +105,11 @@ def test_the_samples_that_both_have_are_compared_whatever_their_order():
     assert Comparison.joined({"a": one, "b": other.with_samples(fewer)}).near_best("m") == []  # one pair says nothing
 
 
+def test_what_equals_the_best_is_the_best():
+    found = with_values("higher", best=PAIRS["best"], same=PAIRS["best"])
+    assert [each["m"].mark for each in found.scores().values()] == ["*", "*"]
+
+
 def test_nothing_is_said_of_pairs_that_are_not_known():
     assert with_values("higher", best=PAIRS["best"], unknown=PAIRS["unknown"]).near_best("m") == []
     assert FOUR.near_best("high") == FOUR.near_best("neither") == []
