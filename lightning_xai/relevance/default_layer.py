@@ -22,12 +22,13 @@ _LINEAR_OF_TRANSFORMERS = "Conv1D"  # by its name, as it is not torch's
 
 
 def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -> tuple[str, AxisFacts]:
-    """Find the last layer that has a grid of positions and that the score depends on at most of them.
+    """Find the last layer that has a grid of positions, and on which the score depends at most of them.
 
     It runs once, gives one row per sample, one axis of units and a full grid of more than one cell, and is no linear
     layer, identity or dropout. The gradient of the score is not 0 at more than half of its cells, which leaves out what
     follows the choice of a class token, and in more than one channel, which leaves out the map of a class itself. It
-    takes one pass of two rows, forward and backward.
+    stands in no branch that is pooled before it changes what keeps its positions, such as the one that finds how a
+    spatial transformer turns an image. It takes one pass of two rows, forward and backward.
 
     Args:
         model: The network, inside :func:`lightning_xai._guard.isolated_eval`.
@@ -66,7 +67,10 @@ def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -
             if once:
                 slopes = torch.autograd.grad(value, [output for output, _ in once.values()], allow_unused=True)
                 gradients = dict(zip(once, slopes, strict=True))
+    kept = _positional_nodes(value, rows)
     for name, (output, shadow) in reversed(once.items()):
+        if kept is not None and output.grad_fn not in kept:
+            continue
         facts = facts_of(output, shadow)
         if facts is not None and facts.has_rows and facts.grid is not None and torch.Size(facts.grid).numel() > 1:
             slope = gradients.get(name)
@@ -75,9 +79,40 @@ def default_layer(model: nn.Module, x: Tensor, score: Callable[[Any], Tensor]) -
     check_visible(model)
     raise ValueError(
         "no layer was found that runs once and returns channels at a grid of positions of the input, at most of which "
-        "the score depends on them: name one with layer='...', and say with reshape=... where its positions lie, if "
-        "that cannot be told; one call of several is layer=Site('...', call=0)."
+        "the score depends on them, and other than by a branch that is pooled: name one with layer='...', and say with "
+        "reshape=... where its positions lie, if that cannot be told; one call of several is layer=Site('...', call=0)."
     )
+
+
+# Nodes of autograd that take single positions, which may be put together again.
+_PICKING = ("Select", "Unbind", "Squeeze", "Slice", "Split", "Index", "Gather")
+
+
+def _positional_nodes(value: Tensor, leaf: Tensor) -> set[Any] | None:
+    """The nodes of autograd whose positions may reach what is pooled last; None if the leaf's do not."""
+    last, pooled = set[Any](), set[Any]()
+    waiting: list[Any] = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and not _is_pooled(node):
+            last.add(node)
+        elif node is not None and node not in pooled:
+            pooled.add(node)
+            waiting += [part for part, _ in node.next_functions]
+    kept, waiting = set[Any](), [*last]
+    while waiting:
+        node = waiting.pop()
+        if node not in kept:
+            kept.add(node)
+            holds = not _is_pooled(node) or node.name().startswith(_PICKING)
+            waiting += [part for part, _ in node.next_functions if part is not None and (holds or _is_pooled(part))]
+    return kept if any(getattr(node, "variable", None) is leaf for node in kept) else None
+
+
+def _is_pooled(node: Any) -> bool:
+    """Whether a node made [2, K] of the two rows, or has no other axis longer than 1."""
+    shape = node._input_metadata[0].shape
+    return len(shape) < 2 or (shape[0] == 2 and all(length == 1 for length in shape[2:]))
 
 
 def _is_read(gradient: Tensor) -> bool:

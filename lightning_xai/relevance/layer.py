@@ -40,7 +40,8 @@ class LayerAttribution(ScoreAttribution, ABC):
         layer: The layer, by its dotted name, the module itself, or a :class:`~lightning_xai.sites.Site`, which also
             names a part of its output, or one of several calls, e.g. in a siamese network. Unless given, the last one
             that runs once, has a grid of positions with more than one cell, and of which the score's gradient is not 0
-            at more than half of the cells and in more than one channel; linear layers and dropout are passed over.
+            at more than half of the cells and in more than one channel; linear layers and dropout are passed over, and
+            so are branches that are pooled before they join, as that of a spatial transformer is.
             Finding it takes a further pass of two rows. ``Explanation.layer`` says which it was.
         reshape: Turns the layer's output into [N, K, \*S'], e.g. ``lambda t: t[:, 1:].transpose(1, 2).unflatten(2,
             (14, 14))`` for tokens: moves and drops elements, changes none. Unless given, it is found by
