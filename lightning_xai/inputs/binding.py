@@ -19,6 +19,7 @@ from lightning_xai.inputs import Inputs, InputsLike, as_inputs, is_plain
 from lightning_xai.inputs.bound_model import Arguments, Binding, BoundModel, at_rows, network_of
 from lightning_xai.inputs.following import following_arguments
 from lightning_xai.inputs.leaves import tensors_held
+from lightning_xai.inputs.lengths import present_by_lengths
 from lightning_xai.inputs.masks import Masks
 from lightning_xai.inputs.places import LayerOutput, times
 from lightning_xai.operations import tensors_in, unwrapped
@@ -69,14 +70,16 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
             place = _place(network, arguments, inputs)
             with keeping(network, arguments, place) as kept:
                 explained = _explained_tensor(network, arguments, place)
+            within = present_by_lengths(network, arguments, place, explained, inputs.absent is not None)
         masks = Masks(network, arguments)
         sources = arguments.source() if place is None else [explained]
         present = masks.present(arguments.explained, sources, place is not None, inputs.absent is not None)
-        absent = _absent_cells(explained, present, inputs.absent)
+        absent = _absent_cells(explained, [present, within], inputs.absent)
         # A wrapper or compiled code would hide the site.
         called = model if place is None else network
         prefix = None if kept is None else kept.prefix()
         there = masks.of_output()
+        there = within if there is None and within is not None and within.ndim == 2 else there
         binding = Binding(arguments, place, None, absent, there, position=inputs.position, prefix=prefix)
         return BoundModel(called, binding), explained
 
@@ -134,12 +137,13 @@ def _objects(arguments: Arguments, samples: int) -> dict[Key, str]:
     }
 
 
-def _absent_cells(explained: Tensor, present: Tensor | None, absent: Tensor | None) -> Tensor | None:
+def _absent_cells(explained: Tensor, present: Sequence[Tensor | None], absent: Tensor | None) -> Tensor | None:
     """The cells that are no features, Boolean [N, *S]: padding, and those that are named; None if there are none."""
     shape = (len(explained), *(explained.shape[2:] or explained.shape[1:]))
     cells = torch.zeros(shape, dtype=torch.bool, device=explained.device)
-    if present is not None:
-        cells |= ~present.to(cells.device)
+    for part in present:
+        if part is not None:
+            cells |= ~part.to(cells.device)
     if absent is not None:
         if absent.shape != shape:
             raise ValueError(f"absent must be [N, *S], {list(shape)}, got {list(absent.shape)}.")

@@ -40,7 +40,8 @@ class Inputs:
             explained at the embedding that takes them unless it is given.
         absent: Cells that are no features, Boolean [N, \*S], such as special tokens. Padding always is absent, where
             the mask of what is explained is 0: ``decoder_attention_mask`` of ``decoder_input_ids``, else
-            ``attention_mask``, in the same container. Another mask has to be said here.
+            ``attention_mask``, in the same container; and beyond lengths, integers [N], if nothing there is read.
+            Another mask has to be said here.
         position: Which position of an output with one axis of them is read of each sample, integers [N].
         constant: The arguments that are not given per sample, by number or name; found unless given.
         axis: The axis of the channels of the explained argument where that is not 1, as in features of time steps
