@@ -11,6 +11,7 @@ from lightning_xai import Inputs, Windows
 from lightning_xai._guard import keyed_generator
 from lightning_xai.evaluation.features import RandomMap
 from lightning_xai.evaluation.randomisation import emprt, mprt, random_logit
+from lightning_xai.evaluation.road import road_accuracy
 from lightning_xai.evaluation.robustness import map_changes
 from lightning_xai.metrics import ActivationThreshold, Dissection, Reactivation, Relevance, TopSamples
 from lightning_xai.perturbation import importance, kinds
@@ -223,6 +224,19 @@ class Tokenwise(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         return self.out(self.up(self.embedding(input_ids)).tanh())
+
+
+def test_road_accuracy_is_that_of_tokens_that_are_there():
+    torch.manual_seed(1)
+    model, how = Tokenwise(), {"regions": Windows(1), "perturbation": ZERO, "steps": 1}
+
+    def found(ids, target):
+        inputs = Inputs(ids, attention_mask=(ids > 0).long(), explain=0)
+        return torch.stack(road_accuracy(model, inputs, target, Saliency(score=RawOutput()), **how))
+
+    samples = [ids[None, :length] for ids, length in zip(IDS, LENGTHS, strict=True)]
+    for target in range(4):
+        close(found(IDS, target), torch.stack([found(ids, target) for ids in samples]).mean(0))
 
 
 def test_a_sample_of_padding_alone_is_undefined_and_no_other():

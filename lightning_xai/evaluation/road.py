@@ -23,9 +23,10 @@ class _StillPredicted(Score):
     by_region: ClassVar[bool] = False
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:  # noqa: ARG002
-        """Compare the prediction with the target; NaN where an output is."""
-        hit = (self.predict(output) == target).to(output.dtype)
-        return hit.masked_fill(output.isnan().flatten(1).any(1), float("nan"))
+        """Compare the prediction at the positions of the region with the target; NaN where an output is."""
+        hit = (self.predict(output, region) == target).to(output.dtype)
+        broken = output.isnan().any(1) if region is None else output.isnan().any(1) & region
+        return hit.masked_fill(broken.view(len(broken), -1).any(1), float("nan"))
 
 
 class RoadAccuracy(NamedTuple):
