@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from lightning_xai.inputs.bound_model import BoundModel, network_of
+from lightning_xai.inputs.places import is_own_hook
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def _form(network: nn.Module) -> tuple[Any, ...]:
         own = module.__dict__
         found += (id(module), type(module))
         for name in ("_forward_hooks", "_forward_pre_hooks"):
-            found += [key for key, hook in own[name].items() if not _is_ours(hook)]
+            found += [key for key, hook in own[name].items() if not is_own_hook(hook)]
         found += [
             value
             if type(value) in _VALUES or (type(value) is tuple and _VALUES.issuperset(map(type, value)))
@@ -64,11 +65,6 @@ def _form(network: nn.Module) -> tuple[Any, ...]:
                 seen.add(child)
                 waiting.append(child)
     return tuple(found)
-
-
-def _is_ours(hook: Callable[..., Any]) -> bool:
-    """Tell whether a hook is one of this package, which are set for a pass and taken away after it."""
-    return str(getattr(getattr(hook, "func", hook), "__module__", None)).startswith("lightning_xai.")
 
 
 def question_of(model: nn.Module, inputs: Tensor) -> tuple[Hashable, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,11 @@ class LayerReached(BaseException):
 def times(count: int) -> str:
     """Say how often."""
     return "once" if count == 1 else f"{count} times"
+
+
+def is_own_hook(hook: Callable[..., Any]) -> bool:
+    """Tell whether a hook is one of this package, which are set for a pass and taken away after it."""
+    return str(getattr(getattr(hook, "func", hook), "__module__", None)).startswith("lightning_xai.")
 
 
 class _LayerHook(ABC):
@@ -91,6 +97,14 @@ class Substitution(_LayerHook):
         super().__init__(network, place)
         self._x, self._replay = x, replay
         self.is_reached = False
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        hooks = self._module._forward_hooks
+        for key, hook in list(hooks.items()):
+            if key != self._handle.id and is_own_hook(hook):  # those that look here see what is put here
+                hooks.move_to_end(key)  # type: ignore[attr-defined]
+        return self
 
     def on_output(self, output: Any) -> Any:  # noqa: D102 - where it is abstract
         self.is_reached = True
