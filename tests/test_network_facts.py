@@ -135,3 +135,12 @@ def test_axes_of_a_layer_are_found_once(make, layer, monkeypatch):
     top_samples(model, x, layer=layer, n=1, activation="identity")
     assert "traced" not in found
     assert ("followed" in found) == ("traced" in at_first)  # what no pass has proved may be by the next
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_modules_have_facts():
+    facts, model = NetworkFacts(), nn.Sequential(torch.jit.script(nn.Sequential(nn.ReLU())), nn.ReLU())
+    facts.of(model)["what"] = 1
+    assert facts.of(model) == {"what": 1}
+    model[0] = torch.jit.script(nn.Sequential(nn.Sigmoid()))
+    assert facts.of(model) == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +26,9 @@ from lightning_xai.operations import tensors_in, unwrapped
 from lightning_xai.prefix.search import keeping
 from lightning_xai.sites import Key, Place, Site, layer_name, named_layer
 
+# The label of a position that is not predicted, by the convention of torch's cross entropy.
+_NO_LABEL = -100
+_DECODER_MASK = "decoder_attention_mask"
 # What batches hold for the loss; dropped unless the network takes it.
 _LABELS = ("label", "target", "targets")
 
@@ -80,7 +83,7 @@ def bind(model: nn.Module, inputs: InputsLike, *, joint: bool = False) -> tuple[
         prefix = None if kept is None else kept.prefix()
         there = masks.of_output()
         there = within if there is None and within is not None and within.ndim == 2 else there
-        binding = Binding(arguments, place, None, absent, there, position=inputs.position, prefix=prefix)
+        binding = Binding(arguments, place, None, absent, there, masks.decode, inputs.position, prefix=prefix)
         return BoundModel(called, binding), explained
 
 
@@ -199,15 +202,36 @@ def _accepted(network: nn.Module, values: dict[Key, Any], inputs: Inputs) -> dic
             raise ValueError(
                 f"{message} What **kwargs take must be named in the signature: a misspelt name would be lost."
             )
+    if isinstance(inputs.labels, Tensor) and inputs.labels.ndim > 1:
+        values |= _decoded(network, inputs.labels, named - values.keys())
     if "use_cache" in named and "use_cache" not in values:
         values["use_cache"] = False  # the output would carry the keys and values of every layer
     return values
 
 
+def _decoded(network: nn.Module, labels: Tensor, missing: Set[str]) -> dict[Key, Tensor]:
+    """What the decoder of a network is given unless the user says so: the labels before, as in training.
+
+    Raises:
+        ValueError: If the network does not say how it makes that of them.
+    """
+    if not missing >= {"decoder_input_ids", "decoder_inputs_embeds"}:
+        return {}
+    shift = getattr(network, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        raise ValueError(
+            f"{type(network).__name__} makes the inputs of its decoder of the labels, which do not enter when it is "
+            f"explained: give decoder_input_ids=... ."
+        )
+    there = (labels != _NO_LABEL).long()
+    masked = _DECODER_MASK in missing and not bool(there.all())
+    return {"decoder_input_ids": shift(labels=labels), **({_DECODER_MASK: there} if masked else {})}
+
+
 def _place(network: nn.Module, arguments: Arguments, inputs: Inputs) -> Place | None:
-    source = arguments.source()[0]
-    site = inputs.at
-    if site is None and (source.is_floating_point() or source.is_complex()):
+    sources = arguments.source()
+    site, source = inputs.at, sources[0]
+    if site is None and all(part.is_floating_point() or part.is_complex() for part in sources):
         return None
     if len(inputs.explain) > 1:
         raise ValueError("at=... and integer ids explain one argument: name one with explain=... .")

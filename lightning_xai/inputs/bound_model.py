@@ -114,6 +114,7 @@ class Binding:
         absent: Cells of the explained tensor that are no features, Boolean [N, *S]; None if there are none.
         there: Which positions of the output are no padding, by their mask, Boolean [N, T]; why that is not known; None
             without masks.
+        decoded: Whether these positions are those of a decoder, which are none of what an encoder is given.
         position: The position of the output [N] that is read of every sample; None if nothing is said.
         rows: Which sample each row is; None for all of them in their order.
         prefix: What comes before the site; None if every pass is a whole one.
@@ -124,6 +125,7 @@ class Binding:
     reads: Place | None = None
     absent: Tensor | None = None
     there: Tensor | str | None = None
+    decoded: bool = False
     position: Tensor | None = None
     rows: Tensor | None = None
     prefix: Prefix | None = None
@@ -202,6 +204,12 @@ class BoundModel(nn.Module):
         """Which positions of the output are no padding, Boolean [rows, T], or why that is not known."""
         there = self.binding.there
         return there if isinstance(there, str) else self._of_rows(there)
+
+    @property
+    def decoded(self) -> Tensor | None:
+        """Which positions of a decoder's output are no padding, Boolean [rows, T]; None if it is none, or not known."""
+        there = self.there
+        return there if self.binding.decoded and isinstance(there, Tensor) else None
 
     @property
     def position(self) -> Tensor | None:

@@ -46,7 +46,8 @@ class Inputs:
         constant: The arguments that are not given per sample, by number or name; found unless given.
         axis: The axis of the channels of the explained argument where that is not 1, as in features of time steps
             [N, T, C], points [N, P, 3] or images [N, H, W, C]. Maps have the axes of the argument.
-        **kwargs: The network's named arguments. ``labels`` do not enter the network.
+        **kwargs: The network's named arguments. ``labels`` do not enter the network, but tell what its decoder is
+            given where it makes that of them.
 
     Raises:
         TypeError: If there is no argument that can be explained.
@@ -97,7 +98,7 @@ class Inputs:
         constant: Sequence[Key] | None,
         axis: int | None,
     ) -> None:
-        values.pop(_LABELS, None)
+        self.labels = values.pop(_LABELS, None)
         chosen = None if explain is None else (explain,) if isinstance(explain, int | str) else tuple(explain)
         self.claimed: dict[str, Key] = {}
         self.values, self.containers = self._leaves(values, [*(chosen or ()), *(constant or ())])

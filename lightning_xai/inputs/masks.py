@@ -129,12 +129,17 @@ class Masks:
     def _nobodys(self) -> list[_Mask]:
         return [mask for mask in self._masks if self._owner(mask) is None]
 
+    @property
+    def decode(self) -> bool:
+        """Whether the network has a decoder that is given something."""
+        beginnings = tuple(_DECODER + name for name in (*_IDS, _MASK))
+        return any(name in beginnings for _, name in self._names.values())
+
     def of_output(self) -> Tensor | str | None:
         """Which positions of the output are no padding, Boolean [N, T]; why that is not known; None without masks."""
         if not self._masks:
             return None
-        beginnings = tuple(_DECODER + name for name in (*_IDS, _MASK))
-        if any(name in beginnings for _, name in self._names.values()):
+        if self.decode:
             masks = [mask for mask in self._masks if mask.prefix == _DECODER]
         else:
             masks = [mask for mask in self._masks if not mask.prefix] or self._masks

@@ -103,6 +103,9 @@ class Score(ABC):
         present = None
         if clean.ndim > 2 and self.by_position and of is not None:
             present = present_positions(*of, self.pick, 1 if axis is None else axis, "the model's output", self)
+            decoded = of[0].decoded if isinstance(of[0], BoundModel) else None
+            if decoded is not None and decoded.shape == (len(clean), *clean.shape[2:]):
+                present = decoded.to(clean.device) if present is None else present & decoded.to(present.device)
         resolved = self._resolve(target, clean, present)
         region = present
         if clean.ndim > 2 and self.by_region:

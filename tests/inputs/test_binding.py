@@ -160,6 +160,22 @@ def test_names_are_those_of_the_signature():
         Saliency()(Some(), Inputs(x, w=x), 1)
 
 
+@pytest.mark.parametrize("method", [Saliency(), GradientXInput(), LRP(composites.AttnLRP())])
+def test_ids_beside_numbers_are_explained_by_themselves(method):
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.out = nn.Embedding(7, 4), nn.Linear(6, 3)
+
+        def forward(self, numbers, kind):
+            return self.out(torch.cat([numbers, self.embedding(kind)[:, 0]], 1))
+
+    inputs = {"numbers": torch.randn(3, 2), "kind": torch.tensor([[1], [5], [2]])}
+    with pytest.raises(ValueError, match=r"integer ids explain one argument: name one with explain="):
+        method(Table(), Inputs(**inputs, explain=("numbers", "kind")), 1)
+    assert method(Table(), Inputs(**inputs, explain="kind"), 1).shape == (3, 1, 4)
+
+
 def test_explained_arguments_have_as_many_samples_each():
     with pytest.raises(ValueError, match=r"as many samples each, got \{0: 3, 1: 2\}"):
         Inputs(torch.zeros(3, 2), torch.zeros(2, 2), explain=(0, 1))

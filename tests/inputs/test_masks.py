@@ -17,6 +17,7 @@ from lightning_xai.scores import Logit, RawOutput
 SOURCE = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6]])
 TARGET = torch.tensor([[1, 2, 3, 4, 5], [5, 6, 7, 0, 0]])
 ZERO = kinds.Constant(0.0)
+MASKS = []  # that were given to a decoder
 
 
 def mask_of(ids):
@@ -66,6 +67,55 @@ def test_the_last_position_is_that_of_the_decoder(model):
         drops = model.out(embedded * model.target(TARGET[sample, last]))[:, 1] - model.out.bias[1]
         there = SOURCE[sample] > 0
         close(found[sample, there], drops[there].detach())
+
+
+@pytest.mark.parametrize("score", [Logit(class_axis=-1), RawOutput(class_axis=-1)])
+def test_outputs_at_padding_of_a_decoder_are_in_no_score(model, score):
+    found = GradientXInput(score=score).explain(model, pair(0), 1)
+    for sample, length in enumerate((TARGET > 0).sum(1).tolist()):
+        rows = slice(sample, sample + 1)
+        given = {"decoder_input_ids": TARGET[rows, :length], "decoder_attention_mask": mask_of(TARGET[rows, :length])}
+        alone = Inputs(SOURCE[rows], mask_of(SOURCE[rows]), explain=0, **given)
+        own = GradientXInput(score=score).explain(model, alone, 1)
+        close(found.score[rows], own.score)
+        close(found.map[rows], own.map)
+
+
+class Trained(Translator):
+    """A translator that makes of its labels what its decoder is given."""
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask,
+        decoder_input_ids=None,
+        decoder_attention_mask=None,
+        decoder_inputs_embeds=None,
+        labels=None,
+    ):
+        assert labels is None
+        assert decoder_inputs_embeds is None
+        MASKS.append(decoder_attention_mask)
+        return super().forward(input_ids, attention_mask, input_ids if decoder_input_ids is None else decoder_input_ids)
+
+
+class Shifting(Trained):
+    def prepare_decoder_input_ids_from_labels(self, labels):
+        return torch.cat([torch.ones_like(labels[:, :1]), labels[:, :-1]], 1).clamp(min=0)
+
+
+def test_labels_tell_what_the_decoder_is_given():
+    labels = TARGET.where(TARGET > 0, -100)
+    batch = {"input_ids": SOURCE, "attention_mask": mask_of(SOURCE), "labels": labels}
+    model, method = Shifting().eval(), GradientXInput(score=Logit(position=1, class_axis=-1))
+    shifted = model.prepare_decoder_input_ids_from_labels(labels)
+    found = method.explain(model, batch, 1)
+    assert torch.equal(MASKS[-1], mask_of(TARGET))
+    close(found.score, model(SOURCE, mask_of(SOURCE), decoder_input_ids=shifted)[:, 1, 1].detach())
+    given = {"decoder_input_ids": TARGET, "decoder_attention_mask": mask_of(TARGET)}
+    close(method.explain(model, {**batch, **given}, 1).score, model(SOURCE, mask_of(SOURCE), **given)[:, 1, 1].detach())
+    with pytest.raises(ValueError, match=r"Trained makes the inputs of its decoder of the labels.*decoder_input_ids="):
+        method(Trained().eval(), batch, 1)
 
 
 @pytest.mark.parametrize(
