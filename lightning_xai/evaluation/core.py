@@ -143,16 +143,20 @@ class CoreRequests:
         drops = drops_of(self.features, self.features.values, self.member, clean, scores)
         values["faithfulness_correlation"] = drops.correlation
         values["infidelity_relative"] = drops.infidelity_relative
+        further = {name: getattr(curves, name) for name in ("aopc_lerf", "irof", "monotone")}
+        further |= {name: getattr(drops, name) for name in ("infidelity", "infidelity_scaled")}
         sizes, finite = magnitudes(self.relevance)
         if "masked" in self.asked:
             masked = masked_of(self.relevance, clean, mean_scores(swept, self.asked["masked"]))
             values.update((name, getattr(masked, name)) for name in MASKED)
+            further["average_gain"] = masked.average_gain
         whole = self.asked["completeness"]
         gap, change = gaps_of(self.features, swept.clean[whole.score], mean_scores(swept, whole))
         seen = finite.any(1)
         values["gini"] = torch.where(seen, gini(sizes, finite), UNDEFINED)
         values["entropy"] = torch.where(seen, entropy(sizes), UNDEFINED)
-        return CoreResult(values, curves, gap, change, is_blank(pooled(self.relevance)), self.features.nonfinite)
+        blank = is_blank(pooled(self.relevance))
+        return CoreResult(values, curves, gap, change, blank, self.features.nonfinite, further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +170,8 @@ class CoreResult:
         change: The changes of the scores [N].
         blank: Which maps have no positive cell [N].
         nonfinite: How many cells of every map are not finite [N].
+        further: What the same passes tell beside: aopc_lerf, irof, monotone, infidelity, infidelity_scaled and, of a
+            probability, average_gain [N] by name.
     """
 
     values: Mapping[str, Tensor]
@@ -174,6 +180,7 @@ class CoreResult:
     change: Tensor
     blank: Tensor
     nonfinite: Tensor
+    further: Mapping[str, Tensor]
 
     @property
     def completeness_gap(self) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lightning_xai._checks import check_known
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
 from lightning_xai.evaluation.features import ExplainedBatch
@@ -77,6 +78,26 @@ MEASURES: dict[str, Number] = {
     "entropy": Number("entropy of a map", "nats", "How widely a map is spread.", "map-entropy"),
 }
 
+FURTHER_MEASURES: dict[str, Number] = {
+    "aopc_lerf": Number(
+        "AOPC, the least relevant first", SCORE, "The mean loss while the least relevant go.", "aopc", better="lower"
+    ),
+    "irof": Number("IROF", "share of the score", "The area over the curve.", "irof", better="higher"),
+    "monotone": Number("steps that do not rise", SHARE, "Whether the score falls.", "monotone", better="higher"),
+    "infidelity": Number(
+        "infidelity", "squared units of the score", "How far random sets differ.", "infidelity", better="lower"
+    ),
+    "infidelity_scaled": Number(
+        "scaled infidelity", "squared units of the score", "The same, of the best factor.", "infidelity", better="lower"
+    ),
+    "average_gain": Number(
+        "average gain",
+        "share of what there is to win",
+        "What is won where only what the map marks is left.",
+        "average-gain",
+        better="higher",
+    ),
+}
 _ALONG: dict[str, Any] = {
     "unit": SCORE,
     "meaning": "As features are replaced, from none to all.",
@@ -119,6 +140,8 @@ class Faithfulness(MeasureMetric, SweepMetric):
         draws: B.
         mask_perturbation: R behind the map as a mask.
         seed: Keys the random sets together with the samples' ids.
+        further: Measures that the same passes give beside: ``"aopc_lerf"``, ``"irof"``, ``"monotone"``,
+            ``"infidelity"``, ``"infidelity_scaled"``, ``"average_gain"``.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
@@ -158,6 +181,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         draws: int = 32,
         mask_perturbation: str | Perturbation = Constant(0.0),  # noqa: B008 - frozen
         seed: int = 0,
+        further: Sequence[str] = (),
         chunk_size: int | None = None,
         engine: str = "auto",
         **options: Any,
@@ -178,7 +202,8 @@ class Faithfulness(MeasureMetric, SweepMetric):
             seed=seed,
         )
         left_out = () if core.masks else MASKED
-        super().__init__({name: result for name, result in MEASURES.items() if name not in left_out}, **options)
+        measures = {name: result for name, result in MEASURES.items() if name not in left_out}
+        super().__init__(measures | _further(further, core), **options)
         self.core = core
         self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
         self.requests: list[Request] = []  # they depend on the maps
@@ -188,7 +213,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         self.add_sum_state("gap_sum", "change_sum")
         self.add_sum_state("deletion_sum", "insertion_sum", "curve_count")
         self.add_sum_state("blank_count", dtype=torch.long)
-        self.ask(attribution, self.plan.regions, replace(core, completeness_score=None))
+        self.ask(attribution, self.plan.regions, replace(core, completeness_score=None), *further)
 
     @property
     def compared(self) -> dict[str, Number]:
@@ -238,6 +263,16 @@ class Faithfulness(MeasureMetric, SweepMetric):
         }
 
 
+def _further(names: Sequence[str], core: CoreMeasures) -> dict[str, Number]:
+    if isinstance(names, str):
+        raise TypeError(f"further must list measures, e.g. further=[{names!r}].")
+    for name in names:
+        check_known("further", name, FURTHER_MEASURES)
+    if "average_gain" in names and not core.masks:
+        raise TypeError("average_gain is a share of a probability: use score='probability', or 'sigmoid'.")
+    return {name: FURTHER_MEASURES[name] for name in names}
+
+
 @dataclass(frozen=True, eq=False)
 class FaithfulnessUse:
     """What the core measures of one batch need of a sweep.
@@ -269,7 +304,7 @@ class FaithfulnessUse:
         score = self.wanted.asked["curves"].score
         about = (swept.target[score], swept.prediction[score], found.nonfinite, swept.classes[score])
         return BatchExplanation(
-            dict(found.values),
+            {name: {**found.values, **found.further}[name] for name in self.metric.measures},
             *about,
             kept={"gap": found.gap, "change": found.change, "blank": found.blank},
             totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count},

@@ -7,7 +7,7 @@ import torch
 from draws import close, draw
 from torch import nn
 
-from lightning_xai import explain
+from lightning_xai import evaluation, explain
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation import RandomMap, core_measures
 from lightning_xai.metrics import Faithfulness, Importance, Relevance, update_together
@@ -16,6 +16,7 @@ from lightning_xai.relevance import LRP, GradientXInput
 
 K, B, J, N = 10, 32, 16, 4
 WINDOWS, BLUR = Windows(2), kinds.Blur()
+ASK = {"regions": WINDOWS, "perturbation": BLUR}
 
 
 class Rows(nn.Module):
@@ -67,6 +68,27 @@ def test_the_results_are_means_over_the_samples_whatever_the_batches(size):
     close(found["completeness_gap"], expected.completeness_gap)
     close(found["deletion_curve"], expected.curves.mean_curve(expected.curves.morf, K)[0] / N)
     close(found["insertion_curve"], expected.curves.mean_curve(expected.curves.lerf, K)[0] / N)
+
+
+FURTHER = ("aopc_lerf", "irof", "monotone", "infidelity", "infidelity_scaled", "average_gain")
+
+
+def test_further_measures_are_those_of_the_functions_by_the_same_passes():
+    model, (x, y, ids) = Rows(), data()
+    core, metric = (Faithfulness(GradientXInput(), WINDOWS, BLUR, further=names) for names in ((), FURTHER))
+    counts = []
+    for one in (core, metric):
+        model.scored = 0
+        one.update(model, x, y, ids)
+        counts.append(model.scored)
+    assert counts[1] <= counts[0]  # the first also looks at a sample alone
+    found = metric.compute()
+    for name in FURTHER:
+        how = {"sample_ids": ids} if name == "average_gain" else {"sample_ids": ids, **ASK}
+        close(found[name], getattr(evaluation, name)(model, x, y, GradientXInput(), **how).mean())
+    assert not {*FURTHER} & core.compute().keys()
+    assert metric.question != core.question
+    assert {*FURTHER} <= metric.compared.keys()
 
 
 def test_undefined_samples_are_left_out_and_counted():
@@ -144,6 +166,13 @@ def test_it_runs_over_a_data_set_and_draws_its_curves(tmp_path):
         (lambda: Faithfulness(RandomMap(), WINDOWS, kinds.Bidirectional(combine="central")), ValueError, "combine="),
         (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, score="comb_classes"), ValueError, "score='margin'"),
         (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, draws=1), ValueError, "draws must be at least 2"),
+        (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, further=["iorf"]), ValueError, "Did you mean 'irof'"),
+        (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, further="irof"), TypeError, "must list measures"),
+        (
+            lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, score="logit", further=["average_gain"]),
+            TypeError,
+            "average_gain is a share of a probability",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_when_it_is_built(make, error, words):
