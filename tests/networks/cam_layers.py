@@ -61,7 +61,6 @@ LAYERS: dict[str, tuple[str, str | None]] = {
     "two towers": ("image.1", None),
     "experts": ("norm", None),
     "state space": ("conv", None),
-    "points": ("first", None),
     "several exits": ("late", None),
     "Fourier layer": ("around", None),
 }

@@ -38,7 +38,7 @@ def check_importance(plain: Plain) -> None:
     )
     with torch.no_grad():
         expected = torch.stack([plain.clean - plain.scores(plain.perturbed(window)) for window in cells], 1)
-    mask = plain.values.get("attention_mask")
+    mask = plain.mask
     if mask is not None:  # windows of nothing but padding are no features
         there = torch.stack([mask[:, window[0]].any(1) for window in cells], 1)
         if not found[~there].isnan().all():
@@ -79,7 +79,7 @@ def check_integrated_gradients(plain: Plain) -> None:
 def check_smoothgrad(plain: Plain) -> None:
     found = SmoothGrad(Saliency(absolute=False, score=plain.score), draws=2)(plain.model, plain.given, plain.target)
     x, total = plain.columns(plain.x), torch.zeros_like(plain.x)
-    mask = plain.values.get("attention_mask")
+    mask = plain.mask
     for draw in range(2):
         noise = torch.zeros(x.shape)
         for sample in range(2):  # what is there of it, in the order of its cells
@@ -183,7 +183,7 @@ def check_score_cam(plain: Plain) -> None:
 
 def _there(plain: Plain, maps: Tensor) -> Tensor:
     """The positions [N, P] of maps [N, K, *P] that are no padding."""
-    mask, maps = plain.values.get("attention_mask"), maps.flatten(2) if maps.ndim > 2 else maps[..., None]
+    mask, maps = plain.mask, maps.flatten(2) if maps.ndim > 2 else maps[..., None]
     if mask is None or mask.shape[1] != maps.shape[2]:
         return torch.ones(len(maps), maps.shape[2], dtype=torch.bool)
     return mask.bool()
@@ -227,7 +227,7 @@ def check_reactivation(plain: Plain) -> None:
     expected = torch.zeros(len(cells), len(threshold))
     there = _there(plain, clean).unsqueeze(1)
     floor = 1e-5 * (clean * there).abs().amax(2)
-    mask = plain.values.get("attention_mask")
+    mask = plain.mask
     for j, window in enumerate(cells):
         rise = ((read(plain.perturbed(window)) - clean).relu() * there).amax(2)
         hit = rise > torch.maximum(threshold.expand_as(rise), floor)

@@ -89,6 +89,14 @@ class Plain:
         return found
 
     @property
+    def mask(self) -> Tensor | None:
+        """What is there of the samples, [N, T], by a mask or their lengths; None if nothing says so."""
+        lengths = self.values.get("lengths")
+        if lengths is None:
+            return self.values.get("attention_mask")
+        return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
+
+    @property
     def score(self) -> Any:
         return self.network.score
 

@@ -414,7 +414,7 @@ def _further() -> dict[str, Network]:
         "two towers": Network(further.Towers, lambda: Inputs([image(6), ids], explain="0.0"), "image.0", 3, **fast),
         "experts": Network(further.Experts, lambda: line(4, 6), "up", 2, jumps=True, **fast),
         "state space": Network(further.StateSpace, lambda: line(3, 7), "inner", 4, **fast),
-        "points": Network(further.Points, lambda: points(6, 3), "up", 2, **fast),
+        "points": Network(further.Points, lambda: points(6, 3), "up", 2, cam="norm", **fast),
         "several exits": Network(
             further.Exits, lambda: image(6), "late.0", 3, lambda output: output[1], Logit(output=1), **fast
         ),
