@@ -19,9 +19,10 @@ from lightning_xai.perturbation.network import Network
 _LEAST_GAIN = 0.85
 # Planning a step, in calls of functions.
 _PLANNED = 25
-# The largest tensor of a pass: beyond, fresh pages cost more than a larger pass gains.
+# The largest tensor of a pass: beyond, fresh pages cost more than a larger pass gains. Passes of many rows gain less by
+# more of them than by what stays in the caches.
 _CPU_BYTES, _DEVICE_BYTES = 16 * 2**20, 512 * 2**20
-_MOST_ROWS = 8192
+_MANY_ROWS, _MOST_ROWS = 512, 8192
 # Passes of which the cost is estimated; the others are like them.
 _SURVEYED = 8
 
@@ -151,8 +152,10 @@ def worth_planning(dense: Cost, evaluations: int) -> bool:
 
 def rows_per_pass(cost: Cost, network: Network, size: int) -> int:
     """How many rows go into a pass over changed boxes, of numbers of ``size`` bytes."""
-    most = _CPU_BYTES if network.device.type == "cpu" else _DEVICE_BYTES
-    rows = max(1, min(_MOST_ROWS, int(most / max(1.0, cost.largest * size))))
+    on_cpu, per_row = network.device.type == "cpu", max(1.0, cost.largest * size)
+    rows = max(1, min(_MOST_ROWS, int((_CPU_BYTES if on_cpu else _DEVICE_BYTES) / per_row)))
+    if on_cpu and rows > _MANY_ROWS:
+        rows = max(_MANY_ROWS, rows // 2)
     return rows if network.batches.estimated else min(rows, network.batches.limit)
 
 
