@@ -89,16 +89,22 @@ _PICKING = ("Select", "Unbind", "Squeeze", "Slice", "Split", "Index", "Gather")
 
 
 def _positional_nodes(value: Tensor, leaf: Tensor) -> set[Any] | None:
-    """The nodes of autograd whose positions may reach what is pooled last; None if the leaf's do not."""
+    """The nodes of autograd whose positions may reach what is pooled last; None if the leaf's do not.
+
+    None, too, if a position is picked last, as a class token is: what it has pooled before is no branch.
+    """
     last, pooled = set[Any](), set[Any]()
-    waiting: list[Any] = [value.grad_fn]
+    waiting: list[Any] = [value.grad_fn] if value.requires_grad else []
     while waiting:
         node = waiting.pop()
-        if node is not None and not _is_pooled(node):
+        if not _is_pooled(node):
             last.add(node)
-        elif node is not None and node not in pooled:
+        elif node not in pooled:
             pooled.add(node)
-            waiting += [part for part, _ in node.next_functions]
+            parts = [part for part, _ in node.next_functions if part is not None]
+            if node.name().startswith(_PICKING) and not all(map(_is_pooled, parts)):
+                return None
+            waiting += parts
     kept, waiting = set[Any](), [*last]
     while waiting:
         node = waiting.pop()
