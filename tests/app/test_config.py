@@ -147,7 +147,7 @@ def test_what_the_default_config_builds_shows_every_argument(place, built, fille
     assert {*entry} - {"_target_", "_convert_"} == {*inspect.signature(built).parameters} - filled_in
 
 
-SELECTIONS = [entry for entry in vars(regions).values() if inspect.isclass(entry)]
+SELECTIONS = [entry for name in regions.__all__ if inspect.isclass(entry := getattr(regions, name))]
 NAMES = {
     "score": {*scores.BY_NAME, "unit", "box"},
     "select": {snake_case(entry.__name__) for entry in SELECTIONS if regions.Selection in entry.__mro__[1:]},
