@@ -32,8 +32,8 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
     """Run ``model`` in eval mode, outside inference mode and autocast, and leave no trace of it.
 
     Restored at the end, also when the model raises: the training flag of every module, buffers that the model
-    replaced or wrote to, what else :func:`watch_writes` has seen it change, and the global random states of torch (CPU
-    and the model's CUDA devices), numpy and Python.
+    replaced or wrote to, gradients that it replaced, which parameters require them, what else :func:`watch_writes` has
+    seen it change, and the global random states of torch (CPU and the model's CUDA devices), numpy and Python.
     While it is active, calls of ``self.log`` made by a ``LightningModule`` in its ``forward`` are ignored, and fused
     inference paths that answer differently from the layers they replace (multi-head attention) are off.
 
@@ -56,6 +56,7 @@ def isolated_eval(model: nn.Module, *, gradients: bool = False) -> Iterator[None
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(held_random_states(devices))
         stack.enter_context(_buffers(modules))
+        stack.enter_context(_gradients(modules))
         stack.enter_context(held_state(model))
         stack.enter_context(_modes(model, modules))
         stack.enter_context(_silence(modules))
@@ -274,6 +275,21 @@ def _buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
         for module, buffers in held:
             module._buffers.clear()
             module._buffers.update(buffers)
+
+
+@contextmanager
+def _gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters if parameter.is_leaf]
+    try:
+        yield
+    finally:
+        for parameter, requires_grad, gradient in before:
+            if parameter.is_leaf:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
 
 
 @contextmanager

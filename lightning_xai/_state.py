@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_xai.inputs.bound_model import network_of
 
 _OWN = frozenset(vars(nn.Module()))  # what torch keeps of every module
 _CONTAINERS = (list, dict, set, deque)
+_GRADIENT = object()  # the key of a parameter's gradient
 _MOST_DESCRIBED = 200  # objects of an attribute
 _FOREIGN = ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_xai")
 
@@ -30,7 +32,7 @@ _seen: WeakKeyDictionary[nn.Module, Changes] = WeakKeyDictionary()
 
 
 class Place(NamedTuple):
-    """Where a model holds a tensor: the module's name, the attribute, and the key if that is a list or dict."""
+    """Where a model holds a tensor: the module's name, the attribute, and a key, of a list or dict or of a gradient."""
 
     module: str
     attribute: str
@@ -39,7 +41,9 @@ class Place(NamedTuple):
     def find(self, model: nn.Module) -> Tensor | None:
         """The tensor that is there now; None if there is none."""
         held = getattr(model.get_submodule(self.module), self.attribute, None)
-        if isinstance(held, list | dict) and self.key is not None:
+        if self.key is _GRADIENT:
+            held = _gradient(held)
+        elif isinstance(held, list | dict) and self.key is not None:
             held = held[self.key] if self.key in (held if isinstance(held, dict) else range(len(held))) else None
         return held if isinstance(held, Tensor) else None
 
@@ -87,7 +91,7 @@ class _Attributes:
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._before = [(vars(module), _plain(module)) for module in modules]
         values = [value for _, attributes in self._before for value in attributes.values()]
-        containers = _containers(values)
+        containers = [*_containers(values), *(part for module in modules for part in _torchs_own(module))]
         self._contents = [(held, copy.copy(held)) for held in containers]
         parts = [part for held in containers for part in (held.values() if isinstance(held, dict) else held)]
         self._states = [(part, describe(part), put_back) for part, put_back in _restorable([*values, *parts])]
@@ -135,6 +139,7 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._before: dict[Place, tuple[Tensor, Tensor]] = {}
         self._attributes = _Attributes(model)
         self._opaque = _describe_attributes(model)
+        self._gradients = [(place, place.find(model)) for place in _gradients(model)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -156,7 +161,8 @@ class WriteWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor, value in self._before.values():
             _put_back(tensor, value)
         if error[0] is None:  # a pass that failed may have left out the rest
-            _seen[network_of(self._model)] = Changes(list(self._before), self._attributes.changed)
+            made = [place for place, gradient in self._gradients if place.find(self._model) is not gradient]
+            _seen[network_of(self._model)] = Changes([*self._before, *made], self._attributes.changed)
             self._warn()
 
     def _warn(self) -> None:
@@ -182,8 +188,27 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OWN}
 
 
+def _torchs_own(module: nn.Module) -> Iterator[Any]:
+    """List where torch keeps hooks, parameters and modules, but of modules that become others in their first pass."""
+    if not isinstance(module, LazyModuleMixin):
+        yield from (part for name, part in vars(module).items() if name in _OWN and isinstance(part, _CONTAINERS))
+
+
+def _gradient(parameter: Any) -> Tensor | None:
+    return parameter.grad if isinstance(parameter, Tensor) and parameter.is_leaf else None
+
+
+def _gradients(model: nn.Module) -> Iterator[Place]:
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield from (Place(name, attribute, _GRADIENT) for attribute in module._parameters)
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
-    """List parameters, buffers, and the tensors among plain attributes and in their lists and dicts."""
+    """List parameters, gradients, buffers, and the tensors among plain attributes and in lists and dicts there."""
+    for place in _gradients(model):
+        if (gradient := place.find(model)) is not None:
+            yield place, gradient
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
@@ -225,13 +250,22 @@ def _restorable(values: Iterable[Any]) -> Iterator[tuple[Any, Callable[[], objec
 
 
 def _describe_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Describe the plain attributes of modules, by the module's name and the attribute."""
+    """Describe the attributes of modules, also those in slots and of their classes, by the module's name."""
     return {
         (name, attribute): describe(value)
         for name, module in model.named_modules()
         if not isinstance(module, torch.jit.ScriptModule)
-        for attribute, value in _plain(module).items()
+        for attribute, value in {**_of_classes(module), **_plain(module)}.items()
     }
+
+
+def _of_classes(module: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(type(module).__mro__):
+        if base is not object and base.__module__.partition(".")[0] not in _FOREIGN:
+            for name, value in vars(base).items():
+                found[name] = getattr(module, name, None) if isinstance(value, MemberDescriptorType) else value
+    return found
 
 
 def describe(value: Any, seen: dict[int, Any] | None = None) -> Any:
@@ -267,7 +301,7 @@ def describe(value: Any, seen: dict[int, Any] | None = None) -> Any:
     if isinstance(value, set | frozenset):
         return {id(part) for part in value}
     if isinstance(value, dict):
-        return [(repr(key), describe(part, seen)) for key, part in value.items()]
+        return [(describe(key, seen), describe(part, seen)) for key, part in value.items()]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -294,8 +328,9 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 def _same(container: Any, content: Any) -> bool:
     if len(container) != len(content):
         return False
-    if isinstance(container, dict):
-        return all(container.get(key, container) is value for key, value in content.items())
+    if isinstance(container, dict):  # its order, too, by which some forget what is oldest
+        pairs = zip(container.items(), content.items(), strict=True)
+        return all(key is other and value is before for (key, value), (other, before) in pairs)
     if isinstance(container, set):
         return bool(container == content)
     return all(own is other for own, other in zip(container, content, strict=True))

@@ -6,6 +6,7 @@ import math
 import random
 import threading
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -205,3 +206,67 @@ def test_what_cannot_be_put_back_is_named_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         watch_writes(model, x)
+
+
+class Unreadable:
+    def __repr__(self):
+        raise RuntimeError("no name")
+
+
+class Adapting(nn.Module):
+    """Learns while it is evaluated, and changes what torch keeps of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 3)
+        self.recent = OrderedDict.fromkeys(range(3))
+        self.named = {Unreadable(): 1}
+
+    def forward(self, x):
+        self.recent.move_to_end(next(iter(self.recent)))
+        with torch.enable_grad():
+            self.net(x.detach()).sum().backward()
+        self.net.weight.requires_grad_(False)
+        self.net.register_forward_hook(lambda module, inputs, output: output + 1)
+        self.extra = nn.Parameter(torch.ones(3))
+        return self.net(x) + self.extra
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("learned", [False, True])
+def test_gradients_hooks_and_the_order_of_dicts_are_put_back(learned):
+    model, x = Adapting(), torch.ones(2, 3)
+    watch_writes(model, x)
+    if learned:
+        model.net.weight.grad, model.net.bias.grad = torch.ones(3, 3), torch.ones(3)
+        gradients = [model.net.weight.grad, model.net.bias.grad]
+    with isolated_eval(model):
+        forward(model, x)
+    assert list(model.recent) == [0, 1, 2]
+    assert not model.net._forward_hooks
+    assert sorted(dict(model.named_parameters())) == ["net.bias", "net.weight"]
+    assert model.net.weight.requires_grad
+    if learned:
+        assert model.net.weight.grad is gradients[0]
+        assert all(bool((gradient == 1).all()) for gradient in gradients)
+    else:
+        assert model.net.weight.grad is model.net.bias.grad is None
+
+
+class OfClasses(nn.Module):
+    __slots__ = ("own",)
+    passes = 0
+
+    def __init__(self):
+        super().__init__()
+        self.own = 0
+
+    def forward(self, x):
+        type(self).passes += 1
+        self.own += 1
+        return x
+
+
+def test_attributes_of_classes_and_in_slots_are_named():
+    with pytest.warns(UserWarning, match="'own' of the model, 'passes' of the model|'passes' of .*, 'own' of the"):
+        watch_writes(OfClasses(), torch.ones(1, 3))
