@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "image.interpolation": "nearest",
     "savefig.dpi": 150,
+    "text.parse_math": False,  # names of classes and metrics may hold a dollar
 }
 NO_VALUE = "0.8"
 
@@ -67,7 +68,7 @@ class Pictures:
             raise TypeError(f"denormalize must be a function of one input, got {type(self.denormalize).__name__}.")
         if self.words is not None and not callable(self.words):
             raise TypeError(f"words must be a function of a list of ids, got {type(self.words).__name__}.")
-        if isinstance(self.class_names, str):
+        if isinstance(self.class_names, str) or not isinstance(self.class_names, Iterable | None):
             raise TypeError(f"class_names must be a list of names, got {self.class_names!r}.")
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))

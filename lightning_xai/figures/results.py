@@ -227,7 +227,11 @@ def _histogram(drawn: _Drawn) -> Iterator[Panel]:
         colours = [_colour(middle, result.signed) for middle in middles]
         axes.bar(edges[:-1].numpy(), counts.numpy(), width=edges.diff().numpy(), align="edge", color=colours)
         if float(counts.max()) > 0:
+            from matplotlib.ticker import LogFormatter, NullFormatter
+
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # the default one writes formulas
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(*result.extent)
         axes.set_ylabel(result.unit)
 

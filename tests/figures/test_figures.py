@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from lightning_xai import Pictures, Segments, Windows, preview
 from lightning_xai.figures import draw_results, draw_samples, save
+from lightning_xai.figures.canvas import new_figure
 from lightning_xai.results import Curve, Map, Matrix, Number
 
 N = 3
@@ -313,3 +314,13 @@ def test_what_is_as_it_should_be_is_not_in_the_heading():
     for skipped, heading in ((0, "name: samples 0"), (3, "name: samples skipped 3, samples 0")):
         values = {"skipped": torch.tensor(skipped), "samples": torch.tensor(0), "curve": torch.arange(3.0)}
         assert draw_results(results, values, "name").get_suptitle() == heading
+
+
+@pytest.mark.parametrize("name", [r"$\frac{", "US$ of 5$", "{x}^_"])
+def test_names_are_no_formulas(name, tmp_path):
+    with new_figure(2, 1) as figure:
+        axes = figure.subplots()
+        axes.set_title(name)
+        axes.bar([0, 1], [3, 40])
+    save(figure, tmp_path / "picture.png")
+    assert axes.title.get_window_extent().width > 8 * len(name)  # every character is drawn
