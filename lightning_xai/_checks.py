@@ -195,8 +195,12 @@ def check_known(argument: str, value: str, known: Iterable[str]) -> None:
     """Raise if a name is not among the known ones.
 
     Raises:
-        ValueError: If so; the near misses are listed.
+        TypeError: If it is no name.
+        ValueError: If it is not known; the near misses are listed.
     """
+    known = list(known)
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a name, one of {', '.join(known[:_MOST_NAMES])}, got {value!r}.")
     if value not in known:
         raise ValueError(unknown(argument, value, known))
 

@@ -99,6 +99,8 @@ def run(config: DictConfig) -> Numbers:
     check_unused(folder)
     if not isinstance(config.seed, int | None):
         raise TypeError(f"seed must be an integer or null, got {config.seed!r}.")
+    if config.seed is not None and not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}.")
     given = None if config.checkpoint is None else relative_path(Path(config.checkpoint))
     if config.checkpoint is not None and not is_zipfile(config.checkpoint):
         wrong = "is not a checkpoint" if Path(config.checkpoint).exists() else "does not exist"
