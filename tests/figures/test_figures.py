@@ -316,7 +316,7 @@ def test_what_is_as_it_should_be_is_not_in_the_heading():
         assert draw_results(results, values, "name").get_suptitle() == heading
 
 
-@pytest.mark.parametrize("name", [r"$\frac{", "US$ of 5$", "{x}^_"])
+@pytest.mark.parametrize("name", [r"$\frac{$", "US$ of 5$", "{x}^_"])
 def test_names_are_no_formulas(name, tmp_path):
     with new_figure(2, 1) as figure:
         axes = figure.subplots()
