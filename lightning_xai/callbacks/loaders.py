@@ -61,14 +61,20 @@ class Loaders:
         if self._sequential or len(self.flattened) == 1:
             return self.orders[index]
         if self._part is None:
-            inputs = unpack(batch)[0]
-            held = list(_batches_in(self._structure, batch))
+            inputs, held = unpack(batch)[0], self._held(batch)
             self._part = next((part for part, some in enumerate(held) if _holds(some, inputs)), len(held))
         return (*self.orders, self._arriving)[self._part]
 
+    def is_over(self, batch: Any) -> bool:
+        """Tell whether the loader from which the inputs are taken has no more of them, while others go on."""
+        return self._part is not None and (*self._held(batch), batch)[self._part] is None
+
+    def _held(self, batch: Any) -> list[Any]:
+        """List the batches of combined loaders in the order in which Lightning lists the loaders."""
+        return list(_batches_in(self._structure, batch))
+
 
 def _batches_in(structure: Any, batch: Any) -> Iterator[Any]:
-    """List the batches of combined loaders in the order in which Lightning lists the loaders."""
     if isinstance(structure, Mapping):
         for key, part in structure.items():
             yield from _batches_in(part, batch[key])

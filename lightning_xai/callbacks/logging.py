@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from torchmetrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_OF_MLFLOW = re.compile(r"[\w.\- ]*")
 
 
 class ReducedNumber(Metric):
@@ -35,6 +39,20 @@ class ReducedNumber(Metric):
     def compute(self) -> Tensor:
         """Return the number."""
         return self.value
+
+
+def check_names(loggers: Iterable[Logger], names: Iterable[str]) -> None:
+    """Refuse names of metrics that a logger would refuse in the middle of a training, and end it.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if any(isinstance(logger, MLFlowLogger) for logger in loggers):
+        for name in names:
+            if not _OF_MLFLOW.fullmatch(name):
+                raise ValueError(
+                    f"MLflow takes letters, digits, spaces and _ - . in names: give metric {name!r} another one."
+                )
 
 
 def log_number(module: LightningModule, name: str, value: float) -> None:

@@ -21,7 +21,7 @@ from lightning_xai.callbacks.budget import check_seconds
 from lightning_xai.callbacks.collector import Collector, Results
 from lightning_xai.callbacks.dependents import check_dependents
 from lightning_xai.callbacks.exchange import compute_collected
-from lightning_xai.callbacks.logging import log_figure, log_number
+from lightning_xai.callbacks.logging import check_names, log_figure, log_number
 from lightning_xai.callbacks.options import check_metrics, check_options
 from lightning_xai.callbacks.outputs import draw, write_tables
 from lightning_xai.callbacks.run import PREFIX, Run
@@ -192,6 +192,7 @@ class ExplanationMonitor(Callback):
                 f"that is trained, too."
             )
         self.network(pl_module)
+        check_names(trainer.loggers, self.metrics)
         for other in _monitors(trainer):
             stages, names = set(self.stages) & set(other.stages), sorted(self.metrics.keys() & other.metrics.keys())
             if other is not self and stages and names:

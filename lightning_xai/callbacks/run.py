@@ -82,7 +82,7 @@ class Run:
         """Explain a batch of a data loader."""
         self.begun = True
         collector = self.collectors.get(index) or self._collector(index)
-        if collector.all_failed():
+        if collector.all_failed() or self.loaders.is_over(batch):
             return
         with collector.failures.contain("every metric", collector.metrics):
             collector.order = self.loaders.order(index, batch, collector.unpack)

@@ -1,5 +1,7 @@
 """What the monitor logs, draws and shows while it works."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from subjects import (
 )
 
 from lightning_xai import ExplanationMonitor
+from lightning_xai.callbacks.logging import check_names
 
 pytestmark = quiet
 
@@ -158,3 +161,12 @@ def test_progress_is_shown_on_the_trainers_bar(trainer, bar, lines, stage):
     total = per_sample * FIRST
     assert watch.during == [(4 * per_sample, total), *[(total, total)] * 5]
     assert watch.after == []
+
+
+@pytest.mark.parametrize("name", ["a@b", "share, %", "zero+one", "x=1"])
+def test_names_that_mlflow_refuses_are_refused_before_the_training(name):
+    mlflow = object.__new__(MLFlowLogger)
+    with pytest.raises(ValueError, match=f"give metric '{re.escape(name)}' another one"):
+        check_names([mlflow], ["zero", name])
+    check_names([mlflow], ["zero", "größe 2.5-fold"])
+    check_names([object.__new__(WandbLogger)], [name])

@@ -133,8 +133,9 @@ def test_processes_with_samples_of_their_own_take_turns_until_none_has_any(monke
 
 
 @quiet
+@pytest.mark.parametrize("asking", [True, False], ids=["asks for None", "does not ask for None"])
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "min_size"])
-def test_combined_loaders(trainer, mode):
+def test_combined_loaders(trainer, mode, asking):
     """The shorter one starts again in one mode; a sample counts once, and keys have Lightning's names."""
 
     class Both(Classifier):
@@ -144,7 +145,8 @@ def test_combined_loaders(trainer, mode):
     inputs, labels = samples()
     parts = {name: TensorDataset(inputs[:count], labels[:count]) for name, count in (("a", 5), ("b", 9))}
     loaders = CombinedLoader({name: DataLoader(part, 2) for name, part in parts.items()}, mode)
-    unpack = lambda batch: batch["a"] or (inputs[:0], labels[:0])  # noqa: E731
+    nothing = (inputs[:0], labels[:0]) if asking else ()
+    unpack = lambda batch: (*(batch["a"] or nothing),)  # noqa: E731
     monitor = ExplanationMonitor({"zero": Importance(REGIONS, ZERO)}, unpack=unpack)
     module, run = Both(), trainer(callbacks=[monitor])
     run.validate(module, loaders, verbose=False)
