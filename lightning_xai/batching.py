@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_xai._checks import as_integer
 from lightning_xai._guard import forward_context
 from lightning_xai.inputs.bound_model import at_rows, network_of
+from lightning_xai.network_facts import NetworkFacts, question_of
 from lightning_xai.operations import largest_activation
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ _MESSAGES = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAI
 # shape take another amount of memory.
 _found: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = WeakKeyDictionary()
 
+_sizes: NetworkFacts[int] = NetworkFacts()
+
 
 class Batches:
     """Runs work in batches of at most ``limit`` rows, and halves the limit when memory runs out.
@@ -47,7 +50,7 @@ class Batches:
 
     Attributes:
         limit: The most rows of a pass.
-        alone: The output for the first sample alone, if that was asked for to find the limit.
+        alone: The output for the first sample alone, if that was asked for to find the limit, as it is once.
         estimated: Whether nothing but the size of the activations has set the limit.
 
     Raises:
@@ -74,9 +77,7 @@ class Batches:
         self.estimated = chunk_size is None and found is None
         if chunk_size is None:
             with forward_context():
-                outputs: list[Any] = []
-                largest = largest_activation(at_rows(model, slice(1)), inputs[:1], probe, outputs=outputs)
-                self.alone = outputs[0] if outputs else None
+                largest = self._largest(model, inputs, probe)
             heavy = 2 if sum(weight.nbytes for weight in model.parameters()) > _HEAVY_WEIGHTS else 1
             budget = (cpu_bytes or heavy * _CPU_BYTES) if inputs.device.type == "cpu" else _DEVICE_BYTES
             chunk_size = min(max(budget // largest, heavy * _FEWEST_ROWS), _MOST_ROWS)
@@ -84,6 +85,19 @@ class Batches:
             as_integer("chunk_size", chunk_size, least=1)
             probe()
         self.limit = chunk_size if found is None else min(chunk_size, found)
+
+    def _largest(self, model: nn.Module, inputs: Tensor, probe: Callable[[], object]) -> int:
+        """How many bytes the largest activation of a sample takes; a pass of the first one tells it once."""
+        kind, sizes = inputs.device.type, _sizes.of(model)
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        question = question_of(model, inputs), inputs.dtype, kind, autocast
+        if question in sizes:
+            probe()
+        else:
+            outputs: list[Any] = []
+            sizes[question] = largest_activation(at_rows(model, slice(1)), inputs[:1], probe, outputs=outputs)
+            self.alone = outputs[0] if outputs else None
+        return sizes[question]
 
     def map(self, run: Callable[[slice], T], count: int, *, width: int = 1, copies: int = 1) -> list[T]:
         """The list of what :meth:`imap` yields."""

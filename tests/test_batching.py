@@ -56,6 +56,19 @@ def test_the_size_is_remembered_for_the_model_and_the_shape_and_told_once(caplog
     assert Batches(nn.Identity(), X, 8).limit == 8
 
 
+def test_the_largest_activation_is_looked_for_once_while_the_network_is_as_it_was():
+    rows = []
+    model = nn.Sequential(nn.Linear(3, 2**17), nn.Linear(2**17, 2))
+    model[0].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    first, second = Batches(model, X), Batches(model, X)
+    assert (first.limit, second.limit, rows) == (8, 8, [1])  # 4 MiB by half a MiB
+    assert second.alone is None
+    torch.testing.assert_close(first.alone, model(X[:1]))
+    assert Batches(model.double(), X.double()).limit == 4
+    model[1] = nn.Sequential(nn.Linear(2**17, 1), nn.Linear(1, 2**18))
+    assert Batches(model.float(), X).limit == 4
+
+
 def test_a_size_that_was_found_holds_for_the_network_of_a_bound_model():
     model, work = nn.Bilinear(3, 3, 2), Limited(3)
     bound, values = bind(model, Inputs(X, X, explain=0))
