@@ -52,7 +52,7 @@ CALLS = {
     "accumulation": (Relevance, "add", "saliency"),
     "sweep": (Importance, "explained", "zero"),
     "computing": (Relevance, "compute", "saliency"),
-    "shards": (MODULES["collector"].ShardWriter, "write", "what is written to"),
+    "shards": (MODULES["run"].ShardWriter, "write", "what is written to"),
     "logging": (MODULES["monitor"], "log_number", "what is logged of"),
     "drawing": (MODULES["outputs"], "draw_results", "the picture of zero"),
     "samples": (MODULES["outputs"], "draw_samples", "the picture of the samples"),
@@ -259,7 +259,7 @@ def test_an_exception_of_the_training_is_the_one_that_is_raised(trainer, monkeyp
             if batch_idx:
                 raise KeyError("of the training")
 
-    monkeypatch.setattr(MODULES["collector"].ShardWriter, "remove", raising)
+    monkeypatch.setattr(MODULES["run"].ShardWriter, "remove", raising)
     monitor = ExplanationMonitor({"zero": metrics()["zero"]}, save_maps=False)
     with (
         pytest.raises(KeyError, match="of the training"),
