@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_xai.attribution import Attribution
-from lightning_xai.evaluation.correlation import UNDEFINED
 from lightning_xai.evaluation.features import MapLike
 from lightning_xai.evaluation.refusals import contributions
 from lightning_xai.evaluation.single import feature_drops
-from lightning_xai.evaluation.subsets import check_subsets, set_size, subset_drops
+from lightning_xai.evaluation.subsets import (
+    SHARES,
+    SubsetDrops,
+    check_subsets,
+    mean_correlation,
+    set_size,
+    subset_drops,
+)
 from lightning_xai.inputs import InputsLike
 from lightning_xai.inputs.binding import bind
 from lightning_xai.perturbation.kinds.base import Perturbation
@@ -181,7 +186,7 @@ def sensitivity_n(
     *,
     regions: RegionsLike,
     perturbation: str | Perturbation,
-    shares: Sequence[float] = (0.2, 0.5, 0.8),
+    shares: Sequence[float] = SHARES,
     **options: Any,
 ) -> Tensor:
     r"""Average :func:`faithfulness_correlation` over sets of several sizes [N]: high is good.
@@ -208,19 +213,11 @@ def sensitivity_n(
     bound = bind_present(as_regions(regions), model, inputs)
     there = bound.present()
     counts = [bound.count] * len(inputs) if there is None else there.expand(len(inputs), -1).sum(1).tolist()
-    seen: set[tuple[int, ...]] = set()
-    found = []
+    found: dict[tuple[int, ...], SubsetDrops] = {}
     for share in shares:
         sizes = tuple(set_size(count, share) for count in counts)
-        if sizes in seen:
-            continue
-        drops = subset_drops(
-            model, inputs, target, explanation, regions=regions, perturbation=perturbation, share=share, **options
-        )
-        again = [any(size == other[row] for other in seen) for row, size in enumerate(sizes)]
-        found.append(drops.correlation.masked_fill(torch.tensor(again, device=inputs.device), UNDEFINED))
-        seen.add(sizes)
-    together = torch.stack(found)
-    known = together.isfinite()
-    mean = torch.where(known, together, 0.0).sum(0) / known.sum(0).clamp(min=1)
-    return torch.where(known.any(0), mean, UNDEFINED)
+        if sizes not in found:
+            found[sizes] = subset_drops(
+                model, inputs, target, explanation, regions=regions, perturbation=perturbation, share=share, **options
+            )
+    return mean_correlation(list(found.values()), list(found))

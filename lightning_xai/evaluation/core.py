@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer, check_number
+from lightning_xai._checks import as_flag, as_integer, check_number
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.complexity import entropy, everything, gaps_of, gini, magnitudes
 from lightning_xai.evaluation.correlation import UNDEFINED
@@ -17,7 +17,8 @@ from lightning_xai.evaluation.curves import CurveSets, PerturbationCurves, mean_
 from lightning_xai.evaluation.features import ExplainedBatch, FeatureMap, MapLike, tolerance
 from lightning_xai.evaluation.masking import is_blank, mask_of, masked_of, pooled, whole_inputs
 from lightning_xai.evaluation.refusals import disjoint, one_score, sets_fit
-from lightning_xai.evaluation.subsets import check_subsets, draw_subsets, drops_of
+from lightning_xai.evaluation.road import StillPredicted
+from lightning_xai.evaluation.subsets import check_subsets, draw_subsets, drops_of, mean_correlation
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation, as_perturbation
 from lightning_xai.perturbation.kinds.pointwise import Constant
@@ -46,6 +47,9 @@ class CoreMeasures:
         completeness_score: s of the completeness gap; ``score`` unless given.
         epsilon: What ``sufficient_share`` may lose, as a share of the score.
         seed: Keys the random sets together with the samples' ids.
+        sensitivity_shares: The shares of the random sets of sensitivity-n, B sets each beyond those of ``share``; not
+            measured unless given.
+        road: Whether the accuracy along the curves is measured, by the same passes.
 
     Raises:
         ValueError: If a perturbation or a score does not fit, or a number makes no sense.
@@ -64,12 +68,16 @@ class CoreMeasures:
     completeness_score: ScoreLike | None = None
     epsilon: float = 0.1
     seed: int = 0
+    sensitivity_shares: Sequence[float] = ()
+    road: bool = False
 
     def __post_init__(self) -> None:
         as_integer("steps", self.steps, least=1)
         as_integer("seed", self.seed)
         check_number("epsilon", self.epsilon, least=0)
-        check_subsets(self.share, self.draws)
+        for share in (self.share, *self.sensitivity_shares):
+            check_subsets(share, self.draws)
+        as_flag("road", self.road)
         score = one_score(as_score(self.score))
         mask_kind = sets_fit(as_perturbation(self.mask_perturbation))
         whole_inputs(mask_kind)
@@ -79,9 +87,17 @@ class CoreMeasures:
             "score": score,
             "mask_perturbation": mask_kind,
             "completeness_score": asked,
+            "sensitivity_shares": tuple(self.sensitivity_shares),
         }
+        if self.road:
+            StillPredicted.beside(score)
         for name, value in changes.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def set_count(self) -> int:
+        """The number of random sets."""
+        return self.draws * len({self.share, *self.sensitivity_shares})
 
     @property
     def masks(self) -> bool:
@@ -102,7 +118,7 @@ class CoreRequests:
         relevance: The maps.
         features: The maps over the features.
         curves: The sets of both curves.
-        member: The random sets, Boolean [N, B, J].
+        member: The random sets, Boolean [N, B, J], by the share of the features in them.
         asked: The requests by what they are for.
     """
 
@@ -110,7 +126,7 @@ class CoreRequests:
     relevance: Tensor
     features: FeatureMap
     curves: CurveSets
-    member: Tensor
+    member: Mapping[float, Tensor]
     asked: Mapping[str, Request]
 
     @classmethod
@@ -120,15 +136,20 @@ class CoreRequests:
         whole_score = as_score(measures.completeness_score or score)
         features = batch.features(regions)
         curves = CurveSets.of(features, measures.steps)
-        member = draw_subsets(features.present, measures.share, measures.draws, batch.ids, measures.seed)
+        member = {
+            share: draw_subsets(features.present, share, measures.draws, batch.ids, measures.seed)
+            for share in dict.fromkeys((measures.share, *measures.sensitivity_shares))
+        }
         asked = {
             "curves": Request(kind, score, curves.sets),
-            "subsets": Request(kind, score, FeatureSets.of(member)),
+            **{_subsets(share): Request(kind, score, FeatureSets.of(sets)) for share, sets in member.items()},
             "completeness": Request(kind, whole_score, everything(features)),
         }
         if measures.masks:
             mask_kind = as_perturbation(measures.mask_perturbation)
             asked["masked"] = Request(mask_kind, score, CellMasks(mask_of(batch.relevance)))
+        if measures.road:
+            asked["road"] = Request(kind, StillPredicted.beside(score), curves.sets)
         batch.check(asked.values())
         return cls(measures, batch.relevance, features, curves, member, asked)
 
@@ -139,12 +160,24 @@ class CoreRequests:
         tau = max(self.features.tau, tolerance(clean))
         curves = self.curves.curves(mean_scores(swept, request), tau, self.measures.epsilon)
         values = {name: getattr(curves, name) for name in CURVES}
-        scores = mean_scores(swept, self.asked["subsets"])
-        drops = drops_of(self.features, self.features.values, self.member, clean, scores)
+        by_share = {
+            share: drops_of(
+                self.features, self.features.values, sets, clean, mean_scores(swept, self.asked[_subsets(share)])
+            )
+            for share, sets in self.member.items()
+        }
+        drops = by_share[self.measures.share]
         values["faithfulness_correlation"] = drops.correlation
         values["infidelity_relative"] = drops.infidelity_relative
         further = {name: getattr(curves, name) for name in ("aopc_lerf", "irof", "monotone")}
         further |= {name: getattr(drops, name) for name in ("infidelity", "infidelity_scaled")}
+        if shares := dict.fromkeys(self.measures.sensitivity_shares):
+            set_sizes = [self.member[share][:, 0].sum(1).tolist() for share in shares]
+            further["sensitivity_n"] = mean_correlation([by_share[share] for share in shares], set_sizes)
+        road = None
+        if "road" in self.asked:
+            road = self.curves.curves(mean_scores(swept, self.asked["road"]), tau, self.measures.epsilon)
+            further |= {"road_accuracy_morf": road.deletion, "road_accuracy_lerf": road.insertion}
         sizes, finite = magnitudes(self.relevance)
         if "masked" in self.asked:
             masked = masked_of(self.relevance, clean, mean_scores(swept, self.asked["masked"]))
@@ -156,7 +189,11 @@ class CoreRequests:
         values["gini"] = torch.where(seen, gini(sizes, finite), UNDEFINED)
         values["entropy"] = torch.where(seen, entropy(sizes), UNDEFINED)
         blank = is_blank(pooled(self.relevance))
-        return CoreResult(values, curves, gap, change, blank, self.features.nonfinite, further)
+        return CoreResult(values, curves, gap, change, blank, self.features.nonfinite, further, road)
+
+
+def _subsets(share: float) -> str:
+    return f"subsets of {share}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +208,9 @@ class CoreResult:
         blank: Which maps have no positive cell [N].
         nonfinite: How many cells of every map are not finite [N].
         further: What the same passes tell beside: aopc_lerf, irof, monotone, infidelity, infidelity_scaled and, of a
-            probability, average_gain [N] by name.
+            probability, average_gain [N] by name; where they are asked for sensitivity_n, and road_accuracy_morf and
+            road_accuracy_lerf, the means along the curves of ``road``.
+        road: Whether the target is still predicted, 0 or 1, along both curves; None unless asked for.
     """
 
     values: Mapping[str, Tensor]
@@ -181,6 +220,7 @@ class CoreResult:
     blank: Tensor
     nonfinite: Tensor
     further: Mapping[str, Tensor]
+    road: PerturbationCurves | None = None
 
     @property
     def completeness_gap(self) -> Tensor:

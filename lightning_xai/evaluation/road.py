@@ -7,20 +7,35 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from lightning_xai._checks import IncompatibleError
 from lightning_xai.evaluation.curves import perturbation_curves
 from lightning_xai.evaluation.features import MapLike
 from lightning_xai.inputs import InputsLike
 from lightning_xai.perturbation.kinds.base import Perturbation
 from lightning_xai.perturbation.kinds.imputed import NoisyLinear
 from lightning_xai.regions import RegionsLike
-from lightning_xai.scores import Score, Target
+from lightning_xai.scores import Box, Score, Target
 
 
 @dataclass(frozen=True)
-class _StillPredicted(Score):
+class StillPredicted(Score):
     """1 where the target is predicted, 0 where not."""
 
     by_region: ClassVar[bool] = False
+
+    @classmethod
+    def beside(cls, score: Score) -> StillPredicted:
+        """Read the prediction from the same output as a score.
+
+        Raises:
+            IncompatibleError: If the score reads a module inside the model, or detections.
+        """
+        if score.reads is not None or isinstance(score, Box):
+            raise IncompatibleError(
+                f"{type(score).__name__} reads no classes, and ROAD accuracy counts predictions: use another score, "
+                f"e.g. 'probability'."
+            )
+        return cls(output=score.output, class_axis=score.class_axis, position=score.position)
 
     def read(self, output: Tensor, target: Tensor, region: Tensor | None, *fixed: Tensor) -> Tensor:  # noqa: ARG002
         """Compare the prediction at the positions of the region with the target; NaN where an output is."""
@@ -79,6 +94,6 @@ def road_accuracy(
             "score=...) has one."
         )
     how: dict[str, Any] = {"regions": regions, "perturbation": perturbation, "steps": steps, **options}
-    curves = perturbation_curves(model, inputs, target, explanation, **how, score=_StillPredicted())
+    curves = perturbation_curves(model, inputs, target, explanation, **how, score=StillPredicted())
     (morf, count), (lerf, _) = (curves.mean_curve(curve, steps) for curve in (curves.morf, curves.lerf))
     return RoadAccuracy(morf / count, lerf / count)

@@ -30,6 +30,7 @@ from lightning_xai.regions import Regions, RegionsLike, as_regions
 from lightning_xai.scores import ScoreLike, Target, as_score
 
 UNITS = ("contribution", "slope")
+SHARES = (0.2, 0.5, 0.8)  # of the sets of sensitivity-n
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,21 @@ def draw_subsets(present: Tensor, share: float, draws: int, sample_ids: Sequence
 def set_size(count: int, share: float) -> int:
     """The number of features in a set of a share of them."""
     return min(count, max(1, int(share * count + 0.5)))
+
+
+def mean_correlation(drops: Sequence[SubsetDrops], sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Average the correlations of sets of several sizes [N]; those that coincide in a sample count once.
+
+    Args:
+        drops: What sets of each size tell.
+        sizes: How many features a set of each size has in every sample.
+    """
+    size = torch.tensor([list(each) for each in sizes], device=drops[0].left.device)
+    again = [(size[:place] == size[place]).any(0) for place in range(len(size))]
+    together = torch.stack([one.correlation for one in drops])
+    known = together.isfinite() & ~torch.stack(again)
+    mean = torch.where(known, together, 0.0).sum(0) / known.sum(0).clamp(min=1)
+    return torch.where(known.any(0), mean, UNDEFINED)
 
 
 def slopes(features: FeatureMap, batch: ExplainedBatch, regions: Regions, kind: Perturbation) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
 from lightning_xai.evaluation.features import ExplainedBatch
 from lightning_xai.evaluation.refusals import disjoint
+from lightning_xai.evaluation.subsets import SHARES
 from lightning_xai.inputs import InputsLike
 from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
 from lightning_xai.metrics.explanations import explain_once
@@ -97,6 +98,27 @@ FURTHER_MEASURES: dict[str, Number] = {
         "average-gain",
         better="higher",
     ),
+    "sensitivity_n": Number(
+        "sensitivity-n",
+        "-1 … 1, 0 chance",
+        "The correlation over sets of three sizes.",
+        "sensitivity-n",
+        better="higher",
+    ),
+    "road_accuracy_morf": Number(
+        "accuracy, the most relevant first",
+        "share of the samples",
+        "The mean accuracy while the most relevant features go first.",
+        "road-accuracy",
+        better="lower",
+    ),
+    "road_accuracy_lerf": Number(
+        "accuracy, the least relevant first",
+        "share of the samples",
+        "The mean accuracy while the least relevant go first.",
+        "road-accuracy",
+        better="higher",
+    ),
 }
 _ALONG: dict[str, Any] = {
     "unit": SCORE,
@@ -117,6 +139,8 @@ FURTHER: dict[str, Result] = {
     "deletion_curve": Curve("score, the most relevant features first", **_ALONG),
     "insertion_curve": Curve("score, the least relevant features first", **_ALONG),
 }
+
+ROAD = {"road_accuracy_morf": "morf", "road_accuracy_lerf": "lerf"}
 
 
 class Faithfulness(MeasureMetric, SweepMetric):
@@ -141,7 +165,10 @@ class Faithfulness(MeasureMetric, SweepMetric):
         mask_perturbation: R behind the map as a mask.
         seed: Keys the random sets together with the samples' ids.
         further: Measures that the same passes give beside: ``"aopc_lerf"``, ``"irof"``, ``"monotone"``,
-            ``"infidelity"``, ``"infidelity_scaled"``, ``"average_gain"``.
+            ``"infidelity"``, ``"infidelity_scaled"``, ``"average_gain"``, and ``"road_accuracy_morf"`` and
+            ``"road_accuracy_lerf"``, each with its curve, which are those of ROAD under
+            :class:`~lightning_xai.perturbation.kinds.NoisyLinear`; and ``"sensitivity_n"``, which takes B more random
+            sets of each of the shares .2, .5 and .8 that is not ``share``.
         chunk_size: The most inputs per forward pass; found automatically unless given.
         engine: ``"auto"``, ``"dense"`` or ``"incremental"``; see :class:`~lightning_xai.perturbation.sweep.Plan`.
         **options: Options of ``torchmetrics.Metric``.
@@ -200,6 +227,8 @@ class Faithfulness(MeasureMetric, SweepMetric):
             mask_perturbation=mask_perturbation,
             completeness_score=None if isinstance(own_score, CombClasses) else own_score,
             seed=seed,
+            sensitivity_shares=SHARES if "sensitivity_n" in further else (),
+            road=bool(ROAD.keys() & {*further}),
         )
         left_out = () if core.masks else MASKED
         measures = {name: result for name, result in MEASURES.items() if name not in left_out}
@@ -207,9 +236,15 @@ class Faithfulness(MeasureMetric, SweepMetric):
         self.core = core
         self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
         self.requests: list[Request] = []  # they depend on the maps
-        self.own_evaluations = 2 * steps - 1 + draws + core.masks
+        self.own_evaluations = 2 * steps - 1 + core.set_count + core.masks
         missing = measure_results({name: MEASURES[name] for name in left_out})
         self.results = {key: result for key, result in self.results.items() if key not in missing}
+        self.road = tuple(name for name in ROAD if name in self.measures)
+        for name in self.road:
+            self.results[f"{name}_curve"] = Curve(
+                FURTHER_MEASURES[name].title, **_ALONG | {"unit": "share of the samples", "equation": "road-accuracy"}
+            )
+            self.add_sum_state(f"{name}_sum", f"{name}_count")
         self.add_sum_state("gap_sum", "change_sum")
         self.add_sum_state("deletion_sum", "insertion_sum", "curve_count")
         self.add_sum_state("blank_count", dtype=torch.long)
@@ -260,6 +295,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
             "blank": self.blank_count,
             "deletion_curve": self.deletion_sum / self.curve_count,
             "insertion_curve": self.insertion_sum / self.curve_count,
+            **{f"{name}_curve": getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in self.road},
         }
 
 
@@ -302,12 +338,17 @@ class FaithfulnessUse:
         deletion, count = found.curves.mean_curve(found.curves.morf, steps)
         insertion, _ = found.curves.mean_curve(found.curves.lerf, steps)
         score = self.wanted.asked["curves"].score
+        totals = {"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count}
+        for name in self.metric.road:
+            assert found.road is not None
+            sums = found.road.mean_curve(getattr(found.road, ROAD[name]), steps)
+            totals[f"{name}_sum"], totals[f"{name}_count"] = sums
         about = (swept.target[score], swept.prediction[score], found.nonfinite, swept.classes[score])
         return BatchExplanation(
             {name: {**found.values, **found.further}[name] for name in self.metric.measures},
             *about,
             kept={"gap": found.gap, "change": found.change, "blank": found.blank},
-            totals={"deletion_sum": deletion, "insertion_sum": insertion, "curve_count": count},
+            totals=totals,
             score=swept.clean[score],
             is_value=isinstance(score, RawOutput),
             made=swept.made,

@@ -13,6 +13,7 @@ from lightning_xai.evaluation import RandomMap, core_measures
 from lightning_xai.metrics import Faithfulness, Importance, Relevance, update_together
 from lightning_xai.perturbation import Windows, kinds
 from lightning_xai.relevance import LRP, GradientXInput
+from lightning_xai.scores import Logit, Probability, Unit
 
 K, B, J, N = 10, 32, 16, 4
 WINDOWS, BLUR = Windows(2), kinds.Blur()
@@ -89,6 +90,60 @@ def test_further_measures_are_those_of_the_functions_by_the_same_passes():
     assert not {*FURTHER} & core.compute().keys()
     assert metric.question != core.question
     assert {*FURTHER} <= metric.compared.keys()
+
+
+def test_sensitivity_n_is_that_of_the_function_by_further_sets_of_two_sizes():
+    model, (x, y, ids) = Rows(), data()
+    how = {"share": 0.2, "draws": 5, "engine": "dense"}
+    counts = []
+    for names in ((), ["sensitivity_n"]):
+        metric = Faithfulness(GradientXInput(), WINDOWS, BLUR, further=names, **how)
+        model.scored = 0
+        metric.update(model, x, y, ids)
+        counts.append(model.scored)
+        assert model.scored <= N * (1 + metric.own_evaluations) + 1
+    assert counts[1] - counts[0] <= N * 2 * 5  # a sample alone is looked at but once
+    whole = evaluation.sensitivity_n(model, x, y, GradientXInput(), draws=5, sample_ids=ids, **ASK)
+    for size in (1, 3):
+        metric = Faithfulness(GradientXInput(), WINDOWS, BLUR, further=["sensitivity_n"], share=0.4, draws=5)
+        for rows in torch.arange(N).split(size):
+            metric.update(model, x[rows], y[rows], ids[rows])
+        close(metric.compute()["sensitivity_n"], whole.mean())
+        close(metric.compute()["sensitivity_n_error"], whole.std() / N**0.5)
+
+
+def test_road_accuracy_is_that_of_the_function_and_costs_no_pass():
+    model, kind, x, ids = Rows(), kinds.NoisyLinear(), draw(12, 1, 8, 8), torch.arange(12).flip(0)
+    y = model(x).argmax(1).where(ids > 2, 0)
+    roads, counts = ("road_accuracy_morf", "road_accuracy_lerf"), []
+    for names in ((), roads):
+        metric = Faithfulness(GradientXInput(), WINDOWS, kind, further=names, steps=4)
+        model.scored = 0
+        for rows in torch.arange(12).split(5):
+            metric.update(model, x[rows], y[rows], ids[rows])
+        counts.append(model.scored)
+    assert counts[1] <= counts[0]
+    found, ask = metric.compute(), (model, x, y, GradientXInput())
+    accuracy = evaluation.road_accuracy(*ask, regions=WINDOWS, perturbation=kind, steps=4, sample_ids=ids)
+    assert len({*accuracy.morf.tolist(), *accuracy.lerf.tolist()}) > 2
+    for name, curve in zip(roads, accuracy, strict=True):
+        close(found[f"{name}_curve"], curve)
+        close(found[name], torch.trapezoid(curve, dx=0.25))
+        assert found[f"{name}_undefined"] == 0
+
+
+def test_road_accuracy_reads_the_output_of_the_score():
+    class Named(Rows):
+        def forward(self, x):
+            return {"first": torch.zeros(len(x), 3).to(x), "second": super().forward(x)}
+
+    x, _, _ = data()
+    model = Named()
+    y = model(x)["second"].argmax(1)
+    gradients, score = GradientXInput(score=Logit(output="second")), Probability(output="second")
+    metric = Faithfulness(gradients, WINDOWS, BLUR, score=score, further=["road_accuracy_morf"], steps=2)
+    metric.update(model, x, y)
+    assert metric.compute()["road_accuracy_morf_curve"][0] == 1
 
 
 def test_undefined_samples_are_left_out_and_counted():
@@ -168,6 +223,13 @@ def test_it_runs_over_a_data_set_and_draws_its_curves(tmp_path):
         (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, draws=1), ValueError, "draws must be at least 2"),
         (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, further=["iorf"]), ValueError, "Did you mean 'irof'"),
         (lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, further="irof"), TypeError, "must list measures"),
+        (
+            lambda: Faithfulness(
+                GradientXInput(), WINDOWS, BLUR, score=Unit("net.1", 0), further=["road_accuracy_lerf"]
+            ),
+            ValueError,
+            "Unit reads no classes",
+        ),
         (
             lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, score="logit", further=["average_gain"]),
             TypeError,
