@@ -14,6 +14,8 @@ from lightning_xai.evaluation.refusals import same_samples
 def codes(features: Tensor, count: int = 2) -> Tensor:
     r"""Code samples by their strongest features and the signs of these, in any order, [N, count].
 
+    A sample without a finite feature has no code: -1.
+
     Args:
         features: :math:`A_j` [N, J].
         count: How many features a code has; all of them if there are fewer.
@@ -24,9 +26,11 @@ def codes(features: Tensor, count: int = 2) -> Tensor:
     as_integer("count", count, least=1)
     if features.ndim != 2:
         raise ValueError(f"features must be [N, J], got {list(features.shape)}.")
-    features = torch.where(features.isfinite(), features, 0.0)
+    known = features.isfinite()
+    features = torch.where(known, features, 0.0)
     order = features.abs().argsort(dim=1, descending=True, stable=True)[:, :count]
-    return (2 * order + (features.gather(1, order) < 0)).sort(dim=1).values
+    code = (2 * order + (features.gather(1, order) < 0)).sort(dim=1).values
+    return torch.where(known.any(1, keepdim=True), code, -1)
 
 
 def consistency(code: Tensor, prediction: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ def consistency(code: Tensor, prediction: Tensor) -> Tensor:
 
     .. math:: \frac{|\{m \ne n : K_m = K_n, \hat y_m = \hat y_n\}|}{|\{m \ne n : K_m = K_n\}|}
 
-    A sample that is alone with its code is NaN. Source: :cite:`dasgupta2022`.
+    A sample that is alone with its code, or has none (-1), is NaN. Source: :cite:`dasgupta2022`.
 
     Args:
         code: K, e.g. of :func:`codes` [N, k].
@@ -47,7 +51,7 @@ def consistency(code: Tensor, prediction: Tensor) -> Tensor:
     _, group = torch.unique(code, dim=0, return_inverse=True)
     same = _sizes(group)
     both = _sizes(torch.unique(torch.stack((group, prediction), 1), dim=0, return_inverse=True)[1])
-    return _share(both - 1, same - 1)
+    return _share(both - 1, same - 1).masked_fill((code < 0).any(1), UNDEFINED)
 
 
 def sufficiency(features: Tensor, prediction: Tensor, *, threshold: float = 0.9) -> Tensor:

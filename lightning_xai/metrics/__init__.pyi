@@ -3,6 +3,7 @@ from lightning_xai.metrics.activation import ActivationThreshold as ActivationTh
 from lightning_xai.metrics.agreement import ImportanceAgreement as ImportanceAgreement
 from lightning_xai.metrics.base import BatchExplanation as BatchExplanation
 from lightning_xai.metrics.base import ExplanationMetric as ExplanationMetric
+from lightning_xai.metrics.consistency import Consistency as Consistency
 from lightning_xai.metrics.dissection import Dissection as Dissection
 from lightning_xai.metrics.drift import Drift as Drift
 from lightning_xai.metrics.faithfulness import Faithfulness as Faithfulness

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_xai.evaluation.features import RandomMap
 from lightning_xai.figures.canvas import new_figure
 from lightning_xai.metrics.base import ExplanationMetric
-from lightning_xai.metrics.measures import MeasureMetric
+from lightning_xai.metrics.measures import ComparableMetric
 from lightning_xai.results import Curve, Number, Table
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Comparison:
     samples: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, metrics: Mapping[str, MeasureMetric], results: Mapping[str, Mapping[str, Any]]) -> Comparison:
+    def of(cls, metrics: Mapping[str, ComparableMetric], results: Mapping[str, Mapping[str, Any]]) -> Comparison:
         """Put the results of metrics together that ask the same question."""
         first = next(iter(metrics.values()))
         return cls(
@@ -286,9 +286,9 @@ def comparisons(
     >>> {name: found.attributions for name, found in comparisons(metrics, dict.fromkeys(metrics, {})).items()}
     {'gradient': ['gradient', 'product'], 'map': ['map']}
     """
-    groups: dict[str, dict[str, MeasureMetric]] = {}
+    groups: dict[str, dict[str, ComparableMetric]] = {}
     for name, metric in metrics.items():
-        if isinstance(metric, MeasureMetric) and name in results:
+        if isinstance(metric, ComparableMetric) and name in results:
             groups.setdefault(metric.question, {})[name] = metric
     return {next(iter(group)): Comparison.of(group, results) for group in groups.values()}
 

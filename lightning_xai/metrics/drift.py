@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import as_integer
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.drift import blank_pairs, cosine_drift, first_stable_epoch, spearman_drift, top_drift
 from lightning_xai.evaluation.features import ExplainedBatch
-from lightning_xai.evaluation.masking import pooled
 from lightning_xai.evaluation.refusals import an_attribution, disjoint
-from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids, precise
+from lightning_xai.metrics.base import BatchExplanation, ExplanationMetric, Ids
 from lightning_xai.metrics.explanations import explain_once
+from lightning_xai.metrics.kept import KeptSamples, means_of
 from lightning_xai.metrics.measures import measure_results
 from lightning_xai.metrics.sweeps import check_shared
 from lightning_xai.regions import RegionsLike, as_regions
 from lightning_xai.results import Number, Result
 from lightning_xai.scores import RawOutput, Target, as_score
-from lightning_xai.units.search import check_ids
 
 _UNIT = "0 unchanged, 1 unrelated"
 MEASURES = {
@@ -53,7 +50,7 @@ COUNTS = {
 _ID, _TARGET, _SCORE, _FEATURES = 0, 1, 2, 3  # columns of what is kept of a sample
 
 
-class Drift(ExplanationMetric):
+class Drift(KeptSamples):
     r"""Average how far the explanations of the same samples move from one explained epoch to the next.
 
     Samples are found again by their ids: those of the M smallest are followed. One that was not explained before, or
@@ -92,19 +89,17 @@ class Drift(ExplanationMetric):
     )
     results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **COUNTS}
 
-    kept: Tensor
+    about: ClassVar[int] = _FEATURES
 
     def __init__(
         self, attribution: Attribution, regions: RegionsLike | None = None, *, samples: int = 64, **options: Any
     ) -> None:
         an_attribution(attribution)
         self._explained: Tensor | None = None  # torchmetrics resets while it is built
-        super().__init__(**options)
+        super().__init__(samples=samples, **options)
         self.attribution = attribution
         self.regions = None if regions is None else disjoint(as_regions(regions))
         check_shared(self.regions, "Drift")
-        self.followed = as_integer("samples", samples, least=1)
-        self.add_state("kept", torch.zeros((), dtype=torch.float64), dist_reduce_fx=partial(_joined, n=samples))
         self.fingerprint(attribution, self.regions, samples)
         self.epoch, self.before, self._drift = 0, dict[str, Any](), math.nan
 
@@ -131,40 +126,20 @@ class Drift(ExplanationMetric):
         """Explain a batch; the arguments are those of :meth:`ExplanationMetric.run`."""
         clean = explain_once(self.attribution, model, inputs, target, sample_ids)
         batch = ExplainedBatch.of(model, inputs, target, clean, sample_ids)
-        check_ids(batch.ids)
-        if self.regions is None:
-            features = pooled(batch.relevance).flatten(1)
-        else:
-            found = batch.features(self.regions)
-            features = torch.where(found.ordered, found.values, float("nan"))
-        ids = torch.tensor(batch.ids, device=features.device)
-        columns = [precise(each.to(features.device)).unsqueeze(1) for each in (ids, clean.target, clean.score)]
         return BatchExplanation(
             {},
             clean.target,
             clean.prediction,
             (~clean.map.isfinite()).flatten(1).sum(1),
             clean.classes,
-            kept={"rows": torch.cat([*columns, precise(features)], 1)},
+            kept={"rows": self.rows_of(batch, self.regions, clean.target, clean.score)},
             score=clean.score,
             is_value=isinstance(as_score(self.attribution.score), RawOutput),
         )
 
-    def add(self, found: BatchExplanation) -> None:
-        """Keep the samples of a batch with the smallest ids."""
-        rows = found.kept["rows"]
-        before = self.kept.to(rows.device)
-        if before.ndim and before.shape[1] != rows.shape[1]:
-            raise ValueError(
-                f"maps can be followed over inputs of one size: there were {before.shape[1] - _FEATURES} features and "
-                f"there are {rows.shape[1] - _FEATURES} now. Resize the inputs, or give regions of the same number."
-            )
-        self.kept = _first(torch.cat([before, rows]) if before.ndim else rows, self.followed)
-
     def compute(self) -> dict[str, Tensor]:
         """Compute the results that ``results`` declares."""
-        now = self.kept.cpu() if self.kept.ndim else self.kept.new_zeros(0, _FEATURES).cpu()
-        self._explained = now[now[:, _ID] >= 0]
+        self._explained = self.rows
         past, present, unmatched = _matched(self.before.get("last"), self._explained)
         first, later, _ = _matched(self.before.get("first"), self._explained)
         same, same_first = past[:, _TARGET] == present[:, _TARGET], first[:, _TARGET] == later[:, _TARGET]
@@ -176,14 +151,7 @@ class Drift(ExplanationMetric):
             "spearman_from_first": spearman_drift(later[same_first][:, _FEATURES:], first[same_first][:, _FEATURES:]),
             "score_change": (present[same][:, _SCORE] - past[same][:, _SCORE]).abs(),
         }
-        found = self.sample_counts()
-        for name, value in values.items():
-            known = value[value.isfinite()]
-            found[name] = known.mean()
-            found[f"{name}_error"] = (
-                known.std() / math.sqrt(len(known)) if len(known) > 1 else known.new_tensor(math.nan)
-            )
-            found[f"{name}_undefined"] = torch.tensor(len(value) - len(known))
+        found = {**self.sample_counts(), **means_of(values)}
         found["matched"] = same.sum()
         found["unmatched"] = torch.tensor(unmatched)
         found["retargeted"] = (~same).sum()
@@ -199,30 +167,6 @@ class Drift(ExplanationMetric):
             epochs.append(self.epoch)
             drifts.append(self._drift)
         return epochs, drifts
-
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Merge another state, of which one may not have seen its first sample."""
-        own, other = self.kept, incoming_state["kept"]
-        if not own.ndim and other.ndim:
-            self.kept = torch.full_like(other, -1.0)
-        if not other.ndim and own.ndim:
-            incoming_state = {**incoming_state, "kept": torch.full_like(own, -1.0)}
-        super()._reduce_states(incoming_state)
-
-
-def _first(rows: Tensor, n: int) -> Tensor:
-    """Keep the n rows with the smallest ids, each once, filled up by rows of -1."""
-    rows = rows[rows[:, _ID] >= 0]
-    rows = rows[rows[:, _ID].argsort(stable=True)]
-    new = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    new[1:] = rows[1:, _ID] != rows[:-1, _ID]
-    rows = rows[new][:n]
-    return torch.cat([rows, rows.new_full((n - len(rows), rows.shape[1]), -1.0)])
-
-
-def _joined(states: Tensor, n: int) -> Tensor:
-    """Merge the states [processes, n, 3 + J] of several processes."""
-    return _first(states.flatten(0, 1), n) if states.ndim > 1 else states[0]
 
 
 def _matched(before: Tensor | None, now: Tensor) -> tuple[Tensor, Tensor, int]:

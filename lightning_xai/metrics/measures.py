@@ -31,25 +31,18 @@ def measure_results(measures: Mapping[str, Number]) -> dict[str, Result]:
     return found
 
 
-class MeasureMetric(ExplanationMetric, ABC):
-    r"""Averages numbers per sample.
-
-    .. math:: \bar m = \frac{1}{N} \sum_n m_n, \qquad
-       \mathrm{SE} = \sqrt{\frac{\sum_n (m_n - \bar m)^2}{N (N - 1)}}
-
-    over the samples in which a measure is defined; the standard error needs two of them. A subclass puts the measures
-    [N] into ``BatchExplanation.tensors`` by name.
+class ComparableMetric(ExplanationMetric, ABC):
+    """Measures an attribution by numbers over the data set, in which attributions can be compared.
 
     Args:
         measures: The declaration of every measure by name.
-        **options: Options of ``torchmetrics.Metric``.
+        **options: Options of ``torchmetrics.Metric``, or of another base class.
     """
 
     def __init__(self, measures: Mapping[str, Number], **options: Any) -> None:
         super().__init__(**options)
         self.measures = tuple(measures)
         self.results = {**type(self).results, **measure_results(measures)}
-        self.add_sum_state("measure_sum", "measure_square_sum", "measure_count")
 
     def ask(self, attribution: Attribution, *question: Any) -> None:
         """Keep what is asked, and of which attribution: metrics that ask the same can be compared."""
@@ -66,6 +59,25 @@ class MeasureMetric(ExplanationMetric, ABC):
         result = self.results[name]
         assert isinstance(result, Number)
         return result
+
+
+class MeasureMetric(ComparableMetric, ABC):
+    r"""Averages numbers per sample.
+
+    .. math:: \bar m = \frac{1}{N} \sum_n m_n, \qquad
+       \mathrm{SE} = \sqrt{\frac{\sum_n (m_n - \bar m)^2}{N (N - 1)}}
+
+    over the samples in which a measure is defined; the standard error needs two of them. A subclass puts the measures
+    [N] into ``BatchExplanation.tensors`` by name.
+
+    Args:
+        measures: The declaration of every measure by name.
+        **options: Options of ``torchmetrics.Metric``.
+    """
+
+    def __init__(self, measures: Mapping[str, Number], **options: Any) -> None:
+        super().__init__(measures, **options)
+        self.add_sum_state("measure_sum", "measure_square_sum", "measure_count")
 
     def add(self, found: BatchExplanation) -> None:
         """Add the measures of a batch."""

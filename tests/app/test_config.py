@@ -245,6 +245,13 @@ def test_drift_of_a_network_that_is_explained_once_is_said(composed, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_consistency_has_a_floor_that_is_asked_the_same_beside_that_of_faithfulness(composed):
+    metrics = build_monitor(composed("metrics=[consistency,faithfulness]", "metrics.consistency.count=1")).metrics
+    assert metrics["consistency"].question == metrics["random_consistency"].question
+    assert metrics["faithfulness"].question == metrics["random"].question
+    assert metrics["random_consistency"].count == 1
+
+
 def test_a_metric_keeps_what_its_own_entry_says(composed):
     config = composed("+metrics.importance.score=logit", "score=margin", "metrics.synergy.anchor=3")
     metrics = build_monitor(config).metrics

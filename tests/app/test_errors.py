@@ -17,7 +17,7 @@ OWN = ["model._target_=my_module.Net", "data._target_=my_module.Data", "trainer.
         (
             "metrics=xyz",
             [
-                "metrics 'xyz' is unknown. Known: default, dissection, drift, faithfulness, ",
+                "metrics 'xyz' is unknown. Known: comparison, consistency, default, dissection, drift, faithfulness, ",
                 "relevance",
                 "unit_ablation.",
             ],

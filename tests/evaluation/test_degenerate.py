@@ -14,6 +14,7 @@ from lightning_xai import evaluation
 from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation import RandomMap
 from lightning_xai.metrics import (
+    Consistency,
     Drift,
     Faithfulness,
     GridPointing,
@@ -103,7 +104,7 @@ MAPS_HAVE = {
     "spearman_drift": (NAN, 1.0, ANY, 1.0),
     "cosine_drift": (NAN, 1.0, ANY, ANY),
     "top_drift": (NAN, ANY, ANY, ANY),  # a constant map has its first features
-    "consistency": (1.0, 1.0, 1.0, 1.0),  # all samples are explained alike, whatever the explanation
+    "consistency": (NAN, 1.0, 1.0, 1.0),  # all samples are explained alike
     "sufficiency": (NAN, NAN, 1.0, 1.0),
 }
 # Parts of measures, choices, and what has no value of one map.
@@ -221,14 +222,17 @@ METRICS = {
     "difull": lambda a: GridPointing(a, OTHERS, game="difull"),
     "robustness": lambda a: Robustness(a, draws=2),
     "randomisation": lambda a: Randomisation(a),
+    "consistency": lambda a: Consistency(a, 2),
 }
 
 
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_count_what_says_nothing(name, kind):
-    metric = METRICS[name](Given(kind))
-    metric.update(network(), draw(N, 1, SIDE, SIDE), TARGET)
+    metric, model = METRICS[name](Given(kind)), network()
+    if name == "consistency":
+        model[-1].bias.data[0] += 100  # one prediction for all, as in the table
+    metric.update(model, draw(N, 1, SIDE, SIDE), TARGET)
     found, place = metric.compute(), list(MAPS).index(kind)
     for measure in metric.measures:
         expected = MAPS_HAVE[measure][place]
@@ -246,10 +250,10 @@ def test_metrics_count_what_says_nothing(name, kind):
 
 def test_every_metric_of_measures_is_in_the_table():
     from lightning_xai import metrics
-    from lightning_xai.metrics.measures import MeasureMetric
+    from lightning_xai.metrics.measures import ComparableMetric
 
     public = {getattr(metrics, name) for name in metrics.__all__}
-    own = {one for one in public if isinstance(one, type) and issubclass(one, MeasureMetric)}
+    own = {one for one in public if isinstance(one, type) and issubclass(one, ComparableMetric)}
     assert own == {type(make(RandomMap())) for make in METRICS.values()}
 
 

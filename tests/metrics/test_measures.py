@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_xai.evaluation import emprt, feature_drops, map_changes, mprt, pointing, random_logit, relevance_mass
 from lightning_xai.metrics import (
+    Consistency,
     Faithfulness,
     Importance,
     ImportanceAgreement,
@@ -115,9 +116,12 @@ def test_samples_without_an_object_are_undefined_and_blank_maps_counted():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-@pytest.mark.parametrize("name", ["robustness", "randomisation", "agreement", "localisation", "faithfulness"])
+@pytest.mark.parametrize(
+    "name", ["robustness", "randomisation", "agreement", "localisation", "faithfulness", "consistency"]
+)
 def test_a_metric_without_a_batch_has_no_means(name):
-    found = {**metrics(), "faithfulness": Faithfulness(GXI, WINDOWS, BLUR)}[name].compute()
+    others = {"faithfulness": Faithfulness(GXI, WINDOWS, BLUR), "consistency": Consistency(GXI, WINDOWS)}
+    found = (metrics() | others)[name].compute()
     assert found["samples"] == 0
     assert all(value.isnan() for key, value in found.items() if key.endswith("_error"))
 

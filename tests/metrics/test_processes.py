@@ -12,6 +12,7 @@ from torch.multiprocessing import start_processes
 from lightning_xai import explain
 from lightning_xai.evaluation import RandomMap
 from lightning_xai.metrics import (
+    Consistency,
     Drift,
     Faithfulness,
     GridPointing,
@@ -24,6 +25,7 @@ from lightning_xai.metrics import (
 from lightning_xai.perturbation import Segments, Windows, kinds
 
 TIMEOUT = 60
+FURTHER = ("sensitivity_n", "road_accuracy_morf", "road_accuracy_lerf")
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 
 
@@ -39,8 +41,9 @@ def metrics():
         "own segments": Importance(Segments(own_segments), kinds.Blur()),
         "speed": Speed(windows, noise, strengths=[0.1, 0.5, 1.0]),
         "synergy": Synergy(Windows(2), kinds.Log()),
-        "faithfulness": Faithfulness(RandomMap(), Windows(2), noise, draws=3),
+        "faithfulness": Faithfulness(RandomMap(), Windows(2), noise, draws=3, further=FURTHER),
         "drift": Drift(RandomMap(), samples=5),
+        "consistency": Consistency(RandomMap(), Windows(2), count=1, threshold=0.2, samples=8),
         "mosaics": GridPointing(RandomMap(), (torch.ones(4, 1, 4, 4), torch.arange(4)), shrink=True),
         "anchor": Synergy(Windows(2), kinds.Permute(), anchor=1),
     }

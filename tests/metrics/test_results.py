@@ -12,6 +12,7 @@ from lightning_xai import metrics, relevance
 from lightning_xai.metrics import (
     ActivationThreshold,
     BatchExplanation,
+    Consistency,
     Dissection,
     Drift,
     ExplanationMetric,
@@ -29,6 +30,7 @@ from lightning_xai.metrics import (
     TopSamples,
     UnitAblation,
 )
+from lightning_xai.metrics.faithfulness import FURTHER_MEASURES
 from lightning_xai.perturbation import kinds
 from lightning_xai.results import Entries, Number, PerUnit, Result, declared
 from lightning_xai.scores import RawOutput
@@ -56,6 +58,10 @@ METRICS = {
     "re-activation of positions": lambda: Reactivation("0", 2, "blur", threshold=torch.zeros(4, 4, 4), unit="position"),
     "faithfulness": lambda: Faithfulness(relevance.GradientXInput(), 2, "blur", draws=4),
     "faithfulness of logits": lambda: Faithfulness(relevance.GradientXInput(), 2, "blur", score="logit", draws=4),
+    "faithfulness and more": lambda: Faithfulness(
+        relevance.GradientXInput(), 2, "noisy_linear", draws=4, further=list(FURTHER_MEASURES)
+    ),
+    "consistency": lambda: Consistency(relevance.GradientXInput(), 2),
     "robustness": lambda: Robustness(relevance.GradientXInput(), draws=2),
     "randomisation": lambda: Randomisation(relevance.GradientXInput()),
     "agreement": lambda: ImportanceAgreement(relevance.GradientXInput(), 2, "blur"),
@@ -112,7 +118,7 @@ def test_every_metric_is_in_the_contract():
     assert {type(make()) for make in METRICS.values()} == classes - {ExplanationMetric}
 
 
-NUMBERS_ONLY = {"robustness", "agreement", "localisation", "drift", "grid pointing", "disconnected grid"}
+NUMBERS_ONLY = {"consistency", "robustness", "agreement", "localisation", "drift", "grid pointing", "disconnected grid"}
 
 
 @pytest.mark.parametrize("name", sorted(METRICS.keys() - NUMBERS_ONLY))
