@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_xai._checks import check_known
+from lightning_xai._checks import IncompatibleError, check_known
 from lightning_xai.attribution import Attribution
 from lightning_xai.evaluation.core import MASKED, CoreMeasures, CoreRequests
 from lightning_xai.evaluation.features import ExplainedBatch
@@ -175,7 +175,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
 
     Raises:
         TypeError: If the attribution is none, or an argument is of the wrong type.
-        ValueError: If the perturbation, the score or the regions do not fit.
+        ValueError: If the perturbation, the score or the regions do not fit, or ``"infidelity"`` is asked of gradients.
 
     Example:
         >>> from lightning_xai.perturbation import Windows, kinds
@@ -232,7 +232,7 @@ class Faithfulness(MeasureMetric, SweepMetric):
         )
         left_out = () if core.masks else MASKED
         measures = {name: result for name, result in MEASURES.items() if name not in left_out}
-        super().__init__(measures | _further(further, core), **options)
+        super().__init__(measures | _further(further, core, attribution), **options)
         self.core = core
         self.plan = Plan(disjoint(as_regions(regions)), chunk_size, engine)
         self.requests: list[Request] = []  # they depend on the maps
@@ -299,13 +299,18 @@ class Faithfulness(MeasureMetric, SweepMetric):
         }
 
 
-def _further(names: Sequence[str], core: CoreMeasures) -> dict[str, Number]:
+def _further(names: Sequence[str], core: CoreMeasures, attribution: Attribution) -> dict[str, Number]:
     if isinstance(names, str):
         raise TypeError(f"further must list measures, e.g. further=[{names!r}].")
     for name in names:
         check_known("further", name, FURTHER_MEASURES)
     if "average_gain" in names and not core.masks:
         raise TypeError("average_gain is a share of a probability: use score='probability', or 'sigmoid'.")
+    if "infidelity" in names and attribution.is_slope:
+        raise IncompatibleError(
+            f"infidelity compares contributions, and {type(attribution).__name__} says what the score loses per unit "
+            f"of the input: ask for infidelity_scaled, or of an attribution of contributions, e.g. GradientXInput."
+        )
     return {name: FURTHER_MEASURES[name] for name in names}
 
 

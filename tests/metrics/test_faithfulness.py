@@ -12,7 +12,7 @@ from lightning_xai.attribution import Attribution, Explanation
 from lightning_xai.evaluation import RandomMap, core_measures
 from lightning_xai.metrics import Faithfulness, Importance, Relevance, update_together
 from lightning_xai.perturbation import Windows, kinds
-from lightning_xai.relevance import LRP, GradientXInput
+from lightning_xai.relevance import LRP, GradientXInput, Saliency
 from lightning_xai.scores import Logit, Probability, Unit
 
 K, B, J, N = 10, 32, 16, 4
@@ -234,6 +234,11 @@ def test_it_runs_over_a_data_set_and_draws_its_curves(tmp_path):
             lambda: Faithfulness(RandomMap(), WINDOWS, BLUR, score="logit", further=["average_gain"]),
             TypeError,
             "average_gain is a share of a probability",
+        ),
+        (
+            lambda: Faithfulness(Saliency(), WINDOWS, BLUR, further=["infidelity"]),
+            ValueError,
+            "infidelity compares contributions, and Saliency",
         ),
     ],
 )
