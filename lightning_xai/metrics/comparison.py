@@ -227,7 +227,8 @@ class Comparison:
         if not self.curves:
             raise ValueError(f"there are no curves to draw, only numbers: {', '.join(self.measures)}.")
         with new_figure(3.4 * len(self.curves) + 1.4, 2.7) as figure:
-            panels = figure.subplots(1, len(self.curves), sharey=True, squeeze=False)[0]
+            panels = figure.subplots(1, len(self.curves), squeeze=False)[0]
+            first: dict[str, Any] = {}  # the panel of every unit, whose axis the others of that unit share
             for panel, (key, curve) in zip(panels, self.curves.items(), strict=True):
                 for name in (*self.attributions, *self.floors):
                     values = [float(value) for value in self.results[name][key]]
@@ -235,7 +236,11 @@ class Comparison:
                     panel.plot(curve.places(len(values)), values, linewidth=1.4, label=name, **how)
                 panel.set_xlabel(curve.axes[0])
                 panel.set_title(curve.title)
-            panels[0].set_ylabel(next(iter(self.curves.values())).unit)
+                if (same := first.setdefault(curve.unit, panel)) is panel:
+                    panel.set_ylabel(curve.unit)
+                else:
+                    panel.sharey(same)
+                    panel.tick_params(labelleft=False)
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
             return figure
 

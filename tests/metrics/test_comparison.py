@@ -158,6 +158,17 @@ def test_metrics_that_ask_the_same_are_grouped():
     assert list(panels[0].lines[0].get_xdata()) == pytest.approx([step / 10 for step in range(11)])
 
 
+def test_curves_of_one_unit_share_an_axis_that_says_it():
+    roads = ["road_accuracy_morf", "road_accuracy_lerf"]
+    metric = Faithfulness(GradientXInput(), 1, ZERO, draws=4, score="logit", further=roads)
+    metric.update(nn.Linear(3, 2), torch.randn(4, 3), 0)
+    (found,) = comparisons({"one": metric, "two": metric}, dict.fromkeys(("one", "two"), metric.compute())).values()
+    panels = found.plot().axes
+    labels = [panel.get_ylabel() for panel in panels]
+    assert labels == ["units of the score", "", "share of the samples", ""]
+    assert [panels[place].get_ylim() == panels[place + 1].get_ylim() for place in (0, 1, 2)] == [True, False, True]
+
+
 def test_curves_share_a_picture_and_others_have_their_own(tmp_path):
     how = {"draws": 4, "score": "logit"}
     metrics = {
