@@ -23,6 +23,7 @@ from lightning_xai.metrics import (
     Randomisation,
     Robustness,
 )
+from lightning_xai.metrics.faithfulness import FURTHER_MEASURES
 from lightning_xai.perturbation import kinds
 from lightning_xai.relevance import GradientXInput
 
@@ -255,6 +256,15 @@ def test_every_metric_of_measures_is_in_the_table():
     public = {getattr(metrics, name) for name in metrics.__all__}
     own = {one for one in public if isinstance(one, type) and issubclass(one, ComparableMetric)}
     assert own == {type(make(RandomMap())) for make in METRICS.values()}
+
+
+def test_every_measure_is_a_result_of_a_metric():
+    every = Faithfulness(RandomMap(), **HOW, further=list(FURTHER_MEASURES))
+    found = {key for metric in (every, *(make(RandomMap()) for make in METRICS.values())) for key in metric.results}
+    found |= {f"{key}_drift" for key in Drift(RandomMap()).results}
+    parts = {"completeness_gaps", "histogram_entropy", "map_similarity"}  # of completeness_gap, emprt and mprt
+    assert MAPS_HAVE.keys() - found == parts
+    assert {"completeness_gap", "road_accuracy_morf", "road_accuracy_lerf_curve"} <= found
 
 
 def test_drift_counts_maps_that_say_nothing_and_leaves_out_those_of_nan():
