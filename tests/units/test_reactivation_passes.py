@@ -18,9 +18,10 @@ from lightning_xai.units.reactivation import reactivation
 def test_importance_and_re_activation_take_the_passes_of_importance(net, x, kind, chunk_size):
     plan, score = Plan(WINDOWS, chunk_size, "dense"), Request(kind, Probability())
     sweep.sweep(net, x, 0, [score], plan)  # the first time, a sample alone tells whether they are independent
-    net.rows = []
+    net.rows.clear()
     alone = sweep.sweep(net, x, 0, [score], plan)
-    rows, net.rows = net.rows, []
+    rows = list(net.rows)
+    net.rows.clear()
     captures = [CaptureRequest(kind, LayerChange(layer)) for layer in ("first", "second")]
     both = sweep.sweep(net, x, 0, [score], plan, None, captures)
     assert sum(net.rows) == 1 + 1 + sum(rows)  # a look at one sample per layer
@@ -33,20 +34,20 @@ def test_importance_and_re_activation_take_the_passes_of_importance(net, x, kind
 
 def test_one_look_finds_the_activation_and_the_size_of_a_pass(net, x):
     plan, request = Plan(WINDOWS), CaptureRequest(kinds.Constant(0.0), LayerChange("first"))
-    net.rows = []
+    net.rows.clear()
     found = sweep.sweep(net, x, 0, [], plan, None, [request])
     assert net.rows[0] == 1
     assert net.rows[1] > 1
     again = sweep.sweep(net, x, 0, [], Plan(WINDOWS, net.rows[1]), None, [request])
     assert torch.equal(again.captured[request].features["largest"], found.captured[request].features["largest"])
     other = CaptureRequest(kinds.Constant(1.0), LayerChange("first"))
-    net.rows = []
+    net.rows.clear()
     sweep.sweep(net, x, 0, [], plan, None, [request, other])
     assert net.rows.count(1) == 1  # what both look at is looked for once
 
 
 def test_small_batches_are_not_blown_up(net, x):
-    net.rows = []
+    net.rows.clear()
     plan, request = Plan(Windows(1), 64), CaptureRequest(kinds.Constant(0.0), LayerChange("first"))
     sweep.sweep(net, x[:2], 0, [], plan, None, [request])
     assert sum(net.rows) <= 1.2 * 2 * (30 + 1) + 1
@@ -75,7 +76,7 @@ def test_clean_and_perturbed_inputs_share_a_batch_size(net, x):
     for chunk_size, samples in itertools.product((1, 4, 9, 40), (1, 4, 9)):
         request = CaptureRequest(kinds.Bidirectional(0.5), LayerChange("first"))
         for _ in range(2):  # the first time, a sample alone tells whether they are independent
-            net.rows = []
+            net.rows.clear()
             sweep.sweep(net, x[:samples], 0, [], Plan(Windows(1), chunk_size), None, [request])
         assert net.rows[0] == 1  # the look for the activation
         for first in (rows := net.rows[1:]):
