@@ -31,10 +31,16 @@ MEASURES = {
     ),
 }
 
+PER_CLASS = {
+    "pointing_per_class": Number(
+        "pointing game, mean over classes", "0 … 1", "Hits where every class counts alike.", "pointing", better="higher"
+    )
+}
+
 FURTHER = {
     "blank": Number(
         "blank maps", "samples", "How many maps have no positive cell.", "relevance-mass", usually_zero=True
-    )
+    ),
 }
 
 
@@ -67,7 +73,7 @@ class Localisation(MeasureMetric):
         "High: the map marks the object. A constant map scores the mask's share of the input."
     )
 
-    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **FURTHER}
+    results: Mapping[str, Result] = {**ExplanationMetric.results, **measure_results(MEASURES), **PER_CLASS, **FURTHER}
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class Localisation(MeasureMetric):
         check_number("tolerance", tolerance, least=0)
         super().__init__(MEASURES, **options)
         self.mask, self.tolerance = mask, float(tolerance)
+        self.add_sum_state("class_hits", "class_count")
         self.add_sum_state("blank_count", dtype=torch.long)
         self.ask(attribution, mask, tolerance)
 
@@ -148,7 +155,15 @@ class Localisation(MeasureMetric):
         """Add the measures of a batch."""
         super().add(found)
         self.add_to_state("blank_count", found.kept["blank"].sum())
+        if found.classes > 1:
+            hits = found.tensors["pointing"]
+            known, blank = hits.isfinite(), hits.new_zeros(found.classes)
+            self.add_to_state("class_hits", blank.index_add(0, found.target, torch.where(known, hits, 0.0)))
+            self.add_to_state("class_count", blank.index_add(0, found.target, known.to(hits)))
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the results that ``results`` declares."""
-        return {**super().compute(), "blank": self.blank_count}
+        """Compute the results that ``results`` declares; those per class where there are several."""
+        found = {**super().compute(), "blank": self.blank_count}
+        if self.class_hits.ndim:
+            found["pointing_per_class"] = (self.class_hits / self.class_count).nanmean()
+        return found

@@ -115,6 +115,19 @@ def test_samples_without_an_object_are_undefined_and_blank_maps_counted():
     assert blank.compute()["blank"] == 2
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_classes_count_alike_where_hits_are_averaged_over_them(size):
+    model, (x, *_), target = Rows(), data(), torch.tensor([0, 2, 0, 0])
+    first = ink(x) & (torch.arange(4) < 2).view(-1, 1, 1)  # the other objects are empty
+    for mask, classes in ((first, ([0], [1])), (ink(x), ([0, 2, 3], [1]))):
+        metric, hits = Localisation(GXI), pointing(GXI(model, x, target), mask)
+        for rows in torch.arange(4).split(size):
+            metric.update(model, x[rows], target[rows], masks=mask[rows])
+        expected = torch.stack([hits[rows].mean() for rows in classes]).mean()
+        close(metric.compute()["pointing_per_class"], expected)
+    assert expected != hits.mean()
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 @pytest.mark.parametrize(
     "name", ["robustness", "randomisation", "agreement", "localisation", "faithfulness", "consistency"]
