@@ -125,8 +125,8 @@ def test_classes_count_alike_where_hits_are_averaged_over_them(size):
     for rows in torch.arange(4).split(size):
         metric.update(model, x[rows], target[rows], masks=mask[rows])
     found = metric.compute()
-    close(found["pointing_per_class"], torch.tensor((1 / 2 + 1) / 2).double())
-    close(found["pointing"], torch.tensor(2 / 3).double())
+    close(found["pointing_per_class"], torch.tensor(0.75).double())
+    close(found["pointing"], torch.tensor(2.0).double() / 3)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
