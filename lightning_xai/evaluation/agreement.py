@@ -42,6 +42,7 @@ def faithfulness_correlation(
     Pearson's, -1 to 1; NaN where a side does not vary, or a set is everything.
     The arguments and errors are those of :func:`subset_drops`. Source: :cite:`bhatt2020`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -66,6 +67,7 @@ def infidelity(
     Raises:
         ValueError: If an attribution says what a change costs, not what there is, under ``units="contribution"``.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -87,6 +89,7 @@ def infidelity_scaled(
     A map that is 0 has :math:`\beta = 0`.
     The arguments and errors are those of :func:`subset_drops`. Source: :cite:`yeh2019`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -107,6 +110,7 @@ def infidelity_relative(
     0 to 1, so that epochs whose scores differ in scale compare. NaN where no set changes the score.
     The arguments and errors are those of :func:`subset_drops`. Source: :cite:`yeh2019`, normalised here.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -127,6 +131,7 @@ def faithfulness_estimate(
     Pearson's, -1 to 1; NaN where a side does not vary.
     The arguments and errors are those of :func:`feature_drops`. Source: :cite:`alvarezmelis2018`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -147,6 +152,7 @@ def monotonicity_correlation(
     Spearman's, -1 to 1; NaN where a side does not vary.
     The arguments and errors are those of :func:`feature_drops`. Source: :cite:`nguyen2020`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -168,6 +174,7 @@ def non_sensitivity(
     0 to 1; a count in the source.
     The arguments and errors are those of :func:`feature_drops`. Source: :cite:`nguyen2020`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
@@ -196,6 +203,7 @@ def sensitivity_n(
     Sizes that coincide count once, that of all features not at all. NaN where no size has a correlation. The other
     arguments and errors are those of :func:`subset_drops`; B passes per size. Source: :cite:`ancona2018`.
 
+    >>> import torch
     >>> from lightning_xai.perturbation import Windows, kinds
     >>> model, weight = nn.Linear(3, 1, bias=False), torch.tensor([[3.0, 1.0, 2.0]])
     >>> model.weight.data = weight
