@@ -14,9 +14,9 @@ from lightning_xai._guard import isolated_eval, watch_writes
 from lightning_xai.callbacks.batch import Unpack, Unpacked, read_batch, unpack_batch
 from lightning_xai.callbacks.budget import by_block
 from lightning_xai.callbacks.failures import Failures, cause_of, warn_once
-from lightning_xai.callbacks.kept import Kept
 from lightning_xai.callbacks.options import check_metrics, check_options
 from lightning_xai.callbacks.order import Order
+from lightning_xai.callbacks.postponed import PostponedBatches
 from lightning_xai.callbacks.records import (
     NO_LABELS,
     NO_OUTPUT,
@@ -84,7 +84,7 @@ class Collector:
         self._in_time = in_time
         self._writer = writer
         self.seen = 0
-        self._kept = Kept()
+        self._postponed = PostponedBatches()
         self.warned = set() if warned is None else warned
         for metric in self.metrics.values():
             metric.reset()
@@ -102,7 +102,7 @@ class Collector:
             self.seen += len(places)
             positions = self.order.positions(places)
             if self.order.open and bool(((positions >= self.max_samples) & (places < self.max_samples)).any()):
-                self._kept.add(model, places, batch)
+                self._postponed.add(model, places, batch)
             self._add(model, parts, places, self._asked_for(positions))
 
     def catch_up(self, model: nn.Module, lengths: Sequence[int]) -> None:
@@ -112,11 +112,11 @@ class Collector:
             model: The network; left as it was.
             lengths: How many samples each process has met, as :meth:`met` counts them.
         """
-        if not self.order.open:
+        if not self.order.open or self.all_failed():
             return
         at_last = replace(self.order, lengths=tuple(lengths))
         with torch.inference_mode(False), torch.no_grad(), self.failures.contain("every metric", self.metrics):
-            for places, batch in self._kept.take(model):
+            for places, batch in self._postponed.take(model):
                 begun = self._asked_for(self.order.positions(places))
                 late = self._asked_for(at_last.positions(places)) & ~begun
                 if late.any():
@@ -159,8 +159,8 @@ class Collector:
         """Warn if fewer samples than asked for were explained, though this process had more of them."""
         counts = next(iter(results.values()), {})
         explained = sum(counts.get(name, self.max_samples) for name in ("samples", "excluded", "skipped"))
-        if self._kept.lost and explained < self.max_samples:
-            warn_once(self.warned, UNEVEN.format(met=explained, asked=self.max_samples, why=self._kept.lost))
+        if self._postponed.lost and explained < self.max_samples:
+            warn_once(self.warned, UNEVEN.format(met=explained, asked=self.max_samples, why=self._postponed.lost))
 
     def discard(self) -> None:
         """Remove what this process wrote."""

@@ -31,8 +31,8 @@ from lightning_xai.metrics.base import ExplanationMetric
 from lightning_xai.results import Number, declared
 
 
-def _without_drawing(hook: Callable[..., None]) -> Callable[..., None]:
-    """Make what a hook calls of a user's code (``unpack``, metrics, ``denormalize``, loggers) draw in vain."""
+def _holding_random_states(hook: Callable[..., None]) -> Callable[..., None]:
+    """Put back the random states after a hook: user code that it calls (``unpack``, metrics, loggers) may use them."""
 
     @wraps(hook)
     def held(self: ExplanationMonitor, trainer: Trainer, pl_module: LightningModule, *args: Any, **named: Any) -> None:
@@ -177,7 +177,7 @@ class ExplanationMonitor(Callback):
         """Restore the last numbers of a checkpoint, and what metrics look back on."""
         self.results, self.histories = state_dict["results"], state_dict["histories"]
 
-    @_without_drawing
+    @_holding_random_states
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network, and names that two monitors would log under, before any training is spent.
 
@@ -223,7 +223,7 @@ class ExplanationMonitor(Callback):
             )
         return pl_module
 
-    @_without_drawing
+    @_holding_random_states
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of what an earlier run has left at steps that this one has still to reach."""
         place = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
@@ -244,17 +244,17 @@ class ExplanationMonitor(Callback):
                 stacklevel=2,
             )
 
-    @_without_drawing
+    @_holding_random_states
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "validate")
 
-    @_without_drawing
+    @_holding_random_states
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to explain, if this epoch is to be explained."""
         self._start(trainer, pl_module, "test")
 
-    @_without_drawing
+    @_holding_random_states
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -267,7 +267,7 @@ class ExplanationMonitor(Callback):
 
     on_test_batch_start = on_validation_batch_start
 
-    @_without_drawing
+    @_holding_random_states
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -289,7 +289,7 @@ class ExplanationMonitor(Callback):
 
     on_test_batch_end = on_validation_batch_end
 
-    @_without_drawing
+    @_holding_random_states
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Synchronise the processes, log and draw."""
         run, self._run = self._run, None
@@ -333,7 +333,7 @@ class ExplanationMonitor(Callback):
         if run.writes:
             write_tables(collector, found, folder)
 
-    @_without_drawing
+    @_holding_random_states
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the progress line, and maps that are stored only until the pictures are drawn."""
         run, self._run, self._batch = self._run, None, None

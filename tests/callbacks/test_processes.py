@@ -310,5 +310,5 @@ def test_no_more_batches_are_kept_than_could_be_asked_for():
     (inputs, labels), model = samples(), Still()
     for start in range(0, SAMPLES, 2):
         collector.add(model, (inputs[start : start + 2], labels[start : start + 2]))
-    kept = [places.tolist() for places, _ in collector._kept.take(model)]
+    kept = [places.tolist() for places, _ in collector._postponed.take(model)]
     assert kept == [[2, 3], [4, 5], [6, 7]]  # of 0 and 1 the positions are 1 and 4

@@ -66,7 +66,7 @@ class Incremental(Engine):
         self._evaluations, self._forced, self._scored = evaluations, forced, scored
         self._clean: CleanPass | None = None
         self._choice: Choice | None = None
-        self._kept: kept.Kept | None = None
+        self._kept: kept.KeptPlans | None = None
         self._checked = False
         self._takers: dict[Watch, dict[Tap, Callable[[Tensor], object]]] = {}
         self._places: list[Tap] = []
@@ -173,7 +173,7 @@ class Incremental(Engine):
         if found is None:
             least = None if self._forced else self._evaluations
             made = survey(self.network, samples.inputs, extents, self._places, scored=self._scored, least=least)
-            found = kept.Kept(made)
+            found = kept.KeptPlans(made)
         choice = Choice.of(found.survey, self.network, self._evaluations, samples.inputs.element_size())
         if not (self._forced or choice.pays):
             raise NotReplayable(choice.why_not())

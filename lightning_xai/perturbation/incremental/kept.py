@@ -21,7 +21,7 @@ _PLAN_BYTES = 16 * 2**20
 
 
 @dataclass(eq=False)
-class Kept:
+class KeptPlans:
     """What is kept for sweeps of one network over inputs of one shape and type.
 
     Attributes:
@@ -42,15 +42,15 @@ class Kept:
         return found
 
 
-_kept: WeakKeyDictionary[nn.Module, dict[Hashable, Kept]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[nn.Module, dict[Hashable, KeptPlans]] = WeakKeyDictionary()
 
 
-def find(model: nn.Module, key: Hashable) -> Kept | None:
+def find(model: nn.Module, key: Hashable) -> KeptPlans | None:
     """What is kept of a network for sweeps of a kind."""
     return _kept.get(model, {}).get(key)
 
 
-def keep(model: nn.Module, key: Hashable, kept: Kept) -> None:
+def keep(model: nn.Module, key: Hashable, kept: KeptPlans) -> None:
     """Keep something of a network; the oldest goes."""
     of_model = _kept.setdefault(model, {})
     of_model.pop(key, None)

@@ -18,7 +18,7 @@ REPLACED = (
 )
 
 
-class Kept:
+class PostponedBatches:
     """Batches with samples beyond a process' share, which are its own to explain where others have less than theirs.
 
     Each is kept as the loader gave it, on the CPU.
